@@ -1,0 +1,14 @@
+/* Number formats of stored weights. */
+#pragma once
+
+#include <stddef.h>
+
+enum dtype { DTYPE_F32, DTYPE_BF16, DTYPE_F16, DTYPE_COUNT };
+
+static inline size_t dtype_size(enum dtype t) {
+    return t == DTYPE_F32 ? 4 : 2;
+}
+
+static inline const char *dtype_name(enum dtype t) {
+    return t == DTYPE_F32 ? "F32" : t == DTYPE_BF16 ? "BF16" : "F16";
+}

@@ -1,0 +1,57 @@
+/* The commands, one file each. A command parses its own options, then runs; it never calls exit.
+ *
+ * main.c calls command->run(argc, argv) with argv[0] the command's name, before MPI_Init: parsing
+ * comes first, so that usage errors need no launch. A command that needs ranks calls launch_start()
+ * after parsing. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/error.h"
+#include "cli/options.h"
+
+struct command {
+    const char *name;
+    const char *summary;  /* one line, for `lockstep --help` */
+    const char *synopsis; /* after "lockstep NAME " */
+    /* Returns true when done; else err says why, and main prints it and picks the exit code.
+     * A command that found "wrong result" style failures reports them through err as well. */
+    bool (*run)(const struct command *self, int argc, char **argv, struct error *err);
+};
+
+extern const struct command command_check;
+extern const struct command command_generate;
+extern const struct command command_score;
+extern const struct command command_tokenize;
+extern const struct command command_plan;
+
+/* ---- options common to all commands (cli/common.c) ---- */
+
+struct common_options {
+    const char *model; /* default: the demo model's directory */
+    const char *device;
+    const char *isa;
+    int threads;
+    double timeout_s;
+    int ctx; /* 0: the smaller of the model's and 4096 */
+    const char *log_level;
+    const char *progress;
+    const char *status_file;
+    const char *trace_rpc;
+    bool help;
+};
+
+enum { COMMON_OPTION_COUNT = 12 };
+
+/* Fills table[COMMON_OPTION_COUNT] and sets the defaults. */
+void common_options_table(struct common_options *c, struct option *table);
+
+/* Checks what was parsed and applies the log level. Errors: USAGE. */
+bool common_options_apply(const struct common_options *c, struct error *err);
+
+/* Where the demo model lives: LOCKSTEP_DEMO_MODEL, beside the source tree of a build, or installed.
+ */
+const char *common_demo_model(void);
+
+void command_print_help(const struct command *self, const struct option *table, int n);

@@ -1,0 +1,67 @@
+/* Collectives of tensors between ranks, as one table: self (one rank), mpi (host memory), nccl.
+ *
+ * All are collective over the world and must be called by every rank in the same order. Each waits
+ * at most the communicator's timeout, then fails with DEADLINE. Only the main thread calls. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/error.h"
+#include "base/leaf_tree.h"
+
+enum { COMM_ID_BYTES = 128 };
+
+struct comm;
+
+/* Seconds and counts since the last comm_stats reset; wait is time blocked for other ranks. */
+struct comm_stats {
+    uint64_t n_collective;
+    uint64_t bytes; /* sent by this rank */
+    double seconds;
+};
+
+struct comm_ops {
+    const char *name;
+    /* True where partial results are exchanged as leaf_tree pieces (the same bits for every world
+     * size); false where all_reduce_tree takes one piece per rank and promises a tolerance. */
+    bool exact;
+    void (*destroy)(struct comm *);
+    /* The tree sum of all ranks' pieces. pieces [n_piece][n] f32: this rank's maximal subtrees of
+     * the tree over n_leaf leaves (as leaf_tree_pieces gives them for leaf_run_of_rank), clobbered;
+     * out [n] f32: complete on every rank, may be pieces itself. */
+    bool (*all_reduce_tree)(struct comm *, float *out, float *pieces, size_t n, int n_leaf,
+                            struct error *);
+    /* x[i] = sum over ranks, uint32, wrapping. In place. */
+    bool (*all_reduce_u32)(struct comm *, uint32_t *x, size_t n, struct error *);
+    /* x[i] = max over ranks. In place. */
+    bool (*all_reduce_max_u32)(struct comm *, uint32_t *x, size_t n, struct error *);
+    /* dst [world][bytes] = every rank's src [bytes]. */
+    bool (*all_gather)(struct comm *, void *dst, const void *src, size_t bytes, struct error *);
+    bool (*broadcast)(struct comm *, void *buf, size_t bytes, int root, struct error *);
+    /* Rank 0: dst receives rank r's bytes[r] bytes at offset sum of bytes[0..r). Other ranks: dst
+     * is unused. bytes [world] is the same on every rank. */
+    bool (*gather)(struct comm *, void *dst, const void *src, const size_t *bytes, struct error *);
+};
+
+struct comm {
+    const struct comm_ops *ops; /* first member of every communicator */
+    int rank;
+    int world;
+    double timeout_s;
+    struct comm_stats stats;
+    /* Called while waiting, often; a false return ends the wait with its error. It lets the control
+     * plane report another rank's failure while this one is inside a collective. May be NULL. */
+    bool (*poll)(void *user, struct error *err);
+    void *poll_user;
+};
+
+bool comm_self_create(struct comm **out, struct error *err);
+
+/* All ranks must agree whether rank-local work succeeded: if any rank's ok is false, every rank
+ * returns false. A rank that failed keeps its own error; the others get COMM naming the lowest rank
+ * that failed. */
+bool comm_agree(struct comm *c, bool ok, struct error *err);
+
+void comm_destroy(struct comm *c);

@@ -1,0 +1,171 @@
+/* The device: memory, packed weight matrices and the operations of a forward pass, as one table.
+ *
+ * Pointers called "device" point into the device's memory (on the host device: ordinary memory).
+ * Shapes are row-major, [rows, columns]; M = number of token rows in the step.
+ *
+ * Host promise (the CUDA device promises a tolerance instead): every output element is computed in
+ * the one order documented at its operation, whatever M, the number of threads and the instruction
+ * set, so all host kernels agree to the bit. "chain" below means: acc = +0; for i in increasing
+ * order acc = fma(w[i], x[i], acc). */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/dtype.h"
+#include "base/error.h"
+#include "base/leaf_tree.h"
+
+enum {
+    KV_BLOCK = 64,             /* positions in one KV block, and in one block of attention */
+    DEVICE_MAX_HEAD_DIM = 512, /* larger is refused as unsupported */
+};
+
+struct device;
+struct matrix; /* a packed weight matrix, opaque: layout is the device's own */
+
+/* How a row-parallel input is cut. Columns [bounds[l], bounds[l + 1]) are local leaf l (possibly
+ * empty). pieces[] are the maximal subtrees of the whole tree that this rank owns, as runs of local
+ * leaves; each is summed in the tree's order (left = ceil(n/2)). A column-parallel matrix uses
+ * no plan: one leaf, one piece. */
+struct leaf_plan {
+    int n_leaf;
+    int bounds[LEAF_TREE_MAX_LEAVES + 1];
+    int n_piece;
+    struct leaf_run pieces[LEAF_TREE_MAX_PIECES];
+};
+
+/* One sequence's part of a step: tokens rows [row, row + n_tok) stand at positions
+ * [pos, pos + n_tok); position p lives in KV block blocks[p / KV_BLOCK]. */
+struct seq_run {
+    int row;
+    int n_tok;
+    int pos;
+    int n_block;
+    const int32_t *blocks; /* borrowed, host memory */
+};
+
+/* One layer's attention, this rank's heads only. */
+struct attention_shape {
+    int n_head;    /* query heads of this rank */
+    int n_kv_head; /* KV heads of this rank */
+    int head_dim;
+    int head_first; /* global index of the first query head of this rank */
+    int group;      /* query heads per KV head in the model: kv(h) = h / group */
+    int kv_first;   /* global index of the first KV head of this rank */
+    float scale;    /* 1/sqrt(head_dim) */
+};
+
+/* One layer's KV pool: n_block blocks, each [n_kv_head][KV_BLOCK][head_dim] f32 for K and for V.
+ * Host layout within a (block, head): K transposed [head_dim][KV_BLOCK], V [KV_BLOCK][head_dim_pad]
+ * with head_dim padded to 16; sizes come from device_kv_block_bytes(). */
+struct kv_layer {
+    void *k; /* device */
+    void *v; /* device */
+};
+
+struct device_ops {
+    const char *name;
+    void (*destroy)(struct device *);
+
+    /* ---- memory ---- */
+    /* Zeroed memory, 64-byte aligned, huge pages where they help. Errors: MEMORY. */
+    bool (*alloc)(struct device *, size_t bytes, void **out, struct error *);
+    void (*free)(struct device *, void *p, size_t bytes);
+    bool (*upload)(struct device *, void *dst, const void *src, size_t bytes, struct error *);
+    bool (*download)(struct device *, void *dst, const void *src, size_t bytes, struct error *);
+    /* Waits until everything enqueued is done. */
+    bool (*sync)(struct device *, struct error *);
+    /* Bytes this device could still allocate. */
+    size_t (*memory_free)(struct device *);
+
+    /* ---- packed matrices ---- */
+    /* Bytes a [rows, cols] matrix of dtype takes when packed. */
+    size_t (*matrix_bytes)(enum dtype dtype, int rows, int cols);
+    bool (*matrix_create)(struct device *, enum dtype dtype, int rows, int cols,
+                          struct matrix **out, struct error *);
+    /* Packs src, [n_rows, n_cols] of src_dtype with src_stride bytes between rows (host memory,
+     * borrowed, any alignment), into rows [row, row + n_rows) x columns [col, col + n_cols).
+     * src_dtype must be the matrix's, or anything when the matrix is F32 (widening is exact).
+     * Adds the number of NaN and infinite values to *n_nonfinite. Calls for disjoint parts may run
+     * on several threads. */
+    bool (*matrix_fill)(struct device *, struct matrix *, int row, int n_rows, int col, int n_cols,
+                        enum dtype src_dtype, const void *src, size_t src_stride,
+                        size_t *n_nonfinite, struct error *);
+    void (*matrix_destroy)(struct device *, struct matrix *);
+
+    /* ---- operations; all enqueue, none waits ---- */
+    /* y[p][m][o] = tree sum over the leaves of piece p of chain(w[o], x[m], columns of the leaf).
+     * x [M, cols] f32 device with x_stride floats between rows; y [n_piece][M][rows] f32 device,
+     * dense. plan NULL: one chain over all columns, n_piece = 1. */
+    bool (*linear)(struct device *, float *y, const float *x, size_t x_stride,
+                   const struct matrix *w, int n_tok, const struct leaf_plan *plan, struct error *);
+    /* y[m] = row ids[m] - row_first of table, widened, -0 made +0; zeros when not in
+     * [row_first, row_first + rows). ids: host memory, borrowed. y [M, cols] f32 device. */
+    bool (*embed)(struct device *, float *y, const int32_t *ids, int n_tok,
+                  const struct matrix *table, int row_first, struct error *);
+    /* y[m][i] = (x[m][i] * r) * w[i], r = 1 / sqrt(sum(x^2) / dim + eps). The sum: 16 lanes, lane l
+     * holds fma over i = l, l + 16, ... in order; lanes are added 0+8.., 0+4.., 0+2.., 0+1.
+     * x, y [M, dim] f32 device (y may alias x); w [dim] f32 device. */
+    bool (*rmsnorm)(struct device *, float *y, const float *x, const float *w, int n_tok, int dim,
+                    float eps, struct error *);
+    /* x += y, elementwise. */
+    bool (*add)(struct device *, float *x, const float *y, size_t n, struct error *);
+    /* x[m][i] += b[i]. */
+    bool (*add_bias)(struct device *, float *x, const float *b, int n_tok, int dim, struct error *);
+    /* y[m][i] = silu(gu[m][i]) * gu[m][dim + i], silu(g) = g / (1 + exp(-g)).
+     * gu [M, 2 dim], y [M, dim] f32 device, no alias. */
+    bool (*silu_mul)(struct device *, float *y, const float *gu, int n_tok, int dim,
+                     struct error *);
+    /* For every row: optional per-head RMSNorm of q and k (q_norm, k_norm [head_dim], NULL: none),
+     * rotate-half RoPE of q and k by the row's position, q left in place, k and v appended to the
+     * KV pool.
+     * qkv [M][(n_head + 2 n_kv_head) * head_dim] f32 device: q heads, k heads, v heads.
+     * rope [n_position][head_dim] f32 device: cos in [0, head_dim/2), sin in the rest.
+     * Rotation: a' = a*cos - b*sin, b' = b*cos + a*sin with a = x[i], b = x[i + head_dim/2];
+     * computed as fma(a, cos, -(b*sin)) and fma(b, cos, a*sin). */
+    bool (*rope_append)(struct device *, float *qkv, const struct attention_shape *,
+                        const float *q_norm, const float *k_norm, float eps, const float *rope,
+                        const struct seq_run *seqs, int n_seq, struct kv_layer, struct error *);
+    /* Causal attention over the paged KV pool, out [M][n_head * head_dim] f32 device.
+     * Query row at position p, for each block j = 0 .. p / KV_BLOCK, t over its positions <= p:
+     *   s_t = chain(q, k_t) * scale;  m_j = max s_t;  e_t = exp(s_t - m_j)
+     *   l_j = 16 lanes, lane i = ((e_i + e_{i+16}) + e_{i+32}) + e_{i+48}, then as in rmsnorm
+     *   o_j[d] = chain over t of (e_t, v_t[d])
+     * Blocks merge in order: m' = max(m, m_j), a = exp(m - m'), b = exp(m_j - m'),
+     *   l = fma(l_j, b, l * a), o[d] = fma(o_j[d], b, o[d] * a). out = o * (1 / l). */
+    bool (*attention)(struct device *, float *out, const float *qkv, const struct attention_shape *,
+                      const struct seq_run *seqs, int n_seq, struct kv_layer, struct error *);
+    /* Bytes of one KV block of K (and as many of V) for n_kv_head heads. */
+    size_t (*kv_block_bytes)(int n_kv_head, int head_dim);
+    /* Rows rows[0..n) of x [.., dim] gathered densely into y [n, dim]. rows: host memory. */
+    bool (*gather_rows)(struct device *, float *y, const float *x, const int32_t *rows, int n,
+                        int dim, struct error *);
+    /* The k largest of each row of x [n, dim], largest first, ties by lower index, NaN as -inf;
+     * index + index_first. values, ids: [n, k] HOST memory; k <= dim. Waits. */
+    bool (*top_k)(struct device *, float *values, int32_t *ids, const float *x, int n, int dim,
+                  int k, int index_first, struct error *);
+};
+
+struct device {
+    const struct device_ops *ops; /* first member of every device */
+};
+
+/* ---- the host device ---- */
+
+struct host_options {
+    int n_thread;    /* OpenMP threads; >= 1 */
+    const char *isa; /* "generic", "avx2", "avx512" or NULL: the best this CPU has */
+};
+
+/* Errors: UNSUPPORTED (isa unknown or not on this CPU; says which are), MEMORY. */
+bool host_device_create(const struct host_options *, struct device **out, struct error *);
+
+/* The name of the kernels the host device would use, or uses ("avx512"). */
+const char *host_isa_name(const struct device *);
+/* The best instruction set of this CPU; bit i of *mask says that isa i of the list is usable. */
+const char *host_isa_best(void);
+bool host_isa_usable(const char *isa);
+
+void device_destroy(struct device *);

@@ -1,0 +1,58 @@
+/* A loaded model: this rank's shard of the weights, its KV cache, and the forward pass. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/error.h"
+#include "comm/comm.h"
+#include "device/device.h"
+#include "model/config.h"
+#include "nn/step.h"
+
+struct model; /* opaque */
+
+/* What `load` carries; equal on every rank. */
+struct model_params {
+    const char *dir; /* borrowed */
+    int32_t ctx;     /* positions of one sequence */
+    int32_t n_block; /* KV blocks of KV_BLOCK positions, shared by all sequences */
+    int32_t max_tok; /* tokens of one step, all sequences together */
+};
+
+/* Told now and then while loading: bytes read so far and in all, of this rank. May be NULL. */
+struct model_progress {
+    void (*report)(void *user, uint64_t bytes_done, uint64_t bytes_total);
+    void *user;
+};
+
+/* Reads this rank's shard. Collective: every rank learns whether every rank succeeded.
+ * Errors: those of model_config_load and st_open, UNSUPPORTED (more ranks than query heads),
+ * MEMORY (would not fit; checked before it is allocated). */
+bool model_load(struct model **out, const struct model_params *params, struct device *device,
+                struct comm *comm, const struct model_progress *progress, struct error *err);
+
+/* Results of a step, in the order of its sequences, on rank 0. Owned by the model and valid until
+ * the next step. */
+struct step_result {
+    const float *logits; /* LOGITS: one row; ALL_LOGITS: n_tok rows of vocab f32, dense; or NULL */
+    const float *values; /* CANDIDATES: [n_candidate], largest first; or NULL */
+    const int32_t *ids;  /* CANDIDATES: [n_candidate] */
+    int n_candidate;
+};
+
+/* Runs the forward pass once. Collective. results [step->n_seq]: filled on rank 0 (may be NULL
+ * elsewhere). Errors: PROTOCOL (step_validate's, before any communication), COMM, DEADLINE. */
+bool model_step(struct model *m, const struct step *step, struct step_result *results,
+                struct error *err);
+
+const struct model_config *model_get_config(const struct model *m);
+struct step_limits model_limits(const struct model *m);
+/* Bytes of weights, KV cache and buffers on this rank. */
+size_t model_bytes(const struct model *m);
+/* Bytes read from disk, and how many weights were NaN or infinite, on this rank. */
+uint64_t model_bytes_read(const struct model *m);
+uint64_t model_nonfinite(const struct model *m);
+
+void model_destroy(struct model *m);
