@@ -143,7 +143,7 @@ struct device_ops {
     bool (*gather_rows)(struct device *, float *y, const float *x, const int32_t *rows, int n,
                         int dim, struct error *);
     /* The k largest of each row of x [n, dim], largest first, ties by lower index, NaN as -inf;
-     * index + index_first. values, ids: [n, k] HOST memory; k <= dim. Waits. */
+     * index + index_first. values [n, k] f32, ids [n, k] int32, device; k <= dim. */
     bool (*top_k)(struct device *, float *values, int32_t *ids, const float *x, int n, int dim,
                   int k, int index_first, struct error *);
 };

@@ -1,0 +1,222 @@
+#include "leader/engine.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+
+enum { DEFAULT_CTX = 4096, DEFAULT_MAX_TOK = 256 };
+
+struct engine {
+    struct pool *pool;
+    struct model_config config;
+    int ctx;
+    int max_tok;
+    int max_seqs;
+    int n_block;
+    int32_t *free_blocks; /* owns [n_block], a stack */
+    int n_free;
+    uint32_t next_id;
+    struct step_seq *seqs; /* owns [max_seqs] */
+    double load_seconds;
+    uint64_t load_bytes;
+};
+
+struct sequence {
+    struct engine *engine;
+    uint32_t id;
+    int length;
+    int n_block;
+    int32_t *blocks; /* owns [blocks of a whole context] */
+};
+
+static int blocks_for(int positions) {
+    return (positions + KV_BLOCK - 1) / KV_BLOCK;
+}
+
+/* The lowest block on top, so that a lone sequence runs through memory in order. */
+static void fill_free_blocks(struct engine *e) {
+    for (int i = 0; i < e->n_block; i++) {
+        e->free_blocks[i] = e->n_block - 1 - i;
+    }
+    e->n_free = e->n_block;
+}
+
+static bool choose_sizes(struct engine *e, const struct engine_options *o, struct error *err) {
+    int most = e->config.max_positions;
+    e->ctx = o->ctx ? o->ctx : most < DEFAULT_CTX ? most : DEFAULT_CTX;
+    if (e->ctx < 1 || e->ctx > most) {
+        return error_set(err, ERROR_USAGE,
+                         "--ctx %d: the model has 1 to %d positions (max_position_embeddings)",
+                         e->ctx, most);
+    }
+    e->max_seqs = o->max_seqs;
+    e->max_tok = o->max_tok ? o->max_tok : DEFAULT_MAX_TOK;
+    if ((int64_t)blocks_for(e->ctx) * e->max_seqs > INT32_MAX / KV_BLOCK) {
+        return error_set(err, ERROR_USAGE, "%d sequences of %d positions are too many", e->max_seqs,
+                         e->ctx);
+    }
+    e->n_block = blocks_for(e->ctx) * e->max_seqs;
+    return true;
+}
+
+bool engine_open(struct engine **out, struct pool *pool, const struct engine_options *options,
+                 struct error *err) {
+    struct engine *e = calloc(1, sizeof *e);
+    if (!e) {
+        return error_set(err, ERROR_MEMORY, "cannot allocate the engine");
+    }
+    e->pool = pool;
+    /* The leader reads the configuration first: a bad one is refused before any rank is bothered.
+     */
+    if (!model_config_load(&e->config, options->dir, err) || !choose_sizes(e, options, err)) {
+        goto fail;
+    }
+    e->free_blocks = malloc((size_t)e->n_block * sizeof *e->free_blocks);
+    e->seqs = malloc((size_t)e->max_seqs * sizeof *e->seqs);
+    if (!e->free_blocks || !e->seqs) {
+        error_set(err, ERROR_MEMORY, "cannot allocate %d KV block numbers", e->n_block);
+        goto fail;
+    }
+    fill_free_blocks(e);
+    struct model_params params = {
+        .dir = options->dir, .ctx = e->ctx, .n_block = e->n_block, .max_tok = e->max_tok};
+    double start = clock_now();
+    if (!pool_load(pool, &params, &options->progress, &e->load_bytes, err)) {
+        goto fail;
+    }
+    e->load_seconds = clock_now() - start;
+    *out = e;
+    return true;
+fail:
+    free(e->free_blocks);
+    free(e->seqs);
+    free(e);
+    return false;
+}
+
+const struct model_config *engine_config(const struct engine *e) {
+    return &e->config;
+}
+
+int engine_ctx(const struct engine *e) {
+    return e->ctx;
+}
+
+int engine_max_tok(const struct engine *e) {
+    return e->max_tok;
+}
+
+double engine_load_seconds(const struct engine *e) {
+    return e->load_seconds;
+}
+
+uint64_t engine_load_bytes(const struct engine *e) {
+    return e->load_bytes;
+}
+
+bool sequence_create(struct engine *e, struct sequence **out, struct error *err) {
+    struct sequence *s = calloc(1, sizeof *s);
+    int32_t *blocks = malloc((size_t)blocks_for(e->ctx) * sizeof *blocks);
+    if (!s || !blocks) {
+        free(s);
+        free(blocks);
+        return error_set(err, ERROR_MEMORY, "cannot allocate a sequence");
+    }
+    *s = (struct sequence){.engine = e, .id = e->next_id++, .blocks = blocks};
+    *out = s;
+    return true;
+}
+
+int sequence_length(const struct sequence *s) {
+    return s->length;
+}
+
+void sequence_destroy(struct sequence *s) {
+    if (s) {
+        struct engine *e = s->engine;
+        while (s->n_block > 0) {
+            e->free_blocks[e->n_free++] = s->blocks[--s->n_block];
+        }
+        free(s->blocks);
+        free(s);
+    }
+}
+
+/* Blocks for n more positions. */
+static bool extend(struct engine *e, struct sequence *s, int n, struct error *err) {
+    if (n > e->ctx - s->length) {
+        return error_set(err, ERROR_INPUT, "%d tokens after %d exceed the context of %d (--ctx)", n,
+                         s->length, e->ctx);
+    }
+    int need = blocks_for(s->length + n);
+    if (need - s->n_block > e->n_free) {
+        return error_set(err, ERROR_MEMORY, "the KV cache is full: %d of %d blocks are free",
+                         e->n_free, e->n_block);
+    }
+    while (s->n_block < need) {
+        s->blocks[s->n_block++] = e->free_blocks[--e->n_free];
+    }
+    return true;
+}
+
+bool engine_step(struct engine *e, const struct engine_part *parts, int n,
+                 struct step_result *results, struct error *err) {
+    if (n < 1 || n > e->max_seqs) {
+        return error_set(err, ERROR_INTERNAL, "a step of %d sequences, at most %d", n, e->max_seqs);
+    }
+    for (int i = 0; i < n; i++) {
+        const struct engine_part *p = &parts[i];
+        if (!extend(e, p->seq, p->n_tok, err)) {
+            return false;
+        }
+        e->seqs[i] = (struct step_seq){.id = p->seq->id,
+                                       .pos = p->seq->length,
+                                       .n_tok = p->n_tok,
+                                       .tokens = p->tokens,
+                                       .n_block = p->seq->n_block,
+                                       .blocks = p->seq->blocks,
+                                       .output = p->output,
+                                       .top_k = p->top_k};
+    }
+    struct step step = {n, e->seqs};
+    if (!pool_step(e->pool, &step, results, err)) {
+        return false;
+    }
+    for (int i = 0; i < n; i++) {
+        parts[i].seq->length += parts[i].n_tok;
+    }
+    return true;
+}
+
+bool engine_feed(struct engine *e, const struct engine_part *part, struct step_result *result,
+                 bool (*interrupted)(void), struct error *err) {
+    for (int done = 0; done < part->n_tok;) {
+        int left = part->n_tok - done;
+        struct engine_part chunk = *part;
+        chunk.tokens += done;
+        chunk.n_tok = left < e->max_tok ? left : e->max_tok;
+        done += chunk.n_tok;
+        if (done < part->n_tok) {
+            chunk.output = STEP_OUTPUT_NONE;
+        }
+        if (interrupted && interrupted()) {
+            return error_set(err, ERROR_INTERRUPTED, "interrupted");
+        }
+        if (!engine_step(e, &chunk, 1, result, err)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool engine_close(struct engine *e, struct error *err) {
+    bool ok = true;
+    if (e) {
+        ok = pool_unload(e->pool, err);
+        free(e->free_blocks);
+        free(e->seqs);
+        free(e);
+    }
+    return ok;
+}

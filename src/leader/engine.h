@@ -1,0 +1,59 @@
+/* A model loaded over a pool of ranks, and the sequences that run on it. The engine owns the block
+ * lists: it alone decides which KV block belongs to which sequence. Rank 0 only. */
+#pragma once
+
+#include "leader/pool.h"
+#include "model/config.h"
+#include "nn/step.h"
+
+struct engine;   /* opaque */
+struct sequence; /* opaque: one growing list of positions in the KV cache */
+
+struct engine_options {
+    const char *dir; /* borrowed */
+    int ctx;         /* positions of one sequence; 0: the smaller of the model's and 4096 */
+    int max_seqs;    /* sequences that can be full at the same time */
+    int max_tok;     /* tokens in one step; 0: 256 */
+    struct model_progress progress;
+};
+
+/* Loads the model on every rank. pool: borrowed, started. Collective through the pool.
+ * Errors: those of model_load, with the rank. */
+bool engine_open(struct engine **out, struct pool *pool, const struct engine_options *options,
+                 struct error *err);
+
+const struct model_config *engine_config(const struct engine *e);
+int engine_ctx(const struct engine *e);
+int engine_max_tok(const struct engine *e);
+/* Wall seconds of the load, and bytes that all ranks together read. */
+double engine_load_seconds(const struct engine *e);
+uint64_t engine_load_bytes(const struct engine *e);
+
+/* An empty sequence. Errors: MEMORY. */
+bool sequence_create(struct engine *e, struct sequence **out, struct error *err);
+/* Positions that are in the KV cache. */
+int sequence_length(const struct sequence *s);
+/* Frees its blocks. */
+void sequence_destroy(struct sequence *s);
+
+/* One sequence's part of a step. */
+struct engine_part {
+    struct sequence *seq;
+    const int32_t *tokens; /* [n_tok] borrowed; appended to the sequence */
+    int n_tok;
+    enum step_output output;
+    int top_k; /* with CANDIDATES */
+};
+
+/* One step over n sequences, each at most once; results [n] as model_step gives them.
+ * Errors: INPUT (context full), MEMORY (no free KV block), those of pool_step. */
+bool engine_step(struct engine *e, const struct engine_part *parts, int n,
+                 struct step_result *results, struct error *err);
+
+/* Feeds tokens of any number in steps of at most max_tok; the last one's output is as asked.
+ * Stops early with INTERRUPTED when *interrupted becomes true (NULL: never). */
+bool engine_feed(struct engine *e, const struct engine_part *part, struct step_result *result,
+                 bool (*interrupted)(void), struct error *err);
+
+/* Unloads the model on every rank; communicator and ranks stay. Accepts NULL. */
+bool engine_close(struct engine *e, struct error *err);

@@ -1,0 +1,57 @@
+/* Generation of one sequence: prefill, then sample, stop, detokenize and stream. */
+#pragma once
+
+#include "leader/engine.h"
+#include "model/sampler.h"
+#include "text/tokenizer.h"
+
+enum finish_reason { FINISH_STOP, FINISH_LENGTH, FINISH_INTERRUPTED, FINISH_COUNT };
+
+/* "stop" (end-of-sequence token or stop string), "length", "interrupted". */
+const char *finish_reason_name(enum finish_reason r);
+
+struct generate_request {
+    const int32_t *prompt; /* [n_prompt] borrowed */
+    int n_prompt;
+    int max_tokens; /* 0: until the context is full */
+    struct sampling sampling;
+    bool ignore_eos;
+    int n_stop;
+    const char *const *stops; /* borrowed */
+    bool skip_special;        /* leave special tokens out of the text */
+    /* Text as it becomes certain; a false return ends the generation as interrupted. May be NULL.
+     */
+    bool (*on_text)(void *user, const char *text, size_t n);
+    void *user;
+    bool (*interrupted)(void); /* asked between steps; may be NULL */
+};
+
+struct generate_result {
+    struct token_list ids; /* owns; ends with the EOS token where one ended it */
+    struct buffer text;    /* owns */
+    enum finish_reason finish;
+    double prefill_seconds; /* until the first token is known */
+    double decode_seconds;  /* the rest */
+};
+
+/* tokenizer NULL: no text. Errors: INPUT (empty prompt, or longer than the context), engine's. */
+bool generate(struct engine *e, const struct tokenizer *tokenizer,
+              const struct generate_request *request, struct generate_result *out,
+              struct error *err);
+
+void generate_result_finish(struct generate_result *r);
+
+/* Log-probabilities of a given text. */
+struct score_result {
+    int n;            /* tokens scored: all but the first */
+    double *logprobs; /* owns [n], natural logarithm */
+    double sum;       /* of them */
+    float *last;      /* owns [vocab]: logits of the last position */
+    uint64_t hash;    /* FNV-1a of all positions' logits' bits, in order */
+};
+
+/* Feeds ids in one sequence; n_ids >= 1. Errors: INPUT, MEMORY, engine's. */
+bool score(struct engine *e, const int32_t *ids, int n_ids, bool (*interrupted)(void),
+           struct score_result *out, struct error *err);
+
+void score_result_finish(struct score_result *r);

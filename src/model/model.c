@@ -1,0 +1,192 @@
+#include "model/model.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "model/model_impl.h"
+#include "model/rope.h"
+
+/* Floats in each activation buffer, in the order of struct activations. */
+enum { N_ACTIVATION = 8 };
+
+static void activation_sizes(const struct model *m, size_t sizes[N_ACTIVATION]) {
+    const struct shard *s = &m->nn.shard;
+    size_t tok = (size_t)m->params.max_tok, hidden = (size_t)m->config.hidden;
+    size_t d = (size_t)m->config.head_dim, heads = (size_t)s->heads.count;
+    size_t kv_heads = (size_t)s->kv_heads.count, mlp = (size_t)s->mlp.count;
+    size_t n_piece = (size_t)m->weights.o_plan.n_piece; /* down's leaves are the same heads */
+    const size_t all[N_ACTIVATION] = {
+        tok * hidden,  tok * hidden, tok * (heads + 2 * kv_heads) * d, tok * heads * d,
+        tok * 2 * mlp, tok * mlp,    n_piece * tok * hidden,           (size_t)m->params.ctx * d};
+    memcpy(sizes, all, sizeof all);
+}
+
+static void activation_pointers(struct activations *a, float **out[N_ACTIVATION]) {
+    float **const all[N_ACTIVATION] = {&a->x,       &a->h,   &a->qkv,    &a->attention,
+                                       &a->gate_up, &a->mlp, &a->pieces, &a->rope};
+    memcpy(out, all, sizeof all);
+}
+
+static bool activations_init(struct model *m, struct error *err) {
+    struct device *d = m->nn.device;
+    size_t sizes[N_ACTIVATION];
+    float **pointers[N_ACTIVATION];
+    activation_sizes(m, sizes);
+    activation_pointers(&m->act, pointers);
+    for (int i = 0; i < N_ACTIVATION; i++) {
+        void *p = NULL;
+        if (sizes[i] && !d->ops->alloc(d, sizes[i] * sizeof(float), &p, err)) {
+            return error_wrap(err, "activations");
+        }
+        *pointers[i] = p;
+        m->bytes += sizes[i] * sizeof(float);
+    }
+    return true;
+}
+
+static void activations_finish(struct model *m) {
+    struct device *d = m->nn.device;
+    size_t sizes[N_ACTIVATION];
+    float **pointers[N_ACTIVATION];
+    activation_sizes(m, sizes);
+    activation_pointers(&m->act, pointers);
+    for (int i = 0; i < N_ACTIVATION; i++) {
+        d->ops->free(d, *pointers[i], sizes[i] * sizeof(float));
+    }
+}
+
+static bool rope_init(struct model *m, struct error *err) {
+    struct device *d = m->nn.device;
+    size_t bytes = sizeof(float) * (size_t)m->params.ctx * (size_t)m->config.head_dim;
+    float *table = malloc(bytes);
+    if (!table) {
+        return error_set(err, ERROR_MEMORY, "cannot allocate %zu bytes for the rope table", bytes);
+    }
+    rope_table_fill(table, &m->config.rope, m->config.head_dim, m->params.ctx);
+    bool ok = d->ops->upload(d, m->act.rope, table, bytes, err);
+    free(table);
+    return ok;
+}
+
+static bool batch_init(struct batch *b, int max_tok, struct error *err) {
+    b->ids = calloc((size_t)max_tok, sizeof *b->ids);
+    b->seqs = calloc(STEP_MAX_SEQS, sizeof *b->seqs);
+    return (b->ids && b->seqs) || error_set(err, ERROR_MEMORY, "cannot allocate the batch");
+}
+
+/* Everything that is this rank's alone and may fail here and not elsewhere. */
+static bool load_local(struct model *m, const struct model_progress *progress, struct error *err) {
+    const struct model_params *p = &m->params;
+    struct nn_context *nn = &m->nn;
+    if (!weights_load(&m->weights, &m->config, nn, p->dir, progress, err) ||
+        !kv_cache_init(&m->kv, nn, m->config.n_layer, p->n_block, err) ||
+        !activations_init(m, err) || !rope_init(m, err) ||
+        !batch_init(&m->batch, p->max_tok, err) || !output_init(&m->out, m, err)) {
+        return false;
+    }
+    m->bytes += m->weights.bytes_read + kv_cache_bytes(&m->kv);
+    return true;
+}
+
+static bool check_params(const struct model_params *p, const struct model_config *c,
+                         struct error *err) {
+    if (p->ctx < 1 || p->ctx > c->max_positions) {
+        return error_set(
+            err, ERROR_USAGE,
+            "a context of %d positions: the model has 1 to %d (max_position_embeddings)", p->ctx,
+            c->max_positions);
+    }
+    if (p->n_block < (p->ctx + KV_BLOCK - 1) / KV_BLOCK || p->max_tok < 1) {
+        return error_set(err, ERROR_PROTOCOL, "load: %d KV blocks and %d tokens a step do not do",
+                         p->n_block, p->max_tok);
+    }
+    return true;
+}
+
+bool model_load(struct model **out, const struct model_params *params, struct device *device,
+                struct comm *comm, const struct model_progress *progress, struct error *err) {
+    struct model *m = calloc(1, sizeof *m);
+    bool ok = m != NULL;
+    if (!ok) {
+        error_set(err, ERROR_MEMORY, "cannot allocate a model");
+    } else {
+        m->params = *params;
+        m->nn = (struct nn_context){.device = device, .comm = comm};
+        struct model_config *c = &m->config;
+        ok = model_config_load(c, params->dir, err) && check_params(params, c, err);
+        m->nn.dims =
+            (struct shard_dims){c->n_head, c->n_kv_head, c->head_dim, c->intermediate, c->vocab};
+        ok = ok && shard_compute(&m->nn.shard, &m->nn.dims, comm->world, comm->rank, err) &&
+             load_local(m, progress, err);
+    }
+    if (!comm_agree(comm, ok, err)) {
+        model_destroy(m);
+        return false;
+    }
+    *out = m;
+    return true;
+}
+
+/* Lays the step out as rows of tokens. */
+static void batch_fill(struct batch *b, const struct step *step) {
+    b->n_tok = 0;
+    b->n_seq = step->n_seq;
+    for (int i = 0; i < step->n_seq; i++) {
+        const struct step_seq *q = &step->seqs[i];
+        b->seqs[i] = (struct seq_run){.row = b->n_tok,
+                                      .n_tok = q->n_tok,
+                                      .pos = q->pos,
+                                      .n_block = q->n_block,
+                                      .blocks = q->blocks};
+        memcpy(b->ids + b->n_tok, q->tokens, (size_t)q->n_tok * sizeof *q->tokens);
+        b->n_tok += q->n_tok;
+    }
+}
+
+bool model_step(struct model *m, const struct step *step, struct step_result *results,
+                struct error *err) {
+    struct step_limits limits = model_limits(m);
+    if (!step_validate(step, &limits, err)) {
+        return false;
+    }
+    batch_fill(&m->batch, step);
+    return forward(m, err) && output_run(m, step, results, err);
+}
+
+const struct model_config *model_get_config(const struct model *m) {
+    return &m->config;
+}
+
+struct step_limits model_limits(const struct model *m) {
+    return (struct step_limits){.max_tok = m->params.max_tok,
+                                .ctx = m->params.ctx,
+                                .n_block = m->params.n_block,
+                                .vocab = m->config.vocab};
+}
+
+size_t model_bytes(const struct model *m) {
+    return m->bytes;
+}
+
+uint64_t model_bytes_read(const struct model *m) {
+    return m->weights.bytes_read;
+}
+
+uint64_t model_nonfinite(const struct model *m) {
+    return m->weights.n_nonfinite;
+}
+
+void model_destroy(struct model *m) {
+    if (!m) {
+        return;
+    }
+    if (m->nn.shard.world) { /* else nothing was allocated yet */
+        output_finish(&m->out, m);
+        activations_finish(m);
+        kv_cache_finish(&m->kv, m->nn.device);
+        weights_finish(&m->weights, m->nn.device);
+    }
+    free(m->batch.ids);
+    free(m->batch.seqs);
+    free(m);
+}

@@ -1,0 +1,64 @@
+#!/usr/bin/env python3
+"""The promise of equal bits: every world size, thread count and instruction set gives the same
+logits to the last bit, and those agree with the float64 reference.
+
+    test_bits.py PROBE MPIEXEC MODELS_DIR DATA_DIR [quick]
+"""
+import os
+import subprocess
+import sys
+
+PROBE, MPIEXEC, MODELS, DATA = sys.argv[1:5]
+QUICK = len(sys.argv) > 5
+
+CASES = [
+    ("tiny-qwen3", os.path.join(DATA, "tiny-qwen3"), os.path.join(DATA, "expected/tiny-qwen3.json"),
+     [1, 2, 3, 4, 5, 8]),
+    ("tiny-llama", os.path.join(DATA, "tiny-llama"), os.path.join(DATA, "expected/tiny-llama.json"),
+     [1, 2, 3, 4]),
+    ("kjv-qwen3-3m", os.path.join(MODELS, "kjv-qwen3-3m"), "-", [1, 2, 3, 4, 5, 8]),
+]
+
+
+def isas():
+    flags = open("/proc/cpuinfo").read() if os.path.exists("/proc/cpuinfo") else ""
+    found = ["generic"]
+    if " avx2" in flags and " fma" in flags:
+        found.append("avx2")
+    if " avx512f" in flags and " avx512vl" in flags:
+        found.append("avx512")
+    return found
+
+
+def run(model, expected, world, threads, isa):
+    launch = [MPIEXEC, "-n", str(world)] if world > 1 else []
+    done = subprocess.run(launch + [PROBE, model, expected, str(threads), isa],
+                          capture_output=True, text=True, timeout=300)
+    if done.returncode != 0:
+        sys.exit(f"{model} np={world} threads={threads} isa={isa}: exit {done.returncode}\n"
+                 f"{done.stdout}{done.stderr}")
+    lines = [l.split() for l in done.stdout.splitlines() if l.startswith("case ")]
+    return {l[1]: l[2] for l in lines}, max(float(l[3]) for l in lines)
+
+
+def main():
+    best = isas()[-1]
+    for name, model, expected, worlds in CASES:
+        runs = [(w, 1, best) for w in worlds] + [(1, 2, best), (2, 2, best)]
+        for isa in isas()[:-1]:
+            runs.append((1, 1, isa))
+            if not QUICK:
+                runs.append((2, 1, isa))
+        reference = None
+        for world, threads, isa in runs:
+            hashes, worst = run(model, expected, world, threads, isa)
+            if reference is None:
+                reference = hashes
+            same = hashes == reference
+            print(f"{name:14} np {world}  threads {threads}  {isa:8} cases {len(hashes)}  "
+                  f"max |dlogit| {worst:.2e}  bits {'equal' if same else 'DIFFER'}", flush=True)
+            if not same:
+                sys.exit(f"{name}: bits differ at np={world} threads={threads} isa={isa}")
+
+
+main()
