@@ -1,8 +1,126 @@
+/* lockstep: the table of commands, and the one place that ends the process. */
 #include "config.h"
 
+#include <limits.h>
+#include <mpi.h>
+#include <msgpack.h>
 #include <stdio.h>
+#include <string.h>
 
-int main(void) {
-    puts("lockstep " LOCKSTEP_VERSION);
-    return 0;
+#include "cli/command.h"
+#include "cli/launch_env.h"
+#include "rpc/build_id.h"
+
+static const struct command *const commands[] = {
+    NULL,
+};
+
+static void print_help(FILE *out) {
+    fprintf(out, "usage: lockstep COMMAND [options]\n"
+                 "       mpirun -np N lockstep COMMAND [options]\n"
+                 "       srun -n N lockstep COMMAND [options]\n\n"
+                 "Runs a large language model tensor-parallel: each of N ranks holds 1/N of it.\n\n"
+                 "Commands:\n");
+    for (int i = 0; commands[i]; i++) {
+        fprintf(out, "  %-10s %s\n", commands[i]->name, commands[i]->summary);
+    }
+    fprintf(out, "\nOptions:\n"
+                 "  --help     show this help; lockstep COMMAND --help shows a command's\n"
+                 "  --version  show the versions of lockstep and of what it uses\n\n"
+                 "Exit codes: 0 done, 2 usage or bad file, 3 communicator, 4 deadline passed,\n"
+                 "5 rank lost, 7 wrong result, 130 interrupted.\n");
+}
+
+static void print_version(void) {
+    char mpi[MPI_MAX_LIBRARY_VERSION_STRING];
+    int len = 0;
+    MPI_Get_library_version(mpi, &len); /* may be called before MPI_Init */
+    mpi[strcspn(mpi, ",\n")] = 0;
+    printf("lockstep %s\nmpi      %s\nmsgpack  %s\nbuild    %s\n", LOCKSTEP_VERSION, mpi,
+           msgpack_version(), build_id());
+}
+
+static const struct command *find_command(const char *name) {
+    for (int i = 0; commands[i]; i++) {
+        if (strcmp(commands[i]->name, name) == 0) {
+            return commands[i];
+        }
+    }
+    return NULL;
+}
+
+static int unknown_command(const char *name) {
+    const char *near = NULL;
+    int best = INT_MAX;
+    for (int i = 0; commands[i]; i++) {
+        if (options_near(name, commands[i]->name, &best)) {
+            near = commands[i]->name;
+        }
+    }
+    const char *what = name[0] == '-' ? "option" : "command";
+    if (near) {
+        fprintf(stderr, "lockstep: unknown %s %s; did you mean %s?; try: lockstep --help\n", what,
+                name, near);
+    } else {
+        fprintf(stderr, "lockstep: unknown %s %s; try: lockstep --help\n", what, name);
+    }
+    return error_exit_code(ERROR_USAGE);
+}
+
+/* Results that could not be written are not results. */
+static bool flush_results(struct error *err) {
+    if (fflush(stdout) != 0 || ferror(stdout)) {
+        return error_set(err, ERROR_IO, "cannot write to standard output");
+    }
+    return true;
+}
+
+static void print_error(const struct command *command, const struct error *err) {
+    if (err->kind == ERROR_USAGE) {
+        fprintf(stderr, "lockstep %s: %s; try: lockstep %s --help\n", command->name, err->message,
+                command->name);
+    } else if (err->has_rank) {
+        fprintf(stderr, "lockstep: rank %d: %s: %s\n", err->rank, error_kind_name(err->kind),
+                err->message);
+    } else {
+        fprintf(stderr, "lockstep: %s: %s\n", error_kind_name(err->kind), err->message);
+    }
+}
+
+static int run_command(const struct command *command, int argc, char **argv) {
+    struct error err = {0};
+    bool leader = launch_env_is_leader();
+    bool ok = command->run(command, argc, argv, &err) && flush_results(&err);
+    if (!ok && leader) {
+        print_error(command, &err);
+    }
+    return ok || !leader ? 0 : error_exit_code(err.kind);
+}
+
+int main(int argc, char **argv) {
+    bool leader = launch_env_is_leader();
+    if (argc < 2) {
+        if (leader) {
+            print_help(stderr);
+        }
+        return leader ? error_exit_code(ERROR_USAGE) : 0;
+    }
+    const char *word = argv[1];
+    if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0 || strcmp(word, "help") == 0) {
+        if (leader) {
+            print_help(stdout);
+        }
+        return 0;
+    }
+    if (strcmp(word, "--version") == 0 || strcmp(word, "-V") == 0) {
+        if (leader) {
+            print_version();
+        }
+        return 0;
+    }
+    const struct command *command = find_command(word);
+    if (!command) {
+        return leader ? unknown_command(word) : 0;
+    }
+    return run_command(command, argc - 1, argv + 1);
 }

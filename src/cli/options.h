@@ -45,6 +45,11 @@ bool options_parse(const struct option *table, int n, int argc, char **argv, con
 /* Writes the table's help, aligned, to stdout. */
 void options_print_help(const struct option *table, int n);
 
+/* True when `typed` is nearly `name` and nearer than *best, which it then updates. Start with
+ * INT_MAX.
+ */
+bool options_near(const char *typed, const char *name, int *best);
+
 /* Parses "1,2,3" (spaces allowed) into ids; names `what` in errors. Errors: USAGE, MEMORY. */
 bool options_parse_ints(const char *text, const char *what, int32_t **out, int *n_out,
                         struct error *err);

@@ -1,0 +1,152 @@
+#include "config.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "cli/command.h"
+#include "cli/launch_env.h"
+
+void common_options_table(struct common_options *c, struct option *table) {
+    *c = (struct common_options){
+        .device = "auto",
+        .timeout_s = 60,
+        .log_level = "info",
+        .progress = "auto",
+    };
+    const struct option options[COMMON_OPTION_COUNT] = {
+        {.type = OPTION_SECTION, .name = "Options of every command"},
+        {.type = OPTION_STRING,
+         .name = "model",
+         .short_name = 'm',
+         .value = &c->model,
+         .arg = "DIR",
+         .help = "Hugging Face model directory (default: the demo model)"},
+        {.type = OPTION_STRING,
+         .name = "device",
+         .value = &c->device,
+         .arg = "NAME",
+         .choices = "auto|host|cuda",
+         .help = "auto, host or cuda (default: auto)"},
+        {.type = OPTION_STRING,
+         .name = "isa",
+         .value = &c->isa,
+         .arg = "NAME",
+         .choices = "generic|avx2|avx512",
+         .help = "host kernels: generic, avx2 or avx512\n(default: the best every rank has)"},
+        {.type = OPTION_INT,
+         .name = "threads",
+         .short_name = 't',
+         .value = &c->threads,
+         .arg = "N",
+         .min = 1,
+         .max = 1024,
+         .help = "threads per rank (default: OMP_NUM_THREADS, or the\n"
+                 "cores this rank may use / ranks on its host)"},
+        {.type = OPTION_DOUBLE,
+         .name = "timeout",
+         .value = &c->timeout_s,
+         .arg = "SECONDS",
+         .min = 0.1,
+         .max = 86400,
+         .help = "deadline of every wait for another rank (default: 60)"},
+        {.type = OPTION_INT,
+         .name = "ctx",
+         .short_name = 'c',
+         .value = &c->ctx,
+         .arg = "N",
+         .min = 1,
+         .max = 1 << 26,
+         .help = "context length in tokens\n(default: the smaller of the model's and 4096)"},
+        {.type = OPTION_STRING,
+         .name = "log-level",
+         .value = &c->log_level,
+         .arg = "LEVEL",
+         .choices = "error|warn|info|debug",
+         .help = "error, warn, info or debug (default: info)"},
+        {.type = OPTION_STRING,
+         .name = "progress",
+         .value = &c->progress,
+         .arg = "WHEN",
+         .choices = "auto|always|never",
+         .help = "auto, always or never (default: auto)"},
+        {.type = OPTION_STRING,
+         .name = "status-file",
+         .value = &c->status_file,
+         .arg = "FILE",
+         .help = "write how the run ended to FILE, as JSON"},
+        {.type = OPTION_STRING,
+         .name = "trace-rpc",
+         .value = &c->trace_rpc,
+         .arg = "FILE",
+         .help = "record every control message of rank 0 in FILE"},
+        {.type = OPTION_FLAG,
+         .name = "help",
+         .short_name = 'h',
+         .value = &c->help,
+         .help = "show this help"},
+    };
+    memcpy(table, options, sizeof options);
+}
+
+bool common_options_apply(const struct common_options *c, struct error *err) {
+    enum log_level level;
+    if (!log_level_from_name(c->log_level, &level)) {
+        return error_set(err, ERROR_USAGE, "--log-level %s: must be error, warn, info or debug",
+                         c->log_level);
+    }
+    log_set_level(level);
+    return true;
+}
+
+static bool is_model_dir(const char *dir) {
+    char path[4200];
+    snprintf(path, sizeof path, "%s/config.json", dir);
+    return access(path, R_OK) == 0;
+}
+
+/* PREFIX/share/lockstep/models/demo for a program that runs as PREFIX/bin/lockstep, wherever it was
+ * moved to after the installation. */
+static bool beside_program(char *out, size_t size) {
+    char exe[2000];
+    ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
+    if (n <= 0) {
+        return false;
+    }
+    exe[n] = 0;
+    for (int up = 0; up < 2; up++) {
+        char *slash = strrchr(exe, '/');
+        if (!slash) {
+            return false;
+        }
+        *slash = 0;
+    }
+    snprintf(out, size, "%s/share/lockstep/models/demo", exe);
+    return true;
+}
+
+const char *common_demo_model(void) {
+    static char found[2100];
+    const char *given = getenv("LOCKSTEP_DEMO_MODEL");
+    if (given && *given) {
+        return given;
+    }
+    if (is_model_dir(LOCKSTEP_SOURCE_DIR "/models/demo")) {
+        return LOCKSTEP_SOURCE_DIR "/models/demo";
+    }
+    if (beside_program(found, sizeof found) && is_model_dir(found)) {
+        return found;
+    }
+    return LOCKSTEP_DATADIR "/models/demo";
+}
+
+void command_print_help(const struct command *self, const struct option *table, int n) {
+    if (!launch_env_is_leader()) {
+        return;
+    }
+    printf("usage: lockstep %s %s\n\n%s\n", self->name, self->synopsis, self->summary);
+    options_print_help(table, n);
+}

@@ -1,0 +1,244 @@
+/* The all-reduce in the order of the leaf tree. Three ways to exchange, one order of additions:
+ *
+ * levels  every rank holds one subtree: partners at distance 1, 2, 4, ... swap their sums.
+ * pieces  otherwise, short vectors: everybody gets all subtrees and adds them up.
+ * slices  long vectors: rank r adds up slice r of the vector, then the slices are gathered.
+ *
+ * Each element's sum is the same expression of the leaves in all three. In slices one rank computes
+ * an element for all; in the other two all ranks run the same code on the same operands, with left
+ * and right kept apart, so that even the payloads of NaNs agree. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "comm/mpi_comm.h"
+#include "comm/sum.h"
+
+enum {
+    TREE_SLICES_BYTES = 64 * 1024, /* vectors from this size on go by slices; measured */
+    TREE_SLICE_UNIT = 16           /* floats: slices begin on cache lines */
+};
+
+void mpi_tree_plan_finish(struct mpi_tree_plan *plan) {
+    free(plan->first_piece);
+    free(plan->adds);
+    free(plan->piece);
+    *plan = (struct mpi_tree_plan){0};
+}
+
+static bool plan_for(struct comm_mpi *c, int n_leaf, struct error *err) {
+    bool ok = false;
+    int world = c->base.world;
+    struct mpi_tree_plan plan = {.n_leaf = n_leaf};
+    struct leaf_run *pieces = NULL;
+
+    if (c->plan.n_leaf == n_leaf) {
+        return true;
+    }
+    pieces = malloc((size_t)(n_leaf + LEAF_TREE_MAX_PIECES) * sizeof(*pieces));
+    plan.first_piece = malloc((size_t)(world + 1) * sizeof(*plan.first_piece));
+    plan.adds = malloc((size_t)n_leaf * sizeof(*plan.adds));
+    plan.piece = malloc((size_t)n_leaf * sizeof(float *));
+    if (pieces == NULL || plan.first_piece == NULL || plan.adds == NULL || plan.piece == NULL) {
+        error_set(err, ERROR_MEMORY, "out of memory for a tree of %d leaves", n_leaf);
+        goto out;
+    }
+    int n = 0;
+    for (int r = 0; r < world; r++) {
+        plan.first_piece[r] = n;
+        n += leaf_tree_pieces(n_leaf, leaf_run_of_rank(n_leaf, world, r), pieces + n);
+    }
+    plan.first_piece[world] = n;
+    plan.n_add = leaf_tree_adds(n_leaf, pieces, n, plan.adds);
+    plan.balanced = leaf_tree_is_balanced(n_leaf, world);
+    mpi_tree_plan_finish(&c->plan);
+    c->plan = plan; /* moves */
+    plan = (struct mpi_tree_plan){0};
+    ok = true;
+out:
+    mpi_tree_plan_finish(&plan);
+    free(pieces);
+    return ok;
+}
+
+static bool reduce_by_levels(struct comm_mpi *c, float *out, float *mine, size_t n,
+                             struct error *err) {
+    int rank = c->base.rank;
+    int world = c->base.world;
+    void *memory;
+    if (!mpi_comm_scratch(c, n * sizeof(float), &memory, err)) {
+        return false;
+    }
+    float *theirs = memory;
+    for (int distance = 1; distance < world; distance *= 2) {
+        int partner = rank ^ distance;
+        if (!wire_receive(&c->wire, theirs, n * sizeof(float), partner, err) ||
+            !wire_send(&c->wire, mine, n * sizeof(float), partner, err) ||
+            !wire_wait(&c->wire, err)) {
+            return false;
+        }
+        float *to = 2 * distance == world ? out : mine;
+        if (rank < partner) {
+            sum_pair(to, mine, theirs, n);
+        } else {
+            sum_pair(to, theirs, mine, n);
+        }
+    }
+    return true;
+}
+
+/* Sets plan.piece to where the pieces of m floats will lie: this rank's `stride` floats apart in
+ * `mine`, the others' one after another in scratch. */
+static bool place_pieces(struct comm_mpi *c, float *mine, size_t stride, size_t m,
+                         struct error *err) {
+    const int *first = c->plan.first_piece;
+    int own = first[c->base.rank];
+    int own_end = first[c->base.rank + 1];
+    int total = c->plan.n_add + 1;
+    size_t bytes;
+    void *scratch;
+    if (__builtin_mul_overflow((size_t)(total - (own_end - own)), m * sizeof(float), &bytes)) {
+        return error_set(err, ERROR_MEMORY, "all_reduce_tree: %zu floats", m);
+    }
+    if (!mpi_comm_scratch(c, bytes, &scratch, err)) {
+        return false;
+    }
+    float *next = scratch;
+    for (int i = 0; i < total; i++) {
+        if (i >= own && i < own_end) {
+            c->plan.piece[i] = mine + (size_t)(i - own) * stride;
+        } else {
+            c->plan.piece[i] = next;
+            next += m;
+        }
+    }
+    return true;
+}
+
+static bool reduce_by_pieces(struct comm_mpi *c, float *out, float *mine, size_t n,
+                             struct error *err) {
+    struct mpi_tree_plan *plan = &c->plan;
+    const int *first = plan->first_piece;
+    int rank = c->base.rank;
+    int world = c->base.world;
+    if (!place_pieces(c, mine, n, n, err)) {
+        return false;
+    }
+    for (int i = 1; i < world; i++) {
+        int r = (rank + world - i) % world;
+        size_t n_piece = (size_t)(first[r + 1] - first[r]);
+        if (n_piece > 0 && !wire_receive(&c->wire, plan->piece[first[r]],
+                                         n_piece * n * sizeof(float), r, err)) {
+            return false;
+        }
+    }
+    size_t mine_bytes = (size_t)(first[rank + 1] - first[rank]) * n * sizeof(float);
+    for (int i = 1; i < world; i++) {
+        if (!wire_send(&c->wire, mine, mine_bytes, (rank + i) % world, err)) {
+            return false;
+        }
+    }
+    if (!wire_wait(&c->wire, err)) {
+        return false;
+    }
+    sum_tree(out, plan->piece, plan->adds, plan->n_add, n);
+    return true;
+}
+
+/* Where rank r's slice of n floats begins; r = world gives n. */
+static size_t slice_start(size_t n, int world, int r) {
+    size_t units = (n + TREE_SLICE_UNIT - 1) / TREE_SLICE_UNIT;
+    size_t start = units * (size_t)r / (size_t)world * TREE_SLICE_UNIT;
+    return start < n ? start : n;
+}
+
+/* Every rank gets all ranks' pieces of its own slice. */
+static bool scatter_slices(struct comm_mpi *c, const float *mine, size_t n, struct error *err) {
+    const int *first = c->plan.first_piece;
+    int rank = c->base.rank;
+    int world = c->base.world;
+    size_t own_bytes =
+        (slice_start(n, world, rank + 1) - slice_start(n, world, rank)) * sizeof(float);
+    for (int i = 1; i < world; i++) {
+        int r = (rank + world - i) % world;
+        for (int k = first[r]; k < first[r + 1]; k++) {
+            if (!wire_receive(&c->wire, c->plan.piece[k], own_bytes, r, err)) {
+                return false;
+            }
+        }
+    }
+    for (int i = 1; i < world; i++) {
+        int r = (rank + i) % world;
+        size_t start = slice_start(n, world, r);
+        size_t bytes = (slice_start(n, world, r + 1) - start) * sizeof(float);
+        for (int k = 0; k < first[rank + 1] - first[rank]; k++) {
+            if (!wire_send(&c->wire, mine + (size_t)k * n + start, bytes, r, err)) {
+                return false;
+            }
+        }
+    }
+    return wire_wait(&c->wire, err);
+}
+
+static bool gather_slices(struct comm_mpi *c, float *out, size_t n, struct error *err) {
+    int rank = c->base.rank;
+    int world = c->base.world;
+    size_t own = slice_start(n, world, rank);
+    size_t own_bytes = (slice_start(n, world, rank + 1) - own) * sizeof(float);
+    for (int i = 1; i < world; i++) {
+        int r = (rank + world - i) % world;
+        size_t start = slice_start(n, world, r);
+        size_t bytes = (slice_start(n, world, r + 1) - start) * sizeof(float);
+        if (!wire_receive(&c->wire, out + start, bytes, r, err)) {
+            return false;
+        }
+    }
+    for (int i = 1; i < world; i++) {
+        if (!wire_send(&c->wire, out + own, own_bytes, (rank + i) % world, err)) {
+            return false;
+        }
+    }
+    return wire_wait(&c->wire, err);
+}
+
+static bool reduce_by_slices(struct comm_mpi *c, float *out, float *mine, size_t n,
+                             struct error *err) {
+    int rank = c->base.rank;
+    int world = c->base.world;
+    size_t own = slice_start(n, world, rank);
+    size_t m = slice_start(n, world, rank + 1) - own;
+    if (!place_pieces(c, mine + own, n, m, err) || !scatter_slices(c, mine, n, err)) {
+        return false;
+    }
+    /* out may be mine: the other slices of mine have been sent, so they may be overwritten. */
+    sum_tree(out + own, c->plan.piece, c->plan.adds, c->plan.n_add, m);
+    return gather_slices(c, out, n, err);
+}
+
+static bool reduce(struct comm_mpi *c, float *out, float *pieces, size_t n, struct error *err) {
+    if (n == 0) {
+        return true;
+    }
+    if (c->base.world == 1) {
+        memmove(out, pieces, n * sizeof(float));
+        return true;
+    }
+    if (n >= TREE_SLICES_BYTES / sizeof(float)) {
+        return reduce_by_slices(c, out, pieces, n, err);
+    }
+    if (c->plan.balanced) {
+        return reduce_by_levels(c, out, pieces, n, err);
+    }
+    return reduce_by_pieces(c, out, pieces, n, err);
+}
+
+bool mpi_tree_all_reduce(struct comm *base, float *out, float *pieces, size_t n, int n_leaf,
+                         struct error *err) {
+    struct comm_mpi *c = (struct comm_mpi *)base;
+    if (n_leaf < 1 || n_leaf > LEAF_TREE_MAX_LEAVES) {
+        return error_set(err, ERROR_SHAPE, "all_reduce_tree: %d leaves", n_leaf);
+    }
+    if (!wire_begin(&c->wire, "all_reduce_tree", err)) {
+        return false;
+    }
+    return wire_end(&c->wire, plan_for(c, n_leaf, err) && reduce(c, out, pieces, n, err));
+}

@@ -1,0 +1,181 @@
+#include "comm/wire.h"
+
+#include <sched.h>
+#include <stdlib.h>
+
+#include "base/buffer.h"
+#include "base/clock.h"
+
+enum {
+    WIRE_TAGS = 32768,       /* MPI promises tags up to 32767 */
+    WIRE_CHUNK = 1 << 30,    /* MPI counts bytes in an int */
+    WIRE_SPINS_PER_POLL = 64 /* looks at the clock and polls this often */
+};
+
+void wire_init(struct wire *w, MPI_Comm mpi, struct comm *comm) {
+    *w = (struct wire){.mpi = mpi, .comm = comm, .spins_per_yield = 1024};
+}
+
+bool wire_finish(struct wire *w) {
+    for (int i = 0; i < w->n; i++) {
+        int done = 0;
+        if (MPI_Test(&w->request[i], &done, MPI_STATUS_IGNORE) != MPI_SUCCESS || !done) {
+            return false;
+        }
+    }
+    free(w->request);
+    free(w->peer);
+    *w = (struct wire){0};
+    return true;
+}
+
+bool wire_begin(struct wire *w, const char *name, struct error *err) {
+    if (w->broken) {
+        return error_set(err, ERROR_COMM, "%s: an earlier collective on this communicator failed",
+                         name);
+    }
+    w->name = name;
+    w->sequence++;
+    w->start = clock_now();
+    w->deadline = w->start + w->comm->timeout_s;
+    return true;
+}
+
+static bool reserve(struct wire *w, struct error *err) {
+    if (w->n < w->capacity) {
+        return true;
+    }
+    int capacity = w->capacity == 0 ? 64 : 2 * w->capacity;
+    MPI_Request *request = realloc(w->request, (size_t)capacity * sizeof(*request));
+    if (request != NULL) {
+        w->request = request;
+    }
+    struct wire_peer *peer = realloc(w->peer, (size_t)capacity * sizeof(*peer));
+    if (peer != NULL) {
+        w->peer = peer;
+    }
+    if (request == NULL || peer == NULL) {
+        return error_set(err, ERROR_MEMORY, "%s: out of memory for %d requests", w->name, capacity);
+    }
+    w->capacity = capacity;
+    return true;
+}
+
+static bool mpi_failed(struct wire *w, const char *call, int rc, struct error *err) {
+    char text[MPI_MAX_ERROR_STRING] = "";
+    int length;
+    MPI_Error_string(rc, text, &length);
+    return error_set(err, ERROR_COMM, "%s: %s: %s", w->name, call, text);
+}
+
+bool wire_receive(struct wire *w, void *to, size_t bytes, int rank, struct error *err) {
+    for (size_t at = 0; at < bytes; at += WIRE_CHUNK) {
+        int count = (int)(bytes - at < WIRE_CHUNK ? bytes - at : WIRE_CHUNK);
+        if (!reserve(w, err)) {
+            return false;
+        }
+        int rc = MPI_Irecv((char *)to + at, count, MPI_BYTE, rank, (int)(w->sequence % WIRE_TAGS),
+                           w->mpi, &w->request[w->n]);
+        if (rc != MPI_SUCCESS) {
+            return mpi_failed(w, "MPI_Irecv", rc, err);
+        }
+        w->peer[w->n++] = (struct wire_peer){rank, true};
+    }
+    return true;
+}
+
+bool wire_send(struct wire *w, const void *from, size_t bytes, int rank, struct error *err) {
+    for (size_t at = 0; at < bytes; at += WIRE_CHUNK) {
+        int count = (int)(bytes - at < WIRE_CHUNK ? bytes - at : WIRE_CHUNK);
+        if (!reserve(w, err)) {
+            return false;
+        }
+        int rc = MPI_Isend((const char *)from + at, count, MPI_BYTE, rank,
+                           (int)(w->sequence % WIRE_TAGS), w->mpi, &w->request[w->n]);
+        if (rc != MPI_SUCCESS) {
+            return mpi_failed(w, "MPI_Isend", rc, err);
+        }
+        w->peer[w->n++] = (struct wire_peer){rank, false};
+    }
+    w->comm->stats.bytes += bytes;
+    return true;
+}
+
+/* Keeps only the requests that are not done, in order. */
+static void drop_done(struct wire *w) {
+    int kept = 0;
+    for (int i = 0; i < w->n; i++) {
+        int done = 0;
+        int rc = MPI_Test(&w->request[i], &done, MPI_STATUS_IGNORE);
+        if (rc == MPI_SUCCESS && !done) {
+            w->request[kept] = w->request[i];
+            w->peer[kept++] = w->peer[i];
+        }
+    }
+    w->n = kept;
+}
+
+/* True if all was done after all; else err names whom this rank waited for. */
+static bool too_late(struct wire *w, struct error *err) {
+    drop_done(w);
+    if (w->n == 0) {
+        return true;
+    }
+    struct buffer names = {0};
+    int last = -1;
+    int n_name = 0;
+    for (int i = 0; i < w->n; i++) {
+        /* Receives are posted first: a rank that sent nothing is named before one that took
+         * nothing. Consecutive posts to one rank are named once. */
+        if (w->peer[i].rank != last && n_name < 16 &&
+            (w->peer[i].receiving || !w->peer[0].receiving)) {
+            buffer_printf(&names, NULL, "%s%d", n_name++ == 0 ? "" : ", ", w->peer[i].rank);
+            last = w->peer[i].rank;
+        }
+    }
+    error_set(err, ERROR_DEADLINE, "%s #%llu: rank %d waited %.1f s for rank %.*s", w->name,
+              (unsigned long long)w->sequence, w->comm->rank, clock_now() - w->start,
+              (int)names.size, names.data == NULL ? "" : (char *)names.data);
+    buffer_finish(&names);
+    return false;
+}
+
+bool wire_wait(struct wire *w, struct error *err) {
+    for (unsigned spin = 1;; spin++) {
+        int done;
+        int rc = MPI_Testall(w->n, w->request, &done, MPI_STATUSES_IGNORE);
+        if (rc != MPI_SUCCESS) {
+            return mpi_failed(w, "MPI_Testall", rc, err);
+        }
+        if (done) {
+            w->n = 0;
+            return true;
+        }
+        if (spin % w->spins_per_yield == 0) {
+            sched_yield();
+        }
+        if (spin % WIRE_SPINS_PER_POLL == 0) {
+            if (w->comm->poll != NULL && !w->comm->poll(w->comm->poll_user, err)) {
+                return false;
+            }
+            if (clock_now() > w->deadline) {
+                return too_late(w, err);
+            }
+        }
+    }
+}
+
+bool wire_end(struct wire *w, bool ok) {
+    if (!ok) {
+        w->broken = true;
+        for (int i = 0; i < w->n; i++) {
+            if (w->peer[i].receiving && w->request[i] != MPI_REQUEST_NULL) {
+                MPI_Cancel(&w->request[i]);
+            }
+        }
+        drop_done(w);
+    }
+    w->comm->stats.n_collective++;
+    w->comm->stats.seconds += clock_now() - w->start;
+    return ok;
+}

@@ -1,0 +1,57 @@
+/* Non-blocking messages of one collective at a time, and the one wait with a deadline.
+ *
+ * A collective is wire_begin, any number of (posts, wire_wait), wire_end.
+ *
+ * Why an early peer's message for the next collective is never taken for this one: every rank calls
+ * the same collectives in the same order with the same sizes, so the messages rank A sends to rank
+ * B and the receives B posts from A form the same sequence, and MPI matches messages between two
+ * ranks in the order they were sent. The tag, which changes from one collective to the next, adds
+ * nothing to that; it turns a broken rule (ranks that differ in the order or number of collectives)
+ * into a deadline instead of wrong numbers.
+ *
+ * After a failure the wire is broken: every later collective fails at once, because MPI may still
+ * hold messages of the failed one. Receives that had not met their message are cancelled; of the
+ * rest MPI may go on using the buffers. So after a failed collective its buffers must not be
+ * freed before the process has stopped calling MPI. */
+#pragma once
+
+#include <mpi.h>
+
+#include "comm/comm.h"
+
+struct wire_peer {
+    int rank;
+    bool receiving;
+};
+
+struct wire {
+    MPI_Comm mpi;      /* borrows */
+    struct comm *comm; /* borrows: rank, timeout, poll, stats */
+    const char *name;  /* of the collective under way, for errors */
+    uint64_t sequence; /* of the collective under way */
+    double start, deadline;
+    int n; /* requests under way */
+    int capacity;
+    MPI_Request *request;   /* owns [capacity] */
+    struct wire_peer *peer; /* owns [capacity] */
+    bool broken;
+    unsigned spins_per_yield;
+};
+
+void wire_init(struct wire *w, MPI_Comm mpi, struct comm *comm);
+
+/* False where MPI still uses buffers: then the caller must leak those of its own that it posted. */
+bool wire_finish(struct wire *w);
+
+/* Errors: COMM, where an earlier collective failed. */
+bool wire_begin(struct wire *w, const char *name, struct error *err);
+
+/* Posts. Zero bytes post nothing, on either side. Errors: COMM, MEMORY. */
+bool wire_receive(struct wire *w, void *to, size_t bytes, int rank, struct error *err);
+bool wire_send(struct wire *w, const void *from, size_t bytes, int rank, struct error *err);
+
+/* Waits for everything posted. Errors: DEADLINE, naming the ranks; COMM; what comm->poll says. */
+bool wire_wait(struct wire *w, struct error *err);
+
+/* Ends the collective: counts it if ok, else marks the wire as broken. Returns ok. */
+bool wire_end(struct wire *w, bool ok);

@@ -1,0 +1,7 @@
+#include "rpc/build_id.h"
+
+#include "build_id_value.h" /* generated */
+
+const char *build_id(void) {
+    return LOCKSTEP_BUILD_ID;
+}
