@@ -1,0 +1,182 @@
+/* Measures what the host path is worth, each figure as a ratio within this one run:
+ *
+ *   mpirun -np N model_bench MODEL_DIR THREADS [PAIRS]
+ *
+ * load time; prefill; decode, with the weights' bytes over its time as a fraction of the
+ * streaming-read bandwidth probed between the rounds; and the price of the fixed summation tree:
+ * pairs of decode rounds, one with the tree and one with an unordered sum (one partial result per
+ * rank), interleaved. */
+#include <mpi.h>
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "comm/mpi.h"
+#include "device/host/probe.h"
+#include "model/model.h"
+
+enum { PREFILL = 256, ROUND = 6, MAX_PAIRS = 200, CTX = 2048, N_BLOCK = CTX / KV_BLOCK };
+
+/* A communicator that adds up one partial result per rank: what a plain all-reduce would do. */
+struct unordered {
+    struct comm base;
+    struct comm *inner;
+};
+
+static bool unordered_reduce(struct comm *c, float *out, float *pieces, size_t n, int n_leaf,
+                             struct error *err) {
+    struct comm *inner = ((struct unordered *)c)->inner;
+    (void)n_leaf;
+    return inner->ops->all_reduce_tree(inner, out, pieces, n, inner->world, err);
+}
+
+static bool unordered_gather(struct comm *c, void *dst, const void *src, const size_t *bytes,
+                             struct error *err) {
+    struct comm *inner = ((struct unordered *)c)->inner;
+    return inner->ops->gather(inner, dst, src, bytes, err);
+}
+
+static bool unordered_max(struct comm *c, uint32_t *x, size_t n, struct error *err) {
+    struct comm *inner = ((struct unordered *)c)->inner;
+    return inner->ops->all_reduce_max_u32(inner, x, n, err);
+}
+
+static const struct comm_ops unordered_ops = {.name = "unordered",
+                                              .exact = false,
+                                              .all_reduce_tree = unordered_reduce,
+                                              .gather = unordered_gather,
+                                              .all_reduce_max_u32 = unordered_max};
+
+static _Noreturn void die(const char *what, const struct error *err) {
+    fprintf(stderr, "bench: %s: %s\n", what, err->message);
+    MPI_Abort(MPI_COMM_WORLD, 1);
+    exit(1);
+}
+
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+static double median(double *x, int n) {
+    qsort(x, (size_t)n, sizeof *x, by_value);
+    return n % 2 ? x[n / 2] : 0.5 * (x[n / 2 - 1] + x[n / 2]);
+}
+
+static double feed(struct model *m, int pos, int n, int n_round) {
+    static int32_t tokens[PREFILL], blocks[N_BLOCK];
+    struct step_result result;
+    struct error err;
+    for (int i = 0; i < N_BLOCK; i++) {
+        blocks[i] = i;
+    }
+    for (int i = 0; i < n; i++) {
+        tokens[i] = 100 + i * 13;
+    }
+    double start = clock_now();
+    for (int i = 0; i < n_round; i++) {
+        struct step_seq seq = {.id = 1,
+                               .pos = pos + i * n,
+                               .n_tok = n,
+                               .tokens = tokens,
+                               .n_block = N_BLOCK,
+                               .blocks = blocks,
+                               .output = STEP_OUTPUT_CANDIDATES,
+                               .top_k = 1};
+        struct step step = {1, &seq};
+        if (!model_step(m, &step, &result, &err)) {
+            die("step", &err);
+        }
+    }
+    MPI_Barrier(MPI_COMM_WORLD);
+    return clock_now() - start;
+}
+
+static double probe_all(int threads) {
+    double mine = probe_read_bandwidth(threads), all = 0;
+    MPI_Allreduce(&mine, &all, 1, MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD);
+    return all;
+}
+
+static struct model *load(const char *dir, struct device *device, struct comm *comm) {
+    struct model_params params = {.dir = dir, .ctx = CTX, .n_block = N_BLOCK, .max_tok = PREFILL};
+    struct model *m = NULL;
+    struct error err;
+    if (!model_load(&m, &params, device, comm, NULL, &err)) {
+        die("load", &err);
+    }
+    return m;
+}
+
+int main(int argc, char **argv) {
+    struct device *device;
+    struct comm *comm;
+    struct error err;
+    uint8_t id[COMM_ID_BYTES];
+    int rank, world, threads = argc > 2 ? atoi(argv[2]) : 1, pairs = argc > 3 ? atoi(argv[3]) : 15;
+    MPI_Init(&argc, &argv);
+    MPI_Comm_size(MPI_COMM_WORLD, &world);
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    if (argc < 2 || threads < 1 || pairs < 1 || pairs > MAX_PAIRS) {
+        fprintf(stderr, "usage: model_bench MODEL_DIR [THREADS [PAIRS]]\n");
+        return 2;
+    }
+    struct host_options host = {threads, NULL};
+    omp_set_num_threads(threads);
+    if (!host_device_create(&host, &device, &err) ||
+        !(world == 1 ? comm_self_create(&comm, &err)
+                     : comm_mpi_new_id(id, &err) &&
+                           comm_mpi_create(MPI_COMM_WORLD, id, 60, &comm, &err))) {
+        die("start", &err);
+    }
+    MPI_Barrier(MPI_COMM_WORLD);
+    double start = clock_now();
+    struct model *tree = load(argv[1], device, comm);
+    MPI_Barrier(MPI_COMM_WORLD);
+    double load_s = clock_now() - start;
+    struct unordered plain = {*comm, comm};
+    plain.base.ops = &unordered_ops;
+    struct model *sum = load(argv[1], device, &plain.base);
+
+    double prefill[5], ratio[MAX_PAIRS], decode[MAX_PAIRS], read[MAX_PAIRS];
+    double bytes = (double)model_bytes_read(tree), all_bytes;
+    MPI_Allreduce(&bytes, &all_bytes, 1, MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD);
+    for (int i = 0; i < 5; i++) {
+        prefill[i] = feed(tree, 0, PREFILL, 1);
+        feed(sum, 0, PREFILL, 1);
+    }
+    for (int i = 0; i < pairs; i++) {
+        double t, s;
+        if (i % 2) {
+            s = feed(sum, PREFILL, 1, ROUND), t = feed(tree, PREFILL, 1, ROUND);
+        } else {
+            t = feed(tree, PREFILL, 1, ROUND), s = feed(sum, PREFILL, 1, ROUND);
+        }
+        ratio[i] = t / s;
+        decode[i] = t / ROUND;
+        read[i] = probe_all(threads);
+    }
+    if (rank == 0) {
+        double token_s = median(decode, pairs), fastest = decode[0], slowest = decode[pairs - 1];
+        double bw = median(read, pairs), r = median(ratio, pairs);
+        printf("ranks %d x %d threads, %s kernels, %.0f MB of weights\n", world, threads,
+               host_isa_name(device), all_bytes / 1e6);
+        printf("load            %8.2f s\n", load_s);
+        printf("prefill %d     %8.1f tok/s\n", PREFILL, PREFILL / median(prefill, 5));
+        printf("decode          %8.2f tok/s  (%.2f .. %.2f)\n", 1 / token_s, 1 / slowest,
+               1 / fastest);
+        printf("weights read    %8.2f GB/s of %.2f GB/s (%.2f .. %.2f): fraction %.3f\n",
+               all_bytes / token_s / 1e9, bw / 1e9, read[0] / 1e9, read[pairs - 1] / 1e9,
+               all_bytes / token_s / bw);
+        printf("tree / no tree  %8.4f  (%.4f .. %.4f, %d pairs)\n", r, ratio[0], ratio[pairs - 1],
+               pairs);
+    }
+    model_destroy(sum);
+    model_destroy(tree);
+    comm_destroy(comm);
+    device_destroy(device);
+    MPI_Finalize();
+    return 0;
+}
