@@ -150,6 +150,7 @@ struct device_ops {
 
 struct device {
     const struct device_ops *ops; /* first member of every device */
+    int n_sharer; /* ranks that share this device's memory; 0 counts as 1 */
 };
 
 /* ---- the host device ---- */

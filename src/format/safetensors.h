@@ -17,7 +17,7 @@ struct st_tensor {
     const char *dtype_name; /* as the file spells it */
     bool supported;         /* dtype is one of enum dtype */
     enum dtype dtype;
-    int n_dim;
+    int n_dim; /* ST_MAX_DIMS + 1: more than are kept, so no shape that st_require is asked for */
     int64_t shape[ST_MAX_DIMS];
     int file;        /* index into the set's files */
     uint64_t offset; /* from the file's start */

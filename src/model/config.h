@@ -13,6 +13,7 @@ enum {
     MODEL_MAX_EOS = 16,
     MODEL_MAX_LAYERS = 1024,
     MODEL_MAX_HIDDEN = 1 << 20,
+    MODEL_MAX_INTERMEDIATE = 1 << 22,
     MODEL_MAX_VOCAB = 1 << 24,
     MODEL_MAX_POSITIONS = 1 << 26,
 };
@@ -46,7 +47,9 @@ struct model_config {
     bool qk_norm;  /* per-head RMSNorm of q and k (Qwen3) */
     bool qkv_bias; /* q_proj.bias, k_proj.bias, v_proj.bias exist */
     bool o_bias;
-    bool mlp_bias; /* gate, up and down have biases */
+    bool mlp_bias;    /* gate, up and down have biases */
+    enum dtype dtype; /* torch_dtype or dtype, BF16 where it says none of ours; what the weights'
+                       * files say is what counts */
     int n_eos;
     int32_t eos[MODEL_MAX_EOS]; /* config.json's and generation_config.json's, united */
     int32_t bos;                /* -1: none */

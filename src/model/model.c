@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "format/safetensors.h"
+#include "model/footprint.h"
 #include "model/model_impl.h"
 #include "model/rope.h"
 
@@ -39,7 +41,6 @@ static bool activations_init(struct model *m, struct error *err) {
             return error_wrap(err, "activations");
         }
         *pointers[i] = p;
-        m->bytes += sizes[i] * sizeof(float);
     }
     return true;
 }
@@ -74,18 +75,35 @@ static bool batch_init(struct batch *b, int max_tok, struct error *err) {
     return (b->ids && b->seqs) || error_set(err, ERROR_MEMORY, "cannot allocate the batch");
 }
 
+/* Holds what this rank is going to allocate to what is free, before any of it is allocated. */
+static bool check_memory(struct model *m, const struct st_set *set, struct error *err) {
+    const struct model_params *p = &m->params;
+    struct device *d = m->nn.device;
+    const struct st_tensor *table = st_find(set, "model.embed_tokens.weight");
+    struct footprint_params sizes = {.dtype = table ? table->dtype : DTYPE_F32,
+                                     .ctx = p->ctx,
+                                     .n_block = p->n_block,
+                                     .max_tok = p->max_tok,
+                                     .max_logits = OUTPUT_CHUNK};
+    struct footprint f = footprint_of_shard(&m->config, &m->nn.shard, &sizes);
+    m->bytes = footprint_total(&f);
+    uint64_t sharers = d->n_sharer > 1 ? (uint64_t)d->n_sharer : 1;
+    return footprint_require(&m->config, &m->nn.shard, &sizes, d->ops->memory_free(d) / sharers,
+                             err);
+}
+
 /* Everything that is this rank's alone and may fail here and not elsewhere. */
 static bool load_local(struct model *m, const struct model_progress *progress, struct error *err) {
     const struct model_params *p = &m->params;
     struct nn_context *nn = &m->nn;
-    if (!weights_load(&m->weights, &m->config, nn, p->dir, progress, err) ||
-        !kv_cache_init(&m->kv, nn, m->config.n_layer, p->n_block, err) ||
-        !activations_init(m, err) || !rope_init(m, err) ||
-        !batch_init(&m->batch, p->max_tok, err) || !output_init(&m->out, m, err)) {
-        return false;
-    }
-    m->bytes += m->weights.bytes_read + kv_cache_bytes(&m->kv);
-    return true;
+    struct st_set *set = NULL;
+    bool ok = st_open(&set, p->dir, err) && check_memory(m, set, err) &&
+              weights_load(&m->weights, &m->config, nn, set, progress, err) &&
+              kv_cache_init(&m->kv, nn, m->config.n_layer, p->n_block, err) &&
+              activations_init(m, err) && rope_init(m, err) &&
+              batch_init(&m->batch, p->max_tok, err) && output_init(&m->out, m, err);
+    st_close(set);
+    return ok;
 }
 
 static bool check_params(const struct model_params *p, const struct model_config *c,

@@ -171,10 +171,9 @@ static bool declare(struct builder *b, struct error *err) {
 }
 
 bool weights_load(struct weights *out, const struct model_config *config,
-                  const struct nn_context *nn, const char *dir,
+                  const struct nn_context *nn, const struct st_set *set,
                   const struct model_progress *progress, struct error *err) {
     bool ok = false;
-    struct st_set *set = NULL;
     struct loader *loader = NULL;
 
     /* The plans are pointed to by the layers, so everything is built in place. */
@@ -188,14 +187,13 @@ bool weights_load(struct weights *out, const struct model_config *config,
         goto out;
     }
     struct builder b = {.config = config, .nn = nn, .w = out};
-    if (!st_open(&set, dir, err) || !loader_create(&loader, set, nn->device, err)) {
+    if (!loader_create(&loader, set, nn->device, err)) {
         goto out;
     }
     b.loader = loader;
     ok = declare(&b, err) && loader_run(loader, progress, &out->bytes_read, &out->n_nonfinite, err);
 out:
     loader_destroy(loader);
-    st_close(set);
     if (!ok) {
         weights_finish(out, nn->device);
     }

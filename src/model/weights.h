@@ -2,6 +2,7 @@
  */
 #pragma once
 
+#include "format/safetensors.h"
 #include "model/config.h"
 #include "model/model.h"
 #include "nn/sharded_linear.h"
@@ -32,10 +33,10 @@ struct weights {
     uint64_t n_nonfinite;
 };
 
-/* Allocates and reads this rank's shard of the checkpoint in dir. Rank-local: no communication.
- * Errors: st_open's, loader's, MEMORY. */
+/* Allocates and reads this rank's shard of the checkpoint. Rank-local: no communication.
+ * Errors: loader's, MEMORY. */
 bool weights_load(struct weights *out, const struct model_config *config,
-                  const struct nn_context *nn, const char *dir,
+                  const struct nn_context *nn, const struct st_set *set,
                   const struct model_progress *progress, struct error *err);
 
 void weights_finish(struct weights *w, struct device *device);

@@ -1,0 +1,170 @@
+#include "format/json.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/buffer.h"
+#include "format/show.h"
+
+/* The key whose value the parser was in when it stopped at byte `end`: the last string before it
+ * that a colon follows. "" when there is none. */
+static struct shown last_key(const char *text, size_t end) {
+    char key[128] = "";
+    size_t colon = end;
+    while (colon > 0 && text[colon - 1] != ':') {
+        colon--;
+    }
+    size_t close = colon ? colon - 1 : 0;
+    while (close > 0 && memchr(" \t\r\n", text[close - 1], 4)) {
+        close--;
+    }
+    if (close > 1 && text[close - 1] == '"') {
+        size_t open = close - 1;
+        while (open > 0 && text[open - 1] != '"') {
+            open--;
+        }
+        snprintf(key, sizeof key, "%.*s",
+                 (int)(close - 1 - open < sizeof key ? close - 1 - open : sizeof key - 1),
+                 text + open);
+    }
+    return show_text(key);
+}
+
+bool json_parse(json_t **out, const char *file, const char *text, size_t n, struct error *err) {
+    json_error_t where;
+    json_t *value = json_loadb(text, n, JSON_REJECT_DUPLICATES, &where);
+    if (!value) {
+        size_t stop = where.position > 0 ? (size_t)where.position : 0;
+        struct shown key = last_key(text, stop < n ? stop : n);
+        return error_set(err, ERROR_JSON, "%s: not valid JSON: line %d, column %d%s%s: %s",
+                         show_path(file).text, where.line, where.column, key.text[0] ? ", at " : "",
+                         key.text, show_text(where.text).text);
+    }
+    *out = value;
+    return true;
+}
+
+bool json_read_file(json_t **out, const char *path, size_t limit, struct error *err) {
+    struct buffer text = {0};
+    bool ok = buffer_read_file(&text, path, limit, err) &&
+              json_parse(out, path, (const char *)text.data, text.size, err);
+    buffer_finish(&text);
+    return ok;
+}
+
+bool json_fields_init(struct json_fields *out, const json_t *value, const char *file,
+                      const char *name, const char *prefix, enum error_kind kind,
+                      struct error *err) {
+    struct json_fields f = {.object = value, .file = file, .prefix = prefix, .kind = kind};
+    if (!json_is_object(value)) {
+        struct json_fields whole = {.file = file, .prefix = "", .kind = kind};
+        return json_bad_field(&whole, name, "an object", value, err);
+    }
+    *out = f;
+    return true;
+}
+
+/* A value as an error message shows it. */
+static struct shown show_value(const json_t *v) {
+    char text[sizeof(struct shown) + 2];
+    switch (json_typeof(v)) {
+    case JSON_STRING:
+        snprintf(text, sizeof text, "\"%s\"", show_text(json_string_value(v)).text);
+        break;
+    case JSON_INTEGER:
+        snprintf(text, sizeof text, "%lld", (long long)json_integer_value(v));
+        break;
+    case JSON_REAL:
+        snprintf(text, sizeof text, "%.17g", json_real_value(v));
+        break;
+    case JSON_OBJECT:
+        return show_text("an object");
+    case JSON_ARRAY:
+        return show_text("a list");
+    case JSON_TRUE:
+        return show_text("true");
+    case JSON_FALSE:
+        return show_text("false");
+    default:
+        return show_text("null");
+    }
+    return show_text(text);
+}
+
+bool json_bad_field(const struct json_fields *f, const char *key, const char *what,
+                    const json_t *value, struct error *err) {
+    struct shown file = show_path(f->file);
+    const char *colon = key[0] ? ": " : "";
+    if (!value) {
+        return error_set(err, f->kind, "%s%s%s%s: missing; expected %s", file.text, colon,
+                         f->prefix, show_text(key).text, what);
+    }
+    return error_set(err, f->kind, "%s%s%s%s: expected %s, got %s", file.text, colon, f->prefix,
+                     show_text(key).text, what, show_value(value).text);
+}
+
+bool json_has(const struct json_fields *f, const char *key) {
+    const json_t *v = json_object_get(f->object, key);
+    return v && !json_is_null(v);
+}
+
+bool json_get_int(const struct json_fields *f, const char *key, int64_t min, int64_t max,
+                  int64_t *out, struct error *err) {
+    const json_t *v = json_object_get(f->object, key);
+    if (!json_is_integer(v) || json_integer_value(v) < min || json_integer_value(v) > max) {
+        char what[80];
+        snprintf(what, sizeof what, "an integer from %lld to %lld", (long long)min, (long long)max);
+        return json_bad_field(f, key, what, v, err);
+    }
+    *out = json_integer_value(v);
+    return true;
+}
+
+bool json_get_int_or(const struct json_fields *f, const char *key, int64_t min, int64_t max,
+                     int64_t *out, struct error *err) {
+    return !json_has(f, key) || json_get_int(f, key, min, max, out, err);
+}
+
+bool json_get_number(const struct json_fields *f, const char *key, double min, double max,
+                     double *out, struct error *err) {
+    const json_t *v = json_object_get(f->object, key);
+    if (!json_is_number(v) || !(json_number_value(v) >= min && json_number_value(v) <= max)) {
+        char what[80];
+        snprintf(what, sizeof what, "a number from %g to %g", min, max);
+        return json_bad_field(f, key, what, v, err);
+    }
+    *out = json_number_value(v);
+    return true;
+}
+
+bool json_get_number_or(const struct json_fields *f, const char *key, double min, double max,
+                        double *out, struct error *err) {
+    return !json_has(f, key) || json_get_number(f, key, min, max, out, err);
+}
+
+bool json_get_bool_or(const struct json_fields *f, const char *key, bool *out, struct error *err) {
+    if (!json_has(f, key)) {
+        return true;
+    }
+    const json_t *v = json_object_get(f->object, key);
+    if (!json_is_boolean(v)) {
+        return json_bad_field(f, key, "true or false", v, err);
+    }
+    *out = json_is_true(v);
+    return true;
+}
+
+bool json_get_string(const struct json_fields *f, const char *key, const char **out,
+                     struct error *err) {
+    const json_t *v = json_object_get(f->object, key);
+    if (!json_is_string(v)) {
+        return json_bad_field(f, key, "a string", v, err);
+    }
+    *out = json_string_value(v);
+    return true;
+}
+
+bool json_get_string_or(const struct json_fields *f, const char *key, const char **out,
+                        struct error *err) {
+    return !json_has(f, key) || json_get_string(f, key, out, err);
+}

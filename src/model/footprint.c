@@ -1,0 +1,148 @@
+#include "model/footprint.h"
+
+#include <stdio.h>
+
+#include "format/show.h"
+
+enum { PANEL_ROWS = 16, HEAD_DIM_PAD = 16 };
+
+static uint64_t add(uint64_t a, uint64_t b) {
+    uint64_t sum;
+    return __builtin_add_overflow(a, b, &sum) ? UINT64_MAX : sum;
+}
+
+static uint64_t mul(uint64_t a, uint64_t b) {
+    uint64_t product;
+    return __builtin_mul_overflow(a, b, &product) ? UINT64_MAX : product;
+}
+
+static uint64_t padded(int64_t n, int multiple) {
+    return (uint64_t)((n + multiple - 1) / multiple * multiple);
+}
+
+struct shard_dims footprint_dims(const struct model_config *c) {
+    return (struct shard_dims){.n_head = c->n_head,
+                               .n_kv_head = c->n_kv_head,
+                               .head_dim = c->head_dim,
+                               .intermediate = c->intermediate,
+                               .vocab = c->vocab};
+}
+
+static uint64_t matrix(int64_t rows, int64_t cols, enum dtype dtype) {
+    return mul(mul(padded(rows, PANEL_ROWS), (uint64_t)cols), dtype_size(dtype));
+}
+
+/* Rows of q, k and v together. */
+static int64_t qkv_rows(const struct model_config *c, const struct shard *s) {
+    return ((int64_t)s->heads.count + 2 * (int64_t)s->kv_heads.count) * c->head_dim;
+}
+
+static uint64_t layer_weights(const struct model_config *c, const struct shard *s, enum dtype t) {
+    int64_t mlp = s->mlp.count;
+    int64_t floats = 2 * (int64_t)c->hidden; /* the two norms */
+    uint64_t bytes = matrix(qkv_rows(c, s), c->hidden, t);
+
+    bytes = add(bytes, matrix(c->hidden, (int64_t)s->heads.count * c->head_dim, t));
+    bytes = add(bytes, matrix(2 * mlp, c->hidden, t));
+    bytes = add(bytes, matrix(c->hidden, mlp, t));
+    floats += c->qk_norm ? 2 * c->head_dim : 0;
+    floats += c->qkv_bias ? qkv_rows(c, s) : 0;
+    floats += c->o_bias ? c->hidden : 0;
+    floats += c->mlp_bias ? 2 * mlp + c->hidden : 0;
+    return add(bytes, mul((uint64_t)floats, sizeof(float)));
+}
+
+static uint64_t weights(const struct model_config *c, const struct shard *s, enum dtype t) {
+    uint64_t bytes = mul((uint64_t)c->n_layer, layer_weights(c, s, t));
+    uint64_t table = matrix(s->vocab.count, c->hidden, t);
+    bytes = add(bytes, mul(c->tied ? 1 : 2, table));
+    return add(bytes, (uint64_t)c->hidden * sizeof(float)); /* the final norm */
+}
+
+/* One KV block of all layers. */
+static uint64_t block_bytes(const struct model_config *c, const struct shard *s) {
+    uint64_t floats =
+        mul((uint64_t)s->kv_heads.count * KV_BLOCK, padded(c->head_dim, HEAD_DIM_PAD));
+    return mul(mul(2 * sizeof(float), floats), (uint64_t)c->n_layer);
+}
+
+/* Per token: the residual, its norm, q k v, attention's output, gate and up, their product, and
+ * the partial results of a row-parallel linear, once as computed and once as received. */
+static uint64_t buffers(const struct model_config *c, const struct shard *s,
+                        const struct footprint_params *p) {
+    struct leaf_run pieces[LEAF_TREE_MAX_PIECES];
+    int64_t n_piece = leaf_tree_pieces(c->n_head, s->heads, pieces);
+    int64_t per_token = (2 + 2 * n_piece) * c->hidden + qkv_rows(c, s) +
+                        (int64_t)s->heads.count * c->head_dim + 3 * (int64_t)s->mlp.count;
+    /* The leader gathers every rank's logits. */
+    int64_t logits = s->vocab.count + (s->rank == 0 && s->world > 1 ? c->vocab : 0);
+    uint64_t floats = mul((uint64_t)p->max_tok, (uint64_t)per_token);
+    floats = add(floats, mul((uint64_t)p->max_logits, (uint64_t)logits));
+    floats = add(floats, mul((uint64_t)p->ctx, (uint64_t)c->head_dim));
+    return mul(floats, sizeof(float));
+}
+
+struct footprint footprint_of_shard(const struct model_config *c, const struct shard *shard,
+                                    const struct footprint_params *params) {
+    return (struct footprint){.weights = weights(c, shard, params->dtype),
+                              .kv = mul((uint64_t)params->n_block, block_bytes(c, shard)),
+                              .buffers = buffers(c, shard, params)};
+}
+
+uint64_t footprint_total(const struct footprint *f) {
+    return add(add(f->weights, f->kv), f->buffers);
+}
+
+static bool world_fits(const struct model_config *c, int world,
+                       const struct footprint_params *params, uint64_t available) {
+    struct shard_dims dims = footprint_dims(c);
+    struct shard s;
+    for (int rank = 0; rank < world; rank++) {
+        if (!shard_compute(&s, &dims, world, rank, NULL)) {
+            return false;
+        }
+        struct footprint f = footprint_of_shard(c, &s, params);
+        if (footprint_total(&f) > available) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* The smallest world above the shard's in which every rank would fit; 0 when there is none. */
+static int world_that_fits(const struct model_config *c, const struct shard *shard,
+                           const struct footprint_params *params, uint64_t available) {
+    for (int world = shard->world + 1; world <= c->n_head; world++) {
+        if (world_fits(c, world, params, available)) {
+            return world;
+        }
+    }
+    return 0;
+}
+
+bool footprint_require(const struct model_config *c, const struct shard *shard,
+                       const struct footprint_params *params, uint64_t available,
+                       struct error *err) {
+    struct footprint f = footprint_of_shard(c, shard, params);
+    uint64_t fixed = add(f.weights, f.buffers);
+    char advice[120] = "";
+
+    if (footprint_total(&f) <= available) {
+        return true;
+    }
+    uint64_t blocks = fixed < available ? (available - fixed) / block_bytes(c, shard) : 0;
+    int world = world_that_fits(c, shard, params, available);
+    if (blocks > 0) {
+        snprintf(advice, sizeof advice, "; a KV cache of %llu positions would fit (--ctx)",
+                 (unsigned long long)blocks * KV_BLOCK);
+    } else if (world > 0) {
+        snprintf(advice, sizeof advice, "; with this much for each rank, %d ranks would fit",
+                 world);
+    }
+    return error_set(err, ERROR_MEMORY,
+                     "will not fit: this rank needs %s (weights %s, KV cache %s, buffers %s), "
+                     "%s are free%s",
+                     show_bytes(footprint_total(&f)).text, show_bytes(f.weights).text,
+                     show_bytes(f.kv).text, show_bytes(f.buffers).text, show_bytes(available).text,
+                     advice);
+}

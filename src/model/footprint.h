@@ -1,0 +1,40 @@
+/* What a rank will allocate for a model, worked out from numbers alone: for `plan`, and for the
+ * loader, which refuses what will not fit before it allocates any of it. Sizes are those of the
+ * host device: matrices in panels of 16 rows, the head dimension of the KV cache padded to 16. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/dtype.h"
+#include "base/error.h"
+#include "model/config.h"
+#include "nn/shard.h"
+
+struct footprint_params {
+    enum dtype dtype; /* of the matrices; norms and biases are f32 */
+    int ctx;          /* positions of one sequence: the table of rotations */
+    int64_t n_block;  /* KV blocks of KV_BLOCK positions, all sequences together */
+    int max_tok;      /* tokens of one step */
+    int max_logits;   /* rows of logits computed at a time */
+};
+
+/* Bytes. Sums that overflow stay at UINT64_MAX. */
+struct footprint {
+    uint64_t weights;
+    uint64_t kv;
+    uint64_t buffers; /* activations of one step, logits, the table of rotations */
+};
+
+struct shard_dims footprint_dims(const struct model_config *c);
+
+struct footprint footprint_of_shard(const struct model_config *c, const struct shard *shard,
+                                    const struct footprint_params *params);
+
+uint64_t footprint_total(const struct footprint *f);
+
+/* Holds the shard's footprint to the bytes that are free for this rank. Errors: MEMORY, which says
+ * what is needed, what is free, and which context or number of ranks would fit. */
+bool footprint_require(const struct model_config *c, const struct shard *shard,
+                       const struct footprint_params *params, uint64_t available,
+                       struct error *err);
