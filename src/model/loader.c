@@ -78,21 +78,13 @@ bool loader_add_vector(struct loader *l, const char *name, int size, int first, 
            (n == 0 || add_job(l, &job, err));
 }
 
-bool loader_dtype(const struct loader *l, int n, const char *const *names, enum dtype *out,
+bool loader_dtype(const struct loader *l, const char *name, int rows, int cols, enum dtype *out,
                   struct error *err) {
-    enum dtype dtype = DTYPE_F32;
-    for (int i = 0; i < n; i++) {
-        const struct st_tensor *t = st_find(l->set, names[i]);
-        if (!t) {
-            return error_set(err, ERROR_ST_TENSOR, "tensor %s is missing", names[i]);
-        }
-        if (i == 0) {
-            dtype = t->dtype;
-        } else if (t->dtype != dtype) {
-            dtype = DTYPE_F32;
-        }
+    const struct st_tensor *t;
+    if (!st_require(l->set, name, 2, (int64_t[]){rows, cols}, &t, err)) {
+        return false;
     }
-    *out = dtype;
+    *out = t->dtype;
     return true;
 }
 

@@ -29,9 +29,9 @@ bool loader_add_matrix(struct loader *l, const char *name, int rows, int cols,
 bool loader_add_vector(struct loader *l, const char *name, int size, int first, int n, float *dst,
                        struct error *err);
 
-/* The dtype a matrix made of these tensors should have: theirs, or F32 where they differ.
- * Errors: ST_TENSOR, UNSUPPORTED. */
-bool loader_dtype(const struct loader *l, int n, const char *const *names, enum dtype *out,
+/* The stored dtype of tensor `name`, which must be [rows, cols]: shapes are held to config.json
+ * before anything is allocated for them. Errors: ST_TENSOR, UNSUPPORTED. */
+bool loader_dtype(const struct loader *l, const char *name, int rows, int cols, enum dtype *out,
                   struct error *err);
 
 /* Runs all jobs. Warns of tensors with NaN or infinite values and counts them.

@@ -53,14 +53,18 @@ static bool add_column(const struct builder *b, struct sharded_linear *l, int n_
     char names[3][NAME_SIZE], rest[64];
     const char *list[3];
     int rows = 0;
+    enum dtype dtype = DTYPE_F32; /* the parts', or F32 where they differ: widening is exact */
     for (int i = 0; i < n_part; i++) {
+        enum dtype stored;
         snprintf(rest, sizeof rest, "%s.weight", parts[i].proj);
         list[i] = layer_name(names[i], b->layer, rest);
         rows += parts[i].run.count;
+        if (!loader_dtype(b->loader, list[i], parts[i].total, b->config->hidden, &stored, err)) {
+            return false;
+        }
+        dtype = i == 0 || stored == dtype ? stored : DTYPE_F32;
     }
-    enum dtype dtype;
-    if (!loader_dtype(b->loader, n_part, list, &dtype, err) ||
-        !sharded_linear_init(l, b->nn, dtype, rows, b->config->hidden, bias, NULL, err)) {
+    if (!sharded_linear_init(l, b->nn, dtype, rows, b->config->hidden, bias, NULL, err)) {
         return false;
     }
     int at = 0;
@@ -89,7 +93,7 @@ static bool add_row(const struct builder *b, struct sharded_linear *l, const cha
     snprintf(rest, sizeof rest, "%s.weight", proj);
     const char *full = layer_name(name, b->layer, rest);
     enum dtype dtype;
-    if (!loader_dtype(b->loader, 1, &full, &dtype, err) ||
+    if (!loader_dtype(b->loader, full, out, total, &dtype, err) ||
         !sharded_linear_init(l, b->nn, dtype, out, run.count, bias, plan, err)) {
         return false;
     }
@@ -146,7 +150,7 @@ static bool add_vocabulary(const struct builder *b, const char *name, struct mat
     struct leaf_run rows = b->nn->shard.vocab;
     struct loader_part part = {rows.first, rows.count, 0, c->hidden};
     enum dtype dtype;
-    return loader_dtype(b->loader, 1, &name, &dtype, err) &&
+    return loader_dtype(b->loader, name, c->vocab, c->hidden, &dtype, err) &&
            d->ops->matrix_create(d, dtype, rows.count, c->hidden, out, err) &&
            loader_add_matrix(b->loader, name, c->vocab, c->hidden, part, *out, 0, err);
 }
