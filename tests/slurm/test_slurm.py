@@ -1,0 +1,125 @@
+#!/usr/bin/env python3
+"""Run lockstep under a real Slurm: one node and two, srun and sbatch, exit codes, a rank that dies.
+
+    test_slurm.py LOCKSTEP
+
+Exits 77, with the reason, where no cluster can be brought up.
+"""
+import glob
+import os
+import signal
+import subprocess
+import sys
+import time
+import unittest
+
+from cluster import Cluster, Unavailable, require
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+SBATCH = os.path.join(ROOT, "scripts", "slurm", "lockstep.sbatch")
+SRUN = ["srun", "--mpi=pmix", "--kill-on-bad-exit=1"]
+PROMPT = ["--prompt", "In the beginning", "--max-tokens", "24"]
+LOCKSTEP = None
+
+
+def ranks_of(lockstep, node):
+    """Pids of lockstep processes that a virtual node runs (its host name tells whose they are)."""
+    pids = []
+    for path in glob.glob("/proc/[0-9]*/cmdline"):
+        try:
+            with open(path, "rb") as f:
+                words = f.read().split(b"\0")
+            with open(os.path.dirname(path) + "/environ", "rb") as f:
+                environment = f.read().split(b"\0")
+        except OSError:
+            continue
+        if words[0] == lockstep.encode() and f"SLURMD_NODENAME={node}".encode() in environment:
+            pids.append(int(os.path.basename(os.path.dirname(path))))
+    return pids
+
+
+class TestSlurm(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.cluster = Cluster(nodes=2)
+        cls.enterClassContext(cls.cluster)
+        cls.expected = subprocess.run([LOCKSTEP, "generate", *PROMPT], text=True, check=True,
+                                      stdin=subprocess.DEVNULL, capture_output=True).stdout
+
+    def run_ok(self, command, **options):
+        done = self.cluster.run(command, **options)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        return done.stdout
+
+    def submit(self, options, words):
+        """(exit code, stdout, stderr) of the sbatch script, run to its end."""
+        folder = self.cluster.path(f"job-{time.monotonic_ns()}")
+        os.mkdir(folder)
+        env = dict(self.cluster.env, LOCKSTEP=LOCKSTEP)
+        done = self.cluster.run(["sbatch", "--wait", *options, SBATCH, *words], cwd=folder, env=env)
+        text = {}
+        for end in ("out", "err"):
+            paths = glob.glob(os.path.join(folder, f"lockstep-*.{end}"))
+            self.assertEqual(len(paths), 1, f"{done.stdout}{done.stderr}{os.listdir(folder)}")
+            with open(paths[0], encoding="utf-8") as f:
+                text[end] = f.read()
+        return done.returncode, text["out"], text["err"]
+
+    def test_check_on_one_node(self):
+        out = self.run_ok([*SRUN, "-N1", "-n2", LOCKSTEP, "check"])
+        self.assertEqual(out.count("lab1"), 2, out)
+
+    def test_check_on_two_nodes(self):
+        out = self.run_ok([*SRUN, "-N2", "-n4", "--ntasks-per-node=2", LOCKSTEP, "check"])
+        self.assertEqual((out.count("lab1"), out.count("lab2")), (2, 2), out)
+
+    def test_generate_gives_the_same_text_everywhere(self):
+        for layout in (["-N1", "-n2"], ["-N2", "-n2"], ["-N2", "-n3"]):
+            with self.subTest(layout=layout):
+                out = self.run_ok([*SRUN, *layout, LOCKSTEP, "generate", *PROMPT])
+                self.assertEqual(out, self.expected)
+
+    def test_sbatch_script(self):
+        for options in ([], ["--nodes=2", "--ntasks-per-node=1"]):
+            with self.subTest(options=options):
+                code, out, err = self.submit(options, ["generate", *PROMPT])
+                self.assertEqual((code, out), (0, self.expected), err)
+
+    def test_sbatch_script_without_words_runs_the_demo(self):
+        code, out, err = self.submit([], [])
+        self.assertEqual(code, 0, err)
+        self.assertTrue(out.startswith(self.expected.rstrip("\n")), out)
+
+    def test_exit_code_of_a_usage_error(self):
+        words = ["generate", "--model", "/nonexistent", *PROMPT]
+        done = self.cluster.run([*SRUN, "-N2", "-n2", LOCKSTEP, *words])
+        self.assertEqual(done.returncode, 2, done.stderr)
+        blame = [line for line in done.stderr.splitlines() if line.startswith("lockstep: ")]
+        self.assertEqual(len(blame), 1, done.stderr)
+        code, out, err = self.submit([], words)
+        self.assertEqual((code, out), (2, ""), err)
+
+    def test_a_killed_rank_ends_the_job_on_both_nodes(self):
+        endless = ["generate", "--prompt", "And", "--ignore-eos", "--max-tokens", "900"]
+        step = subprocess.Popen([*SRUN, "-N2", "-n2", LOCKSTEP, *endless], env=self.cluster.env,
+                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                stderr=subprocess.DEVNULL)
+        self.addCleanup(step.stdout.close)
+        self.assertTrue(step.stdout.read(8))  # text is flowing: both nodes are in it
+        victims = ranks_of(LOCKSTEP, "lab2")
+        self.assertEqual(len(victims), 1)
+        os.kill(victims[0], signal.SIGKILL)
+        start = time.monotonic()
+        self.assertNotEqual(step.wait(timeout=30), 0)
+        self.assertLess(time.monotonic() - start, 15)
+        self.assertEqual(ranks_of(LOCKSTEP, "lab1") + ranks_of(LOCKSTEP, "lab2"), [])
+
+
+if __name__ == "__main__":
+    LOCKSTEP = os.path.abspath(sys.argv.pop(1))
+    try:
+        require()
+    except Unavailable as e:
+        print(e)
+        sys.exit(77)
+    unittest.main(verbosity=2)
