@@ -1,0 +1,238 @@
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/launch.h"
+#include "cli/session.h"
+#include "leader/generate.h"
+
+struct score_options {
+    struct common_options common;
+    const char *text;
+    const char *file;
+    const char *ids;
+    const char *logits;
+    bool json;
+    bool hash;
+    /* filled in on rank 0 */
+    struct token_list tokens;
+};
+
+enum { N_OWN = 8 };
+
+static int options_table(struct score_options *o, struct option *table) {
+    const struct option own[N_OWN] = {
+        {.type = OPTION_SECTION, .name = "Input (one of)"},
+        {.type = OPTION_STRING,
+         .name = "text",
+         .value = &o->text,
+         .arg = "TEXT",
+         .help = "the text to score"},
+        {.type = OPTION_STRING,
+         .name = "file",
+         .short_name = 'f',
+         .value = &o->file,
+         .arg = "FILE",
+         .help = "read it from FILE; - is standard input"},
+        {.type = OPTION_STRING,
+         .name = "ids",
+         .value = &o->ids,
+         .arg = "1,2,3",
+         .help = "token ids, fed as they are"},
+        {.type = OPTION_SECTION, .name = "Output"},
+        {.type = OPTION_FLAG,
+         .name = "json",
+         .value = &o->json,
+         .help = "one JSON object instead of the table"},
+        {.type = OPTION_STRING,
+         .name = "logits",
+         .value = &o->logits,
+         .arg = "FILE",
+         .help = "write the last position's logits, little-endian f32"},
+        {.type = OPTION_FLAG,
+         .name = "hash",
+         .value = &o->hash,
+         .help = "print only a hash of all positions' logits' bits"},
+    };
+    memcpy(table, own, sizeof own);
+    common_options_table(&o->common, table + N_OWN);
+    return N_OWN + COMMON_OPTION_COUNT;
+}
+
+static bool check_options(const struct score_options *o, struct error *err) {
+    int given = (o->text != NULL) + (o->file != NULL) + (o->ids != NULL);
+    if (given != 1) {
+        return error_set(
+            err, ERROR_USAGE,
+            given ? "give only one of --text, --file and --ids"
+                  : "what shall be scored? Give --text TEXT, --file FILE or --ids 1,2,3");
+    }
+    return true;
+}
+
+static bool prepare(void *user, struct session *session, struct error *err) {
+    struct score_options *o = user;
+    struct buffer text = {0};
+    int32_t *ids = NULL;
+    int n = 0;
+    bool ok;
+    if (o->ids) {
+        ok = options_parse_ints(o->ids, "--ids", &ids, &n, err);
+        for (int i = 0; ok && i < n; i++) {
+            ok = token_list_push(&o->tokens, ids[i], err);
+        }
+        free(ids);
+        return ok;
+    }
+    ok = (o->text ? buffer_append(&text, o->text, strlen(o->text), err)
+                  : session_read_text(o->file, &text, err)) &&
+         tokenizer_encode(session->tokenizer, (const char *)text.data, text.size, true, &o->tokens,
+                          err);
+    buffer_finish(&text);
+    return ok || error_wrap(err, "%s", o->text ? "--text" : o->file);
+}
+
+/* Bytes of text that the scored tokens (all but the first) stand for; 0 without a tokenizer. */
+static size_t scored_bytes(const struct score_options *o, const struct session *s) {
+    struct buffer text = {0};
+    struct error ignored;
+    size_t n = 0;
+    if (s->tokenizer && o->tokens.n > 1 &&
+        tokenizer_decode(s->tokenizer, o->tokens.ids + 1, o->tokens.n - 1, false, &text,
+                         &ignored)) {
+        n = text.size;
+    }
+    buffer_finish(&text);
+    return n;
+}
+
+static bool write_logits(const char *path, const float *logits, int vocab, struct error *err) {
+    FILE *f = fopen(path, "wb");
+    bool ok = f != NULL;
+    for (int i = 0; ok && i < vocab; i++) {
+        uint32_t bits;
+        memcpy(&bits, &logits[i], sizeof bits);
+        unsigned char le[4] = {(unsigned char)bits, (unsigned char)(bits >> 8),
+                               (unsigned char)(bits >> 16), (unsigned char)(bits >> 24)};
+        ok = fwrite(le, 1, 4, f) == 4;
+    }
+    ok = f && fclose(f) == 0 && ok;
+    return ok || error_set(err, ERROR_IO, "--logits: %s: cannot write", path);
+}
+
+/* JSON has no NaN or infinity. */
+static json_t *number(double x) {
+    return isfinite(x) ? json_real(x) : json_null();
+}
+
+struct summary {
+    double nll, perplexity, bits_per_byte;
+    size_t bytes;
+};
+
+static struct summary summarise(const struct score_options *o, const struct session *s,
+                                const struct score_result *r) {
+    struct summary m = {.bytes = scored_bytes(o, s)};
+    m.nll = r->n ? -r->sum / r->n : 0;
+    m.perplexity = exp(m.nll);
+    m.bits_per_byte = m.bytes ? -r->sum / (double)m.bytes / log(2.0) : 0;
+    return m;
+}
+
+static bool print_json(const struct score_options *o, const struct summary *m,
+                       const struct score_result *r, struct error *err) {
+    char hash[24];
+    json_t *ids = json_array(), *logprobs = json_array();
+    for (size_t i = 0; i < o->tokens.n; i++) {
+        json_array_append_new(ids, json_integer(o->tokens.ids[i]));
+    }
+    for (int i = 0; i < r->n; i++) {
+        json_array_append_new(logprobs, number(r->logprobs[i]));
+    }
+    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)r->hash);
+    json_t *object = json_pack("{s:o, s:o, s:i, s:I, s:o, s:o, s:o, s:s}", "ids", ids, "logprobs",
+                               logprobs, "tokens", r->n, "bytes", (json_int_t)m->bytes, "mean_nll",
+                               number(m->nll), "perplexity", number(m->perplexity), "bits_per_byte",
+                               number(m->bits_per_byte), "logits_hash", hash);
+    char *text = object ? json_dumps(object, JSON_REAL_PRECISION(12)) : NULL;
+    json_decref(object);
+    bool ok = text && puts(text) >= 0;
+    free(text);
+    return ok || error_set(err, ERROR_IO, "cannot write the JSON output");
+}
+
+static void print_table(const struct score_options *o, const struct session *s,
+                        const struct summary *m, const struct score_result *r) {
+    printf("%8s  %8s  %12s  %s\n", "position", "id", "log p", "token");
+    for (int i = 0; i < r->n; i++) {
+        size_t n = 0;
+        int32_t id = o->tokens.ids[i + 1];
+        const char *bytes = s->tokenizer ? tokenizer_token_bytes(s->tokenizer, id, &n) : NULL;
+        printf("%8d  %8d  %12.6f  ", i + 1, id, r->logprobs[i]);
+        for (size_t b = 0; b < n; b++) {
+            unsigned char c = (unsigned char)bytes[b];
+            if (c < 0x20 || c == 0x7f || c == '\\') {
+                printf("\\x%02x", c);
+            } else {
+                putchar(c);
+            }
+        }
+        putchar('\n');
+    }
+    printf("\ntokens         %12d\n", r->n);
+    printf("mean nll       %12.6f nats\n", m->nll);
+    printf("perplexity     %12.4f\n", m->perplexity);
+    if (m->bytes) {
+        printf("bits per byte  %12.4f  (%zu bytes)\n", m->bits_per_byte, m->bytes);
+    }
+}
+
+static bool run_loaded(void *user, struct session *s, struct error *err) {
+    struct score_options *o = user;
+    struct score_result r;
+    if (!score(s->engine, o->tokens.ids, (int)o->tokens.n, launch_interrupted, &r, err)) {
+        return false;
+    }
+    struct summary m = summarise(o, s, &r);
+    bool ok = !o->logits || write_logits(o->logits, r.last, engine_config(s->engine)->vocab, err);
+    if (ok && o->json) {
+        ok = print_json(o, &m, &r, err);
+    } else if (ok && o->hash) {
+        printf("%016llx\n", (unsigned long long)r.hash);
+    } else if (ok) {
+        print_table(o, s, &m, &r);
+    }
+    ok = ok && (fflush(stdout) == 0 || error_set(err, ERROR_IO, "cannot write to standard output"));
+    score_result_finish(&r);
+    return ok;
+}
+
+static bool run_score(const struct command *self, int argc, char **argv, struct error *err) {
+    struct score_options o = {0};
+    struct option table[N_OWN + COMMON_OPTION_COUNT];
+    int n_arg, n = options_table(&o, table);
+    if (!options_parse(table, n, argc, argv, NULL, 0, &n_arg, err)) {
+        return false;
+    }
+    if (o.common.help) {
+        command_print_help(self, table, n);
+        return true;
+    }
+    if (!common_options_apply(&o.common, err) || !check_options(&o, err)) {
+        return false;
+    }
+    struct session_job job = {
+        .tokenizer = !o.ids, .prepare = prepare, .run = run_loaded, .user = &o};
+    bool ok = session_run(&o.common, &job, err);
+    token_list_finish(&o.tokens);
+    return ok;
+}
+
+const struct command command_score = {
+    .name = "score",
+    .summary = "log-probabilities, perplexity and logits of a text",
+    .synopsis = "[--model DIR] (--text TEXT | --file FILE | --ids 1,2,3) [options]",
+    .run = run_score,
+};

@@ -1,0 +1,31 @@
+/* What generate and score share: start the ranks, load the tokenizer and the model, let rank 0
+ * work, and end cleanly. */
+#pragma once
+
+#include "cli/command.h"
+#include "leader/engine.h"
+#include "text/tokenizer.h"
+
+struct session {
+    const struct common_options *common;
+    struct tokenizer *tokenizer; /* NULL when the job needs none */
+    struct engine *engine;
+};
+
+struct session_job {
+    bool tokenizer; /* the job cannot do without one */
+    /* Rank 0, before the model is loaded: looks at its input, so that a bad prompt costs no load.
+     * session->engine is NULL. */
+    bool (*prepare)(void *user, struct session *session, struct error *err);
+    /* Rank 0, with the model loaded. */
+    bool (*run)(void *user, struct session *session, struct error *err);
+    void *user;
+};
+
+/* Every rank calls it; ranks other than 0 work until rank 0 is done, and return true.
+ * Errors: all that may go wrong from MPI_Init to the end. */
+bool session_run(const struct common_options *common, const struct session_job *job,
+                 struct error *err);
+
+/* Text of a file, or of stdin for "-": UTF-8 is checked by the tokenizer. Errors: IO. */
+bool session_read_text(const char *path, struct buffer *out, struct error *err);
