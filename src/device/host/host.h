@@ -1,0 +1,87 @@
+/* Inside the host device: what its files share. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "device/device.h"
+#include "device/host/kernels.h"
+
+/* A buffer that only grows, so that a step in steady state allocates nothing. */
+struct host_scratch {
+    void *data; /* owns, 64-byte aligned */
+    size_t size;
+};
+
+struct host_device {
+    struct device base;
+    const struct host_kernels *kernels;
+    int n_thread;
+    struct host_scratch *scratch; /* one per thread, its own */
+    struct host_scratch x;        /* linear: packed tokens */
+    struct host_scratch items;    /* attention: work items; top_k: candidates */
+};
+
+struct matrix {
+    enum dtype dtype;
+    int rows;
+    int cols;
+    size_t panel_bytes;
+    size_t bytes;
+    unsigned char *data; /* owns */
+};
+
+static inline struct host_device *host_of(struct device *d) {
+    return (struct host_device *)d;
+}
+
+/* ---- host_memory.c ---- */
+/* Zeroed, 64-byte aligned, in huge pages where it is large; NULL when there is none. */
+void *host_memory_alloc(size_t bytes);
+void host_memory_free(void *p, size_t bytes);
+size_t host_memory_available(void);
+/* Errors: MEMORY (the old buffer stays). What it held is lost. */
+bool host_scratch_reserve(struct host_scratch *, size_t bytes, struct error *err);
+void host_scratch_finish(struct host_scratch *);
+
+/* ---- host_team.c ---- */
+typedef void host_work(void *ctx, int item, void *scratch);
+/* Runs work(ctx, item, scratch) for items 0 .. n_item - 1 on the device's threads: the first item
+ * of thread t is t, the others go to whoever is free. Every thread's scratch has scratch_bytes.
+ * Errors: MEMORY. */
+bool host_team_run(struct host_device *, int n_item, host_work *work, void *ctx,
+                   size_t scratch_bytes, struct error *err);
+/* Part i of n equal parts of [0, total). */
+struct range host_team_part(int total, int n, int i);
+
+/* ---- matrices: host_matrix.c ---- */
+size_t host_matrix_bytes(enum dtype dtype, int rows, int cols);
+bool host_matrix_create(struct device *, enum dtype dtype, int rows, int cols, struct matrix **out,
+                        struct error *err);
+bool host_matrix_fill(struct device *, struct matrix *, int row, int n_rows, int col, int n_cols,
+                      enum dtype src_dtype, const void *src, size_t src_stride, size_t *n_nonfinite,
+                      struct error *err);
+void host_matrix_destroy(struct device *, struct matrix *);
+
+/* ---- operations: host_linear.c, host_rows.c, host_attention.c, host_top_k.c ---- */
+bool host_linear(struct device *, float *y, const float *x, size_t x_stride, const struct matrix *w,
+                 int n_tok, const struct leaf_plan *plan, struct error *err);
+bool host_embed(struct device *, float *y, const int32_t *ids, int n_tok,
+                const struct matrix *table, int row_first, struct error *err);
+bool host_rmsnorm(struct device *, float *y, const float *x, const float *w, int n_tok, int dim,
+                  float eps, struct error *err);
+bool host_add(struct device *, float *x, const float *y, size_t n, struct error *err);
+bool host_add_bias(struct device *, float *x, const float *b, int n_tok, int dim,
+                   struct error *err);
+bool host_silu_mul(struct device *, float *y, const float *gu, int n_tok, int dim,
+                   struct error *err);
+bool host_gather_rows(struct device *, float *y, const float *x, const int32_t *rows, int n,
+                      int dim, struct error *err);
+bool host_rope_append(struct device *, float *qkv, const struct attention_shape *,
+                      const float *q_norm, const float *k_norm, float eps, const float *rope,
+                      const struct seq_run *seqs, int n_seq, struct kv_layer kv, struct error *err);
+bool host_attention(struct device *, float *out, const float *qkv, const struct attention_shape *,
+                    const struct seq_run *seqs, int n_seq, struct kv_layer kv, struct error *err);
+size_t host_kv_block_bytes(int n_kv_head, int head_dim);
+bool host_top_k(struct device *, float *values, int32_t *ids, const float *x, int n, int dim, int k,
+                int index_first, struct error *err);

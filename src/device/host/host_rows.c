@@ -1,0 +1,119 @@
+#include "device/host/host.h"
+
+#include <string.h>
+
+#include "device/host/widen.h"
+
+/* Below so many values a second thread costs more than it brings. */
+enum { WORTH_A_TEAM = 32768 };
+
+/* How many parts to cut n rows into. */
+static int parts(const struct host_device *h, int n, int dim) {
+    return (int64_t)n * dim < WORTH_A_TEAM || n < h->n_thread ? 1 : h->n_thread;
+}
+
+struct rows_call {
+    const struct host_kernels *kernels;
+    int n_part;
+    int n_row;
+    int dim;
+    float *y;
+    const float *x;
+    const float *w;
+    float eps;
+};
+
+static void work_rmsnorm(void *ctx, int part, void *scratch) {
+    (void)scratch;
+    const struct rows_call *c = ctx;
+    struct range rows = host_team_part(c->n_row, c->n_part, part);
+    for (int m = rows.first; m < rows.end; m++) {
+        size_t at = (size_t)m * c->dim;
+        c->kernels->rmsnorm(c->y + at, c->x + at, c->w, c->dim, c->eps);
+    }
+}
+
+bool host_rmsnorm(struct device *d, float *y, const float *x, const float *w, int n_tok, int dim,
+                  float eps, struct error *err) {
+    struct host_device *h = host_of(d);
+    struct rows_call c = {.kernels = h->kernels,
+                          .n_part = parts(h, n_tok, dim),
+                          .n_row = n_tok,
+                          .dim = dim,
+                          .y = y,
+                          .x = x,
+                          .w = w,
+                          .eps = eps};
+    return host_team_run(h, c.n_part, work_rmsnorm, &c, 0, err);
+}
+
+static void work_silu_mul(void *ctx, int part, void *scratch) {
+    (void)scratch;
+    const struct rows_call *c = ctx;
+    struct range rows = host_team_part(c->n_row, c->n_part, part);
+    for (int m = rows.first; m < rows.end; m++) {
+        const float *gate = c->x + (size_t)m * 2 * c->dim;
+        c->kernels->silu_mul(c->y + (size_t)m * c->dim, gate, gate + c->dim, c->dim);
+    }
+}
+
+bool host_silu_mul(struct device *d, float *y, const float *gu, int n_tok, int dim,
+                   struct error *err) {
+    struct host_device *h = host_of(d);
+    struct rows_call c = {.kernels = h->kernels,
+                          .n_part = parts(h, n_tok, dim),
+                          .n_row = n_tok,
+                          .dim = dim,
+                          .y = y,
+                          .x = gu};
+    return host_team_run(h, c.n_part, work_silu_mul, &c, 0, err);
+}
+
+bool host_add(struct device *d, float *x, const float *y, size_t n, struct error *err) {
+    (void)err;
+    host_of(d)->kernels->add(x, y, n);
+    return true;
+}
+
+bool host_add_bias(struct device *d, float *x, const float *b, int n_tok, int dim,
+                   struct error *err) {
+    (void)err;
+    for (int m = 0; m < n_tok; m++) {
+        host_of(d)->kernels->add(x + (size_t)m * dim, b, (size_t)dim);
+    }
+    return true;
+}
+
+static void embed_row(float *y, const struct matrix *table, int row) {
+    const unsigned char *panel = table->data + (size_t)(row / VEC_WIDTH) * table->panel_bytes;
+    for (int i = 0; i < table->cols; i++) {
+        float v = widen_at(table->dtype, panel, (size_t)i * VEC_WIDTH + row % VEC_WIDTH);
+        y[i] = v == 0 ? 0 : v;
+    }
+}
+
+bool host_embed(struct device *d, float *y, const int32_t *ids, int n_tok,
+                const struct matrix *table, int row_first, struct error *err) {
+    (void)d;
+    (void)err;
+    for (int m = 0; m < n_tok; m++) {
+        int64_t row = (int64_t)ids[m] - row_first;
+        float *to = y + (size_t)m * table->cols;
+        if (row >= 0 && row < table->rows) {
+            embed_row(to, table, (int)row);
+        } else {
+            memset(to, 0, (size_t)table->cols * sizeof *to);
+        }
+    }
+    return true;
+}
+
+bool host_gather_rows(struct device *d, float *y, const float *x, const int32_t *rows, int n,
+                      int dim, struct error *err) {
+    (void)d;
+    (void)err;
+    for (int i = 0; i < n; i++) {
+        memcpy(y + (size_t)i * dim, x + (size_t)rows[i] * dim, (size_t)dim * sizeof *y);
+    }
+    return true;
+}

@@ -1,0 +1,112 @@
+/* The host device's inner loops: one table per instruction set, all compiled from the same source
+ * (kernels_body.h) over a vector of 16 f32 lanes, vec_*.h. What a table computes has the same bits
+ * as every other table; only sizes of tiles differ.
+ *
+ * A packed matrix is a run of panels. Panel p holds rows [16 p, 16 p + 16), interleaved: its
+ * element (row r, column i) is at i * 16 + r % 16, in the stored dtype. The last one is padded with
+ * zeros. So a column of a panel is one vector, and a lane of it is one output. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "device/device.h"
+
+enum {
+    VEC_WIDTH = 16,          /* lanes, and rows of a panel */
+    LINEAR_MAX_TILE = 8,     /* tokens of a tile, at most */
+    LINEAR_MAX_PANELS = 8,   /* panels of a tile, at most */
+    LINEAR_CHUNK = 96,       /* tokens of a work item, about */
+    ATTENTION_MAX_ROWS = 24, /* query rows (token, head) of a work item */
+};
+
+/* One call of linear(), shared by its threads. */
+struct linear_job {
+    float *y;       /* [n_piece][n_tok][rows] */
+    const float *x; /* tiles of tile_tok tokens, each [cols][tile_tok]; the last padded */
+    const unsigned char *w;
+    size_t panel_bytes;
+    enum dtype dtype;
+    int rows;
+    int cols;
+    int n_tok;
+    int tile_tok;
+    const struct leaf_plan *plan;
+};
+
+struct range {
+    int first;
+    int end;
+};
+
+/* One call of attention(), shared by its threads. */
+struct attention_job {
+    float *out;
+    const float *qkv;
+    const struct attention_shape *shape;
+    const struct seq_run *seqs;
+    const float *k; /* [block][n_kv_head][head_dim][KV_BLOCK] */
+    const float *v; /* [block][n_kv_head][KV_BLOCK][head_dim_pad] */
+};
+
+/* Query rows that share K and V: tokens [tok, tok + n_tok) of one sequence, heads
+ * [head, head + n_head) of this rank, all with KV head kv. n_tok * n_head <= ATTENTION_MAX_ROWS. */
+struct attention_item {
+    int seq;
+    int kv;
+    int head;
+    int n_head;
+    int tok;
+    int n_tok;
+};
+
+/* One call of rope_append(), shared by its threads. */
+struct rope_job {
+    float *qkv;
+    const struct attention_shape *shape;
+    const float *q_norm; /* or NULL */
+    const float *k_norm; /* or NULL */
+    float eps;
+    const float *rope;
+    const struct seq_run *seqs;
+    int n_seq;
+    float *k;
+    float *v;
+};
+
+static inline int head_dim_pad(int head_dim) {
+    return (head_dim + VEC_WIDTH - 1) / VEC_WIDTH * VEC_WIDTH;
+}
+
+struct host_kernels {
+    const char *name;
+    int linear_max_tile;                    /* tokens that one pass over the weights serves */
+    int linear_panels[LINEAR_MAX_TILE + 1]; /* panels of a tile of so many tokens */
+
+    /* Computes y for the given panels and tiles. scratch: one block of n_tile * tile_tok *
+     * LINEAR_MAX_PANELS * VEC_WIDTH floats for every level of the plan's deepest tree. */
+    void (*linear)(const struct linear_job *, struct range panels, struct range tiles,
+                   float *scratch);
+    /* scratch: KV_BLOCK + 3 * head_dim_pad floats for every row. */
+    void (*attention)(const struct attention_job *, const struct attention_item *, float *scratch);
+    /* Head h of every token: h counts query heads, then KV heads. */
+    void (*rope)(const struct rope_job *, int h);
+    void (*rmsnorm)(float *y, const float *x, const float *w, int dim, float eps); /* one row */
+    void (*add)(float *x, const float *y, size_t n);
+    void (*silu_mul)(float *y, const float *gate, const float *up, int n);
+    /* The first i in [first, n) with x[i] > limit, rounded down to a multiple of 16 after first;
+     * n where there is none. */
+    int (*skip_until_above)(const float *x, int first, int n, float limit);
+
+    /* ---- for the probe ---- */
+    /* Reads every byte of n_stream equal parts side by side; bytes: a multiple of
+     * n_stream * 4096. */
+    float (*stream)(const void *p, size_t bytes, int n_stream, size_t ahead);
+    /* Runs fused multiply-adds in registers; returns how many were done per round. */
+    int (*fma_peak)(long rounds, float *sink);
+};
+
+extern const struct host_kernels host_kernels_generic;
+extern const struct host_kernels host_kernels_avx2;
+extern const struct host_kernels host_kernels_avx512;

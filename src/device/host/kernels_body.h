@@ -1,0 +1,53 @@
+/* The kernels, from one source for every instruction set. The file that includes this has included
+ * a vec_*.h and defined
+ *   KERNELS            the name, for host_kernels_##name
+ *   LINEAR_TILES(X)    X(T, P) for T = 1 .. LINEAR_TILE: T tokens by P panels fit the registers
+ *   LINEAR_TILE
+ *   ATTENTION_TILES(X) X(T) for T = 1 .. ATTENTION_TILE
+ *   ATTENTION_TILE, ATTENTION_VECS (a divisor of KV_BLOCK / VEC_WIDTH)
+ *   PEAK_CHAINS        independent multiply-adds that fill the pipeline */
+#pragma once
+
+#include <math.h>
+#include <string.h>
+
+#include "device/host/kernels.h"
+#include "device/host/vec_math.h"
+
+static const int linear_widths[LINEAR_MAX_TILE + 1] = {
+#define ENTRY(T, P) [T] = P,
+    LINEAR_TILES(ENTRY)
+#undef ENTRY
+};
+
+#include "device/host/kernels_chain.h"
+#include "device/host/kernels_rows.h"
+
+#include "device/host/kernels_attention.h"
+#include "device/host/kernels_linear.h"
+#include "device/host/kernels_probe.h"
+
+#define KERNELS_TABLE_(name) host_kernels_##name
+#define KERNELS_TABLE(name)  KERNELS_TABLE_(name)
+#define KERNELS_TEXT_(name)  #name
+#define KERNELS_TEXT(name)   KERNELS_TEXT_(name)
+
+const struct host_kernels KERNELS_TABLE(KERNELS) = {
+    .name = KERNELS_TEXT(KERNELS),
+    .linear_max_tile = LINEAR_TILE,
+    .linear_panels =
+        {
+#define ENTRY(T, P) [T] = P,
+            LINEAR_TILES(ENTRY)
+#undef ENTRY
+        },
+    .linear = kernel_linear,
+    .attention = kernel_attention,
+    .rope = kernel_rope,
+    .rmsnorm = kernel_rmsnorm,
+    .add = kernel_add,
+    .silu_mul = kernel_silu_mul,
+    .skip_until_above = kernel_skip_until_above,
+    .stream = kernel_stream,
+    .fma_peak = kernel_fma_peak,
+};

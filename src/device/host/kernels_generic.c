@@ -1,0 +1,11 @@
+#include "device/host/vec_generic.h"
+
+#define KERNELS            generic
+#define LINEAR_TILES(X)    X(1, 2) X(2, 1) X(3, 1) X(4, 1)
+#define LINEAR_TILE        4
+#define ATTENTION_TILES(X) X(1) X(2)
+#define ATTENTION_TILE     2
+#define ATTENTION_VECS     1
+#define PEAK_CHAINS        4
+
+#include "device/host/kernels_body.h"

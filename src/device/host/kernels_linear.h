@@ -1,0 +1,108 @@
+/* Packed matrix times tokens. A block is a few panels by a few tiles of tokens; its accumulators,
+ * [tile][token][panel][16], lie in scratch, one block per level of the leaf tree. */
+#pragma once
+
+enum {
+    LINEAR_DEPTH = 256,  /* columns of one pass when several tiles share the weights */
+    LINEAR_AHEAD = 2048, /* bytes */
+};
+
+struct block {
+    const struct linear_job *job;
+    chain_fn *chain;
+    int width; /* panels of the tile */
+    int panel; /* the first */
+    int n_panel;
+    struct range tiles;
+    size_t size; /* floats */
+};
+
+/* Prefetching past the end of the panels continues where the next block's panels begin. */
+static size_t block_ahead(const struct block *b, int column) {
+    size_t element = dtype_size(b->job->dtype) * VEC_WIDTH;
+    bool near_end = (size_t)(b->job->cols - column) * element <= LINEAR_AHEAD;
+    return LINEAR_AHEAD + (near_end ? (size_t)(b->width - 1) * b->job->panel_bytes : 0);
+}
+
+/* acc (+)= chain over columns [i, i + n) for every tile. Panels that the matrix does not have
+ * repeat its last one, into lanes that nobody reads. */
+static void block_pass(const struct block *b, float *acc, int i, int n, bool resume) {
+    const struct linear_job *job = b->job;
+    const void *w[LINEAR_MAX_PANELS];
+    size_t column = (size_t)i * VEC_WIDTH * dtype_size(job->dtype);
+    for (int p = 0; p < b->width; p++) {
+        int panel = b->panel + (p < b->n_panel ? p : b->n_panel - 1);
+        w[p] = job->w + (size_t)panel * job->panel_bytes + column;
+    }
+    struct chain_args c = {.acc = acc,
+                           .acc_step = (size_t)b->width * VEC_WIDTH,
+                           .w = w,
+                           .ahead = block_ahead(b, i),
+                           .n = n,
+                           .resume = resume};
+    for (int tile = b->tiles.first; tile < b->tiles.end; tile++) {
+        c.x = job->x + ((size_t)tile * job->cols + i) * job->tile_tok;
+        b->chain(&c);
+        c.acc += (size_t)job->tile_tok * c.acc_step;
+    }
+}
+
+/* acc = chain over columns [first, end), +0 where there are none. */
+static void block_leaf(const struct block *b, float *acc, int first, int end) {
+    if (first == end) {
+        memset(acc, 0, b->size * sizeof *acc);
+    }
+    int one_tile = b->tiles.end - b->tiles.first == 1;
+    int near_end = b->job->cols - LINEAR_AHEAD / VEC_WIDTH / (int)dtype_size(b->job->dtype);
+    for (int i = first, n; i < end; i += n) {
+        n = one_tile || end - i < LINEAR_DEPTH ? end - i : LINEAR_DEPTH;
+        if (i < near_end && i + n > near_end) {
+            n = near_end - i;
+        }
+        block_pass(b, acc, i, n, i > first);
+    }
+}
+
+/* acc = the tree's sum over a run of leaves; uses the blocks after acc. */
+static void block_tree(const struct block *b, float *acc, struct leaf_run run) {
+    const int *bounds = b->job->plan->bounds;
+    if (run.count == 1) {
+        block_leaf(b, acc, bounds[run.first], bounds[run.first + 1]);
+        return;
+    }
+    int left = leaf_tree_left(run.count);
+    float *right = acc + b->size;
+    block_tree(b, acc, (struct leaf_run){run.first, left});
+    block_tree(b, right, (struct leaf_run){run.first + left, run.count - left});
+    kernel_add(acc, right, b->size);
+}
+
+static void block_store(const struct block *b, const float *acc, float *y) {
+    const struct linear_job *job = b->job;
+    int row = b->panel * VEC_WIDTH;
+    int n_row = b->n_panel * VEC_WIDTH < job->rows - row ? b->n_panel * VEC_WIDTH : job->rows - row;
+    int first = b->tiles.first * job->tile_tok;
+    int end = b->tiles.end * job->tile_tok;
+    end = end < job->n_tok ? end : job->n_tok;
+    for (int m = first; m < end; m++) {
+        memcpy(y + (size_t)m * job->rows + row, acc, (size_t)n_row * sizeof *y);
+        acc += (size_t)b->width * VEC_WIDTH;
+    }
+}
+
+static void kernel_linear(const struct linear_job *job, struct range panels, struct range tiles,
+                          float *scratch) {
+    struct block b = {.job = job,
+                      .chain = linear_chains[job->dtype][job->tile_tok],
+                      .width = linear_widths[job->tile_tok],
+                      .tiles = tiles};
+    b.size = (size_t)(tiles.end - tiles.first) * job->tile_tok * b.width * VEC_WIDTH;
+    for (b.panel = panels.first; b.panel < panels.end; b.panel += b.width) {
+        int rest = panels.end - b.panel;
+        b.n_panel = rest < b.width ? rest : b.width;
+        for (int p = 0; p < job->plan->n_piece; p++) {
+            block_tree(&b, scratch, job->plan->pieces[p]);
+            block_store(&b, scratch, job->y + (size_t)p * job->n_tok * job->rows);
+        }
+    }
+}

@@ -1,0 +1,111 @@
+/* vec in one AVX-512 register. */
+#pragma once
+
+#include <immintrin.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct vec {
+    __m512 v;
+};
+
+static inline struct vec vec_load(const float *p) {
+    return (struct vec){_mm512_loadu_ps(p)};
+}
+
+static inline void vec_store(float *p, struct vec a) {
+    _mm512_storeu_ps(p, a.v);
+}
+
+static inline struct vec vec_set1(float x) {
+    return (struct vec){_mm512_set1_ps(x)};
+}
+
+static inline struct vec vec_zero(void) {
+    return (struct vec){_mm512_setzero_ps()};
+}
+
+static inline __mmask16 vec_mask(int n) {
+    return (__mmask16)((1u << n) - 1);
+}
+
+static inline struct vec vec_load_n(const float *p, int n) {
+    return (struct vec){_mm512_maskz_loadu_ps(vec_mask(n), p)};
+}
+
+static inline void vec_store_n(float *p, struct vec a, int n) {
+    _mm512_mask_storeu_ps(p, vec_mask(n), a.v);
+}
+
+static inline struct vec vec_load_bf16(const uint16_t *p) {
+    __m512i w = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i_u *)p));
+    return (struct vec){_mm512_castsi512_ps(_mm512_slli_epi32(w, 16))};
+}
+
+static inline struct vec vec_load_f16(const uint16_t *p) {
+    return (struct vec){_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i_u *)p))};
+}
+
+static inline struct vec vec_add(struct vec a, struct vec b) {
+    return (struct vec){_mm512_add_ps(a.v, b.v)};
+}
+
+static inline struct vec vec_sub(struct vec a, struct vec b) {
+    return (struct vec){_mm512_sub_ps(a.v, b.v)};
+}
+
+static inline struct vec vec_mul(struct vec a, struct vec b) {
+    return (struct vec){_mm512_mul_ps(a.v, b.v)};
+}
+
+static inline struct vec vec_div(struct vec a, struct vec b) {
+    return (struct vec){_mm512_div_ps(a.v, b.v)};
+}
+
+static inline struct vec vec_fma(struct vec a, struct vec b, struct vec c) {
+    return (struct vec){_mm512_fmadd_ps(a.v, b.v, c.v)};
+}
+
+static inline struct vec vec_max(struct vec a, struct vec b) {
+    return (struct vec){_mm512_max_ps(a.v, b.v)};
+}
+
+static inline struct vec vec_min(struct vec a, struct vec b) {
+    return (struct vec){_mm512_min_ps(a.v, b.v)};
+}
+
+static inline bool vec_any_gt(struct vec a, struct vec b) {
+    return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ) != 0;
+}
+
+static inline struct vec vec_first(struct vec a, int n, struct vec b) {
+    return (struct vec){_mm512_mask_blend_ps(vec_mask(n), b.v, a.v)};
+}
+
+static inline struct vec vec_ldexp(struct vec p, struct vec n) {
+    __m512i k = _mm512_sub_epi32(_mm512_castps_si512(n.v), _mm512_set1_epi32(0x4b400000));
+    __m512i half = _mm512_srai_epi32(k, 1);
+    __m512i bias = _mm512_set1_epi32(127);
+    __m512i a = _mm512_slli_epi32(_mm512_add_epi32(half, bias), 23);
+    __m512i b = _mm512_slli_epi32(_mm512_add_epi32(_mm512_sub_epi32(k, half), bias), 23);
+    __m512 r = _mm512_mul_ps(p.v, _mm512_castsi512_ps(a));
+    return (struct vec){_mm512_mul_ps(r, _mm512_castsi512_ps(b))};
+}
+
+static inline __m256 vec_high(struct vec a) {
+    return _mm512_extractf32x8_ps(a.v, 1);
+}
+
+static inline float vec_sum(struct vec a) {
+    __m256 s8 = _mm256_add_ps(_mm512_castps512_ps256(a.v), vec_high(a));
+    __m128 s4 = _mm_add_ps(_mm256_castps256_ps128(s8), _mm256_extractf128_ps(s8, 1));
+    __m128 s2 = _mm_add_ps(s4, _mm_movehl_ps(s4, s4));
+    return _mm_cvtss_f32(_mm_add_ss(s2, _mm_movehdup_ps(s2)));
+}
+
+static inline float vec_max_lane(struct vec a) {
+    __m256 s8 = _mm256_max_ps(_mm512_castps512_ps256(a.v), vec_high(a));
+    __m128 s4 = _mm_max_ps(_mm256_castps256_ps128(s8), _mm256_extractf128_ps(s8, 1));
+    __m128 s2 = _mm_max_ps(s4, _mm_movehl_ps(s4, s4));
+    return _mm_cvtss_f32(_mm_max_ss(s2, _mm_movehdup_ps(s2)));
+}

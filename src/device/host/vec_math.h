@@ -1,0 +1,40 @@
+/* What the kernels share on top of vec. The operations of vec_*.h are, lane by lane:
+ * load, store, load_n (lanes from n on are +0), store_n, load_bf16 and load_f16 (exact widening),
+ * set1, zero, add, sub, mul, div, fma(a, b, c) = a*b + c rounded once,
+ * max(a, b) = a > b ? a : b and min(a, b) = a < b ? a : b (b where either is NaN),
+ * first(a, n, b) = lanes below n of a, the others of b, any_gt(a, b),
+ * sum (0+8.., 0+4.., 0+2.., 0+1) and max_lane, and
+ * ldexp(p, VEC_ROUND + k) = p * 2^floor(k/2) * 2^ceil(k/2), k a whole number in [-250, 250]. */
+#pragma once
+
+#define VEC_ROUND 0x1.8p23f /* x + VEC_ROUND - VEC_ROUND is x to the nearest whole number */
+
+/* e^x, the one exponential of all host kernels; error below 1.1 ulp, gradual underflow,
+ * NaN -> NaN, exp(0) = 1.
+ *   t = fma(x, log2 e, VEC_ROUND); k = t - VEC_ROUND; r = x - k ln 2, in two fma;
+ *   p = 1 + r + r^2 (c2 + r (c3 + r (c4 + r (c5 + r c6)))), every step an fma; p * 2^k.
+ * c: least maximal relative error on |r| <= ln 2 / 2 (3.1e-9), by Remez' exchange. */
+static inline struct vec vec_exp(struct vec x) {
+    const struct vec round = vec_set1(VEC_ROUND);
+    x = vec_max(vec_set1(-105.0f), x);
+    x = vec_min(vec_set1(89.0f), x);
+    struct vec t = vec_fma(x, vec_set1(0x1.715476p+0f), round);
+    struct vec k = vec_sub(t, round);
+    struct vec r = vec_fma(k, vec_set1(-0x1.62e4p-1f), x);
+    r = vec_fma(k, vec_set1(-0x1.7f7d1cp-20f), r);
+    struct vec p = vec_set1(0x1.6a242cp-10f);
+    p = vec_fma(p, r, vec_set1(0x1.1239e8p-7f));
+    p = vec_fma(p, r, vec_set1(0x1.5558f2p-5f));
+    p = vec_fma(p, r, vec_set1(0x1.555492p-3f));
+    p = vec_fma(p, r, vec_set1(0x1.fffffcp-2f));
+    p = vec_fma(p, r, vec_set1(1));
+    p = vec_fma(p, r, vec_set1(1));
+    return vec_ldexp(p, t);
+}
+
+/* e^x of one number, with the same bits. */
+static inline float vec_exp1(float x) {
+    float e[16];
+    vec_store(e, vec_exp(vec_set1(x)));
+    return e[0];
+}

@@ -1,0 +1,45 @@
+/* Exact widening of one stored weight to f32. */
+#pragma once
+
+#include <stdint.h>
+#include <string.h>
+
+#include "base/dtype.h"
+
+static inline float widen_bits(uint32_t bits) {
+    float f;
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
+static inline float widen_bf16(uint16_t h) {
+    return widen_bits((uint32_t)h << 16);
+}
+
+/* As VCVTPH2PS does it, a signalling NaN becoming quiet. */
+static inline float widen_f16(uint16_t h) {
+    uint32_t sign = (uint32_t)(h & 0x8000) << 16;
+    uint32_t exponent = (h >> 10) & 0x1f;
+    uint32_t mantissa = h & 0x3ff;
+    if (exponent == 0) {
+        float magnitude = (float)mantissa * 0x1p-24f;
+        return sign ? -magnitude : magnitude;
+    }
+    if (exponent == 31) {
+        return widen_bits(sign | 0x7f800000 | mantissa << 13 | (mantissa ? 0x400000 : 0));
+    }
+    return widen_bits(sign | (exponent + 112) << 23 | mantissa << 13);
+}
+
+/* Element i of an array of dtype at any alignment. */
+static inline float widen_at(enum dtype dtype, const void *base, size_t i) {
+    const unsigned char *p = (const unsigned char *)base + i * dtype_size(dtype);
+    if (dtype == DTYPE_F32) {
+        float f;
+        memcpy(&f, p, sizeof f);
+        return f;
+    }
+    uint16_t h;
+    memcpy(&h, p, sizeof h);
+    return dtype == DTYPE_BF16 ? widen_bf16(h) : widen_f16(h);
+}
