@@ -20,7 +20,8 @@ struct token_list {
 bool token_list_push(struct token_list *l, int32_t id, struct error *err);
 void token_list_finish(struct token_list *l);
 
-/* Reads DIR/tokenizer.json and DIR/tokenizer_config.json. `vocab` is config.json's vocab_size, or 0
+/* Reads DIR/tokenizer.json and, where they are there, DIR/tokenizer_config.json and
+ * DIR/chat_template.jinja. `vocab` is config.json's vocab_size, or 0
  * when unknown; ids at or above it are refused.
  * Errors (name the file and field): IO, JSON, TOKENIZER, UNSUPPORTED, MEMORY. */
 bool tokenizer_load(struct tokenizer **out, const char *dir, int vocab, struct error *err);
@@ -33,9 +34,13 @@ bool tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, boo
 
 /* Appends the bytes of the tokens; special tokens are left out when skip_special. Bytes that
  * are not UTF-8 stay as they are in out (a printer may replace them).
- * Errors: INPUT (id out of range), MEMORY. */
+ * Errors: INPUT (as tokenizer_check_id), MEMORY. */
 bool tokenizer_decode(const struct tokenizer *t, const int32_t *ids, size_t n, bool skip_special,
                       struct buffer *out, struct error *err);
+
+/* Errors: INPUT, for an id outside [0, vocab of tokenizer_load or tokenizer_size()). Ids that no
+ * token has (gaps, and the padding of a model's vocabulary) are fine and decode to nothing. */
+bool tokenizer_check_id(const struct tokenizer *t, int32_t id, struct error *err);
 
 /* The bytes of one token; *n = 0 for an id that has none. Borrowed. */
 const char *tokenizer_token_bytes(const struct tokenizer *t, int32_t id, size_t *n);
@@ -44,7 +49,8 @@ bool tokenizer_is_special(const struct tokenizer *t, int32_t id);
 int32_t tokenizer_find(const struct tokenizer *t, const char *token);
 /* One more than the largest id. */
 int tokenizer_size(const struct tokenizer *t);
-/* tokenizer_config.json's chat_template text and bos_token; NULL where there is none. Borrowed. */
+/* The chat template's text and tokenizer_config.json's bos_token; NULL where there is none.
+ * Borrowed. */
 const char *tokenizer_chat_template(const struct tokenizer *t);
 const char *tokenizer_bos_token(const struct tokenizer *t);
 
