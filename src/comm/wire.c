@@ -32,7 +32,7 @@ bool wire_finish(struct wire *w) {
 }
 
 bool wire_begin(struct wire *w, const char *name, struct error *err) {
-    if (w->broken) {
+    if (w->comm->broken) {
         return error_set(err, ERROR_COMM, "%s: an earlier collective on this communicator failed",
                          name);
     }
@@ -177,7 +177,7 @@ bool wire_wait(struct wire *w, struct error *err) {
 
 bool wire_end(struct wire *w, bool ok) {
     if (!ok) {
-        w->broken = true;
+        w->comm->broken = true;
         for (int i = 0; i < w->n; i++) {
             if (w->peer[i].receiving && w->request[i] != MPI_REQUEST_NULL) {
                 MPI_Cancel(&w->request[i]);
