@@ -1,7 +1,11 @@
 /* Collectives of tensors between ranks, as one table: self (one rank), mpi (host memory), nccl.
  *
  * All are collective over the world and must be called by every rank in the same order. Each waits
- * at most the communicator's timeout, then fails with DEADLINE. Only the main thread calls. */
+ * at most the communicator's timeout, then fails with DEADLINE. Only the main thread calls.
+ *
+ * A collective that failed on the way (anything but SHAPE) leaves the communicator broken: every
+ * later one fails at once with COMM, and the buffers of the failed one must not be freed or
+ * changed before the process has stopped calling MPI, which may still read or write there. */
 #pragma once
 
 #include <stdbool.h>
@@ -15,7 +19,7 @@ enum { COMM_ID_BYTES = 128 };
 
 struct comm;
 
-/* Seconds and counts since the last comm_stats reset; wait is time blocked for other ranks. */
+/* Counts since the caller last zeroed them; seconds is the time spent inside collectives. */
 struct comm_stats {
     uint64_t n_collective;
     uint64_t bytes; /* sent by this rank */
@@ -51,6 +55,7 @@ struct comm {
     int world;
     double timeout_s;
     struct comm_stats stats;
+    bool broken; /* a collective failed: see above */
     /* Called while waiting, often; a false return ends the wait with its error. It lets the control
      * plane report another rank's failure while this one is inside a collective. May be NULL. */
     bool (*poll)(void *user, struct error *err);

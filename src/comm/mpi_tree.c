@@ -14,8 +14,9 @@
 #include "comm/sum.h"
 
 enum {
-    TREE_SLICES_BYTES = 64 * 1024, /* vectors from this size on go by slices; measured */
-    TREE_SLICE_UNIT = 16           /* floats: slices begin on cache lines */
+    TREE_SLICES_BYTES = 16 * 1024,       /* vectors from here on go by slices; measured */
+    TREE_SLICES_BYTES_OF_2 = 128 * 1024, /* two ranks: slices save additions, not messages */
+    TREE_SLICE_UNIT = 16                 /* floats: slices begin on cache lines */
 };
 
 void mpi_tree_plan_finish(struct mpi_tree_plan *plan) {
@@ -126,8 +127,8 @@ static bool reduce_by_pieces(struct comm_mpi *c, float *out, float *mine, size_t
     for (int i = 1; i < world; i++) {
         int r = (rank + world - i) % world;
         size_t n_piece = (size_t)(first[r + 1] - first[r]);
-        if (n_piece > 0 && !wire_receive(&c->wire, plan->piece[first[r]],
-                                         n_piece * n * sizeof(float), r, err)) {
+        if (n_piece > 0 &&
+            !wire_receive(&c->wire, plan->piece[first[r]], n_piece * n * sizeof(float), r, err)) {
             return false;
         }
     }
@@ -222,7 +223,8 @@ static bool reduce(struct comm_mpi *c, float *out, float *pieces, size_t n, stru
         memmove(out, pieces, n * sizeof(float));
         return true;
     }
-    if (n >= TREE_SLICES_BYTES / sizeof(float)) {
+    size_t long_bytes = c->base.world == 2 ? TREE_SLICES_BYTES_OF_2 : TREE_SLICES_BYTES;
+    if (n >= long_bytes / sizeof(float)) {
         return reduce_by_slices(c, out, pieces, n, err);
     }
     if (c->plan.balanced) {

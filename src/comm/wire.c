@@ -9,6 +9,8 @@
 enum {
     WIRE_TAGS = 32768,       /* MPI promises tags up to 32767 */
     WIRE_CHUNK = 1 << 30,    /* MPI counts bytes in an int */
+    WIRE_SHORT = 12 * 1024,  /* up to here, messages go in chunks of WIRE_EAGER ... */
+    WIRE_EAGER = 3968,       /* ... which Open MPI's shared memory takes without a handshake */
     WIRE_SPINS_PER_POLL = 64 /* looks at the clock and polls this often */
 };
 
@@ -30,7 +32,7 @@ bool wire_finish(struct wire *w) {
 }
 
 bool wire_begin(struct wire *w, const char *name, struct error *err) {
-    if (w->broken) {
+    if (w->comm->broken) {
         return error_set(err, ERROR_COMM, "%s: an earlier collective on this communicator failed",
                          name);
     }
@@ -68,9 +70,16 @@ static bool mpi_failed(struct wire *w, const char *call, int rc, struct error *e
     return error_set(err, ERROR_COMM, "%s: %s: %s", w->name, call, text);
 }
 
+/* The same on both sides, since both know the size. 4 KiB takes 0.75 times as long in two chunks as
+ * in one message with a handshake; from 16 KiB on the handshake is the faster way. */
+static size_t chunk_size(size_t bytes) {
+    return bytes <= WIRE_SHORT ? WIRE_EAGER : WIRE_CHUNK;
+}
+
 bool wire_receive(struct wire *w, void *to, size_t bytes, int rank, struct error *err) {
-    for (size_t at = 0; at < bytes; at += WIRE_CHUNK) {
-        int count = (int)(bytes - at < WIRE_CHUNK ? bytes - at : WIRE_CHUNK);
+    size_t chunk = chunk_size(bytes);
+    for (size_t at = 0; at < bytes; at += chunk) {
+        int count = (int)(bytes - at < chunk ? bytes - at : chunk);
         if (!reserve(w, err)) {
             return false;
         }
@@ -85,8 +94,9 @@ bool wire_receive(struct wire *w, void *to, size_t bytes, int rank, struct error
 }
 
 bool wire_send(struct wire *w, const void *from, size_t bytes, int rank, struct error *err) {
-    for (size_t at = 0; at < bytes; at += WIRE_CHUNK) {
-        int count = (int)(bytes - at < WIRE_CHUNK ? bytes - at : WIRE_CHUNK);
+    size_t chunk = chunk_size(bytes);
+    for (size_t at = 0; at < bytes; at += chunk) {
+        int count = (int)(bytes - at < chunk ? bytes - at : chunk);
         if (!reserve(w, err)) {
             return false;
         }
@@ -167,7 +177,7 @@ bool wire_wait(struct wire *w, struct error *err) {
 
 bool wire_end(struct wire *w, bool ok) {
     if (!ok) {
-        w->broken = true;
+        w->comm->broken = true;
         for (int i = 0; i < w->n; i++) {
             if (w->peer[i].receiving && w->request[i] != MPI_REQUEST_NULL) {
                 MPI_Cancel(&w->request[i]);

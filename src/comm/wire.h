@@ -9,10 +9,10 @@
  * nothing to that; it turns a broken rule (ranks that differ in the order or number of collectives)
  * into a deadline instead of wrong numbers.
  *
- * After a failure the wire is broken: every later collective fails at once, because MPI may still
- * hold messages of the failed one. Receives that had not met their message are cancelled; of the
- * rest MPI may go on using the buffers. So after a failed collective its buffers must not be
- * freed before the process has stopped calling MPI. */
+ * After a failure the communicator is broken (comm.h), because MPI may still hold messages of the
+ * failed collective. Receives that had not met their message are cancelled, so that a late one
+ * cannot write into freed memory; of messages that were half way MPI may go on using the buffers.
+ */
 #pragma once
 
 #include <mpi.h>
@@ -34,7 +34,6 @@ struct wire {
     int capacity;
     MPI_Request *request;   /* owns [capacity] */
     struct wire_peer *peer; /* owns [capacity] */
-    bool broken;
     unsigned spins_per_yield;
 };
 
@@ -53,5 +52,5 @@ bool wire_send(struct wire *w, const void *from, size_t bytes, int rank, struct 
 /* Waits for everything posted. Errors: DEADLINE, naming the ranks; COMM; what comm->poll says. */
 bool wire_wait(struct wire *w, struct error *err);
 
-/* Ends the collective: counts it if ok, else marks the wire as broken. Returns ok. */
+/* Ends the collective: counts it if ok, else marks the communicator as broken. Returns ok. */
 bool wire_end(struct wire *w, bool ok);

@@ -1,0 +1,31 @@
+/* Times and verifies one collective at one size: what `lockstep check --bandwidth` is made of. */
+#pragma once
+
+#include "comm/comm.h"
+
+enum sweep_collective { SWEEP_ALL_REDUCE, SWEEP_ALL_GATHER, SWEEP_BROADCAST, SWEEP_COUNT };
+
+/* All times are means over the ranks. */
+struct sweep_sample {
+    double seconds; /* per call: the mean over all timed calls */
+    double median_seconds;
+    uint64_t wrong; /* elements with wrong bits, summed over the ranks */
+};
+
+/* "all_reduce", "all_gather", "broadcast": names on the wire and in JSON. */
+const char *sweep_name(enum sweep_collective which);
+/* False if the name is none of them. */
+bool sweep_from_name(const char *name, enum sweep_collective *out);
+
+/* The size a measurement for about `bytes` really has, as nccl-tests counts it: the vector for
+ * all-reduce and broadcast, the whole result for all-gather. A whole, positive number of floats, of
+ * floats per rank for all-gather. */
+uint64_t sweep_bytes(enum sweep_collective which, uint64_t bytes, int world);
+
+/* Runs `warmup` calls, then times `iters`, then checks one call's result bit by bit: floats that
+ * are small integers, whose sums are exact in any order. bytes as sweep_bytes gives it.
+ * All-reduce goes by all_reduce_tree with one leaf a rank; broadcast's root is rank 0.
+ * Collective; every rank gets the same sample. Errors: SHAPE, MEMORY (all ranks, if one has it),
+ * the collectives' own. */
+bool sweep_measure(struct comm *c, enum sweep_collective which, uint64_t bytes, int iters,
+                   int warmup, struct sweep_sample *out, struct error *err);
