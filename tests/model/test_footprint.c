@@ -1,0 +1,159 @@
+#include "test.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "model/footprint.h"
+
+/* Qwen3-0.6B. */
+static struct model_config qwen3_small(void) {
+    return (struct model_config){.arch = MODEL_ARCH_QWEN3,
+                                 .hidden = 1024,
+                                 .intermediate = 3072,
+                                 .n_layer = 28,
+                                 .n_head = 16,
+                                 .n_kv_head = 8,
+                                 .head_dim = 128,
+                                 .vocab = 151936,
+                                 .max_positions = 40960,
+                                 .tied = true,
+                                 .qk_norm = true};
+}
+
+static struct footprint of(const struct model_config *c, int world, int rank,
+                           const struct footprint_params *p) {
+    struct shard_dims dims = footprint_dims(c);
+    struct shard s;
+    struct error err = {0};
+    assert_ok(shard_compute(&s, &dims, world, rank, &err), &err);
+    return footprint_of_shard(c, &s, p);
+}
+
+static const struct footprint_params params = {
+    .dtype = DTYPE_BF16, .ctx = 4096, .n_block = 64, .max_tok = 512, .max_logits = 1};
+
+static void one_rank_holds_the_whole_model(void **state) {
+    (void)state;
+    struct model_config c = qwen3_small();
+    struct footprint f = of(&c, 1, 0, &params);
+    /* matrices in bf16; norms in f32 */
+    uint64_t per_layer = 1024ull * (4096 + 2048 + 3 * 3072);
+    uint64_t elements = 28 * per_layer + 151936ull * 1024;
+    assert_int_equal(f.weights, 2 * elements + 4 * (28ull * (2048 + 256) + 1024));
+    /* 2 x layers x KV heads x head_dim x 4 bytes for each of 4096 positions */
+    assert_int_equal(f.kv, 2ull * 28 * 8 * 128 * 4 * 4096);
+    assert_in_range(f.buffers, 1 << 20, 256 << 20);
+    assert_int_equal(footprint_total(&f), f.weights + f.kv + f.buffers);
+}
+
+static void parts_add_up_where_they_divide(void **state) {
+    (void)state;
+    struct model_config c = qwen3_small();
+    struct footprint whole = of(&c, 1, 0, &params);
+    for (int world = 2; world <= 8; world *= 2) {
+        uint64_t weights = 0, kv = 0;
+        for (int r = 0; r < world; r++) {
+            struct footprint f = of(&c, world, r, &params);
+            weights += f.weights;
+            kv += f.kv;
+        }
+        uint64_t norms = 4 * (28ull * (2048 + 256) + 1024); /* every rank has its own */
+        assert_int_equal(weights, whole.weights + (world - 1) * norms);
+        assert_int_equal(kv, whole.kv);
+    }
+    /* 16 ranks share 8 KV heads: each is held twice. */
+    assert_int_equal(of(&c, 16, 5, &params).kv, whole.kv / 8);
+}
+
+static void options_add_what_they_add(void **state) {
+    (void)state;
+    struct model_config c = qwen3_small();
+    uint64_t base = of(&c, 1, 0, &params).weights;
+    c.tied = false;
+    assert_int_equal(of(&c, 1, 0, &params).weights, base + 2ull * 151936 * 1024);
+    c.tied = true;
+    c.qkv_bias = c.o_bias = c.mlp_bias = true;
+    assert_int_equal(of(&c, 1, 0, &params).weights,
+                     base + 28ull * 4 * (4096 + 1024 + 2 * 3072 + 1024));
+    c = qwen3_small();
+    struct footprint_params f32 = params;
+    f32.dtype = DTYPE_F32;
+    uint64_t norms = 4 * (28ull * (2048 + 256) + 1024);
+    assert_int_equal(of(&c, 1, 0, &f32).weights, 2 * (base - norms) + norms);
+}
+
+static void rows_are_padded_to_panels(void **state) {
+    (void)state;
+    struct model_config c = {.hidden = 10,
+                             .intermediate = 3,
+                             .n_layer = 1,
+                             .n_head = 1,
+                             .n_kv_head = 1,
+                             .head_dim = 2,
+                             .vocab = 17,
+                             .tied = true};
+    uint64_t qkv = 16 * 10, o = 16 * 2, gate_up = 16 * 10, down = 16 * 3, table = 32 * 10;
+    assert_int_equal(of(&c, 1, 0, &params).weights,
+                     2 * (qkv + o + gate_up + down + table) + 4 * (20 + 10));
+    assert_int_equal(of(&c, 1, 0, &params).kv, 64ull * 64 * 16 * 4 * 2);
+}
+
+static void the_largest_config_saturates(void **state) {
+    (void)state;
+    struct model_config c = {.hidden = MODEL_MAX_HIDDEN,
+                             .intermediate = MODEL_MAX_INTERMEDIATE,
+                             .n_layer = MODEL_MAX_LAYERS,
+                             .n_head = LEAF_TREE_MAX_LEAVES,
+                             .n_kv_head = LEAF_TREE_MAX_LEAVES,
+                             .head_dim = DEVICE_MAX_HEAD_DIM,
+                             .vocab = MODEL_MAX_VOCAB,
+                             .max_positions = MODEL_MAX_POSITIONS};
+    struct footprint_params huge = {.dtype = DTYPE_F32,
+                                    .ctx = MODEL_MAX_POSITIONS,
+                                    .n_block = INT64_MAX,
+                                    .max_tok = INT32_MAX,
+                                    .max_logits = INT32_MAX};
+    struct footprint f = of(&c, 1, 0, &huge);
+    assert_true(f.weights > 1ull << 50 && f.weights < 1ull << 60);
+    assert_true(f.kv == UINT64_MAX);
+    assert_true(footprint_total(&f) == UINT64_MAX);
+    struct shard_dims dims = footprint_dims(&c);
+    struct shard s;
+    struct error err = {0};
+    assert_ok(shard_compute(&s, &dims, 1, 0, &err), &err);
+    assert_false(footprint_require(&c, &s, &huge, 1ull << 40, &err));
+    assert_int_equal(err.kind, ERROR_MEMORY);
+}
+
+static void a_refusal_says_what_would_fit(void **state) {
+    (void)state;
+    struct model_config c = qwen3_small();
+    struct shard_dims dims = footprint_dims(&c);
+    struct shard s;
+    struct error err = {0};
+    assert_ok(shard_compute(&s, &dims, 1, 0, &err), &err);
+    struct footprint f = footprint_of_shard(&c, &s, &params);
+
+    assert_ok(footprint_require(&c, &s, &params, footprint_total(&f), &err), &err);
+    assert_false(footprint_require(&c, &s, &params, footprint_total(&f) - 1, &err));
+    assert_int_equal(err.kind, ERROR_MEMORY);
+    assert_non_null(strstr(err.message, "4032 positions would fit"));
+    /* too little for the weights, but half of them would do */
+    assert_false(footprint_require(&c, &s, &params, f.weights - 1, &err));
+    assert_non_null(strstr(err.message, "2 ranks would fit"));
+    assert_false(footprint_require(&c, &s, &params, 1000, &err));
+    assert_null(strstr(err.message, "would fit"));
+    assert_non_null(strstr(err.message, "1000 B are free"));
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(one_rank_holds_the_whole_model),
+        cmocka_unit_test(parts_add_up_where_they_divide),
+        cmocka_unit_test(options_add_what_they_add),
+        cmocka_unit_test(rows_are_padded_to_panels),
+        cmocka_unit_test(the_largest_config_saturates),
+        cmocka_unit_test(a_refusal_says_what_would_fit),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
