@@ -224,7 +224,7 @@ static void read_cases(struct probe *p, const char *path) {
         return;
     }
     json_error_t json_err;
-    json_t *root = json_load_file(path, 0, &json_err);
+    json_t *root = json_load_file(path, JSON_ALLOW_NUL, &json_err);
     const json_t *cases = json_object_get(root, "cases");
     int ignored;
     for (size_t i = 0; i < json_array_size(cases) && i < MAX_CASES; i++) {
