@@ -46,7 +46,7 @@ struct attention_job {
     const float *qkv;
     const struct attention_shape *shape;
     const struct seq_run *seqs;
-    const float *k; /* [block][n_kv_head][head_dim][KV_BLOCK] */
+    const float *k; /* [block][n_kv_head][head_dim_pad][KV_BLOCK] */
     const float *v; /* [block][n_kv_head][KV_BLOCK][head_dim_pad] */
 };
 

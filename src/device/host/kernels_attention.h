@@ -120,7 +120,7 @@ static void merge_block(struct attention_rows *a, int r, bool is_first, float ma
 static void attend_block(struct attention_rows *a, int j) {
     const struct attention_job *job = a->job;
     size_t head = (size_t)job->seqs[a->item->seq].blocks[j] * job->shape->n_kv_head + a->item->kv;
-    const float *k = job->k + head * a->dim * KV_BLOCK;
+    const float *k = job->k + head * a->pad * KV_BLOCK;
     const float *v = job->v + head * a->pad * KV_BLOCK;
     float max_j[ATTENTION_MAX_ROWS];
     float sum_j[ATTENTION_MAX_ROWS];

@@ -79,7 +79,7 @@ static void append_kv(const struct rope_job *job, int kv, int block, int at, con
     int dim = job->shape->head_dim;
     int pad = head_dim_pad(dim);
     size_t head = (size_t)block * job->shape->n_kv_head + kv;
-    float *k_to = job->k + head * dim * KV_BLOCK + at;
+    float *k_to = job->k + head * pad * KV_BLOCK + at;
     for (int i = 0; i < dim; i++) {
         k_to[(size_t)i * KV_BLOCK] = k[i];
     }

@@ -19,36 +19,70 @@ static const struct pattern {
     {"16 streams, prefetched", 16, 2048},
 };
 
-enum { N_PATTERN = sizeof patterns / sizeof patterns[0], GRAIN = 16 * 4096 };
+enum {
+    N_PATTERN = sizeof patterns / sizeof patterns[0],
+    WINDOW = 8 << 20, /* bytes a thread reads at a time; a multiple of 16 streams' pages */
+    FMA_ROUNDS = 20000,
+};
 
 struct probe {
     struct host_device *device;
-    unsigned char *data;
-    size_t part; /* bytes of a thread */
+    unsigned char *data; /* owns; windows, those of one thread side by side */
+    size_t bytes;
+    int n_window; /* of each thread */
+    int window;   /* the next */
     const struct pattern *pattern;
-    long fma_rounds;
+    double read_best;
     int fma_per_round;
 };
+
+static unsigned char *window_of(const struct probe *p, int thread, int window) {
+    return p->data + ((size_t)thread * p->n_window + window) * WINDOW;
+}
 
 static void work_fill(void *ctx, int thread, void *scratch) {
     (void)scratch;
     struct probe *p = ctx;
-    memset(p->data + (size_t)thread * p->part, 1, p->part);
+    memset(window_of(p, thread, 0), 1, (size_t)p->n_window * WINDOW);
 }
 
 static void work_read(void *ctx, int thread, void *scratch) {
     struct probe *p = ctx;
-    const unsigned char *from = p->data + (size_t)thread * p->part;
-    *(float *)scratch =
-        p->device->kernels->stream(from, p->part, p->pattern->n_stream, p->pattern->ahead);
+    *(float *)scratch = p->device->kernels->stream(window_of(p, thread, p->window), WINDOW,
+                                                   p->pattern->n_stream, p->pattern->ahead);
 }
 
 static void work_fma(void *ctx, int thread, void *scratch) {
     struct probe *p = ctx;
-    int n = p->device->kernels->fma_peak(p->fma_rounds, scratch);
+    int n = p->device->kernels->fma_peak(FMA_ROUNDS, scratch);
     if (thread == 0) {
         p->fma_per_round = n;
     }
+}
+
+static double run(struct probe *p, host_work *work) {
+    double start = clock_now();
+    host_team_run(p->device, p->device->n_thread, work, p, sizeof(float), NULL);
+    return clock_now() - start;
+}
+
+double probe_read(struct probe *p) {
+    double seconds = run(p, work_read);
+    p->window = (p->window + 1) % p->n_window;
+    return (double)WINDOW * p->device->n_thread / seconds;
+}
+
+double probe_read_best(const struct probe *p) {
+    return p->read_best;
+}
+
+const char *probe_read_pattern(const struct probe *p) {
+    return p->pattern->name;
+}
+
+double probe_fma(struct probe *p) {
+    double seconds = run(p, work_fma);
+    return 2.0 * FMA_ROUNDS * p->fma_per_round * p->device->n_thread / seconds;
 }
 
 static int compare(const void *a, const void *b) {
@@ -57,64 +91,50 @@ static int compare(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-/* The median time of a round on all threads; *err is set and the result negative on failure. */
-static double median_seconds(struct probe *p, host_work *work, int n_round, struct error *err) {
-    double seconds[64];
-    n_round = n_round < 1 ? 1 : n_round < 64 ? n_round : 64;
-    for (int i = 0; i < n_round; i++) {
-        double start = clock_now();
-        if (!host_team_run(p->device, p->device->n_thread, work, p, sizeof(float), err)) {
-            return -1;
+/* Patterns take turns, so that a busy moment falls on all of them. */
+static void choose_pattern(struct probe *p) {
+    enum { ROUNDS = 31 };
+    double rate[N_PATTERN][ROUNDS];
+    for (int r = 0; r < ROUNDS; r++) {
+        for (int i = 0; i < N_PATTERN; i++) {
+            p->pattern = &patterns[i];
+            rate[i][r] = probe_read(p);
         }
-        seconds[i] = clock_now() - start;
     }
-    qsort(seconds, (size_t)n_round, sizeof *seconds, compare);
-    return seconds[n_round / 2];
-}
-
-static bool measure(struct probe *p, int n_round, struct probe_result *out, struct error *err) {
-    int n_thread = p->device->n_thread;
-    struct probe_result best = {0};
-    if (!host_team_run(p->device, n_thread, work_fill, p, sizeof(float), err)) {
-        return false;
-    }
+    int best = 0;
     for (int i = 0; i < N_PATTERN; i++) {
-        p->pattern = &patterns[i];
-        double seconds = median_seconds(p, work_read, n_round, err);
-        if (seconds < 0) {
-            return false;
-        }
-        double rate = (double)p->part * n_thread / seconds;
-        if (rate > best.read_bytes) {
-            best.read_bytes = rate;
-            best.read_pattern = patterns[i].name;
+        qsort(rate[i], ROUNDS, sizeof rate[i][0], compare);
+        if (rate[i][ROUNDS / 2] > rate[best][ROUNDS / 2]) {
+            best = i;
         }
     }
-    p->fma_rounds = 200000;
-    double seconds = median_seconds(p, work_fma, n_round, err);
-    best.fma_flops = 2.0 * (double)p->fma_rounds * p->fma_per_round * n_thread / seconds;
-    *out = best;
-    return seconds >= 0;
+    p->pattern = &patterns[best];
+    p->read_best = rate[best][ROUNDS / 2];
 }
 
-bool probe_run(const struct probe_options *options, struct probe_result *out, struct error *err) {
-    struct device *d = NULL;
-    if (!host_device_create(
-            &(struct host_options){.n_thread = options->n_thread, .isa = options->isa}, &d, err)) {
+bool probe_create(struct device *d, size_t bytes, struct probe **out, struct error *err) {
+    struct probe *p = calloc(1, sizeof *p);
+    if (!p) {
+        return error_set(err, ERROR_MEMORY, "no memory for a probe");
+    }
+    p->device = host_of(d);
+    p->n_window = (int)(bytes / p->device->n_thread / WINDOW) + 1;
+    p->bytes = (size_t)p->n_window * p->device->n_thread * WINDOW;
+    p->data = host_memory_alloc(p->bytes);
+    if (!p->data ||
+        !host_team_run(p->device, p->device->n_thread, work_fill, p, sizeof(float), err)) {
+        error_set(err, ERROR_MEMORY, "cannot allocate %zu bytes to stream through", p->bytes);
+        probe_destroy(p);
         return false;
     }
-    bool ok = false;
-    struct probe p = {.device = host_of(d)};
-    p.part = round_up(options->bytes / options->n_thread, GRAIN);
-    size_t bytes = p.part * options->n_thread;
-    p.data = host_memory_alloc(bytes);
-    if (!p.data) {
-        error_set(err, ERROR_MEMORY, "cannot allocate %zu bytes to stream through", bytes);
-        goto out;
+    choose_pattern(p);
+    *out = p;
+    return true;
+}
+
+void probe_destroy(struct probe *p) {
+    if (p) {
+        host_memory_free(p->data, p->bytes);
+        free(p);
     }
-    ok = measure(&p, options->n_round, out, err);
-out:
-    host_memory_free(p.data, bytes);
-    device_destroy(d);
-    return ok;
 }

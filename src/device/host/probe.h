@@ -1,22 +1,24 @@
-/* The limits of this machine, measured: how fast its threads read memory and multiply-add. */
+/* The limits of this machine, measured on a host device's threads: how fast they read memory and
+ * how fast they multiply and add. A measurement takes a few milliseconds, so that it can be
+ * repeated right beside what is compared with it. */
 #pragma once
 
 #include <stddef.h>
 
 #include "base/error.h"
+#include "device/device.h"
 
-struct probe_options {
-    int n_thread;
-    const char *isa; /* NULL: the best */
-    size_t bytes;    /* to stream through; far more than the caches hold */
-    int n_round;     /* of which the median counts */
-};
+struct probe;
 
-struct probe_result {
-    double read_bytes; /* per second, all threads, in the best pattern */
-    const char *read_pattern;
-    double fma_flops; /* f32, per second, all threads; a multiply-add counts as two */
-};
+/* d: a host device, borrowed. bytes: to stream through, round and round; far more than the caches
+ * hold. Tries the read patterns and settles on the best. Errors: MEMORY. */
+bool probe_create(struct device *d, size_t bytes, struct probe **out, struct error *err);
+void probe_destroy(struct probe *);
 
-/* Errors: MEMORY, UNSUPPORTED. */
-bool probe_run(const struct probe_options *, struct probe_result *out, struct error *err);
+/* Bytes read per second by all threads, now; and the median when the probe was made. */
+double probe_read(struct probe *);
+double probe_read_best(const struct probe *);
+const char *probe_read_pattern(const struct probe *);
+
+/* f32 operations per second by all threads, now; a multiply-add counts as two. */
+double probe_fma(struct probe *);
