@@ -24,6 +24,7 @@ enum {
 /* Who says it. The tag of a frame; a type is only understood on its own side. */
 enum message_side { SIDE_REQUEST, SIDE_REPLY, SIDE_NOTICE, SIDE_COUNT };
 
+/* The reply to a request is the type after it. A step has none. */
 enum message_type {
     MESSAGE_HELLO,
     MESSAGE_HELLO_OK,

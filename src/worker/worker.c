@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -13,7 +14,7 @@
 #include "rpc/build_id.h"
 #include "rpc/watchdog.h"
 
-enum { ECHO_TAG = 60, ECHO_MAX_BYTES = 1 << 20, ECHO_MAX_COUNT = 1 << 20 };
+enum { ECHO_MAX_BYTES = 1 << 20, ECHO_MAX_COUNT = 1 << 20 };
 
 struct worker {
     struct worker_options options;
@@ -147,8 +148,8 @@ static bool handle_echo(struct worker *w, const struct message *request, struct 
     }
     watchdog_phase("a bare MPI ping-pong", w->options.timeout_s + 1);
     for (int i = 0; i < e->count; i++) {
-        MPI_Recv(data, e->bytes, MPI_BYTE, 0, ECHO_TAG, w->options.control, MPI_STATUS_IGNORE);
-        MPI_Send(data, e->bytes, MPI_BYTE, 0, ECHO_TAG, w->options.control);
+        MPI_Recv(data, e->bytes, MPI_BYTE, 0, WORKER_ECHO_TAG, w->options.control, MPI_STATUS_IGNORE);
+        MPI_Send(data, e->bytes, MPI_BYTE, 0, WORKER_ECHO_TAG, w->options.control);
     }
     watchdog_clear();
     free(data);
@@ -299,6 +300,12 @@ bool worker_handle(struct worker *w, const struct message *request, struct messa
 
 /* ---- the second half of init ---- */
 
+/* Rank 0's random id. Made here, not broadcast. */
+static bool new_id(uint8_t id[COMM_ID_BYTES], struct error *err) {
+    return getrandom(id, COMM_ID_BYTES, 0) == COMM_ID_BYTES ||
+           error_set(err, ERROR_IO, "no random bytes for the communicator's id");
+}
+
 static bool is_zero(const uint8_t *id) {
     uint8_t any = 0;
     for (int i = 0; i < COMM_ID_BYTES; i++) {
@@ -309,7 +316,7 @@ static bool is_zero(const uint8_t *id) {
 
 bool worker_join(struct worker *w, bool go, struct error *err) {
     uint8_t id[COMM_ID_BYTES] = {0};
-    bool made = w->rank != 0 || !go || comm_mpi_new_id(id, err);
+    bool made = w->rank != 0 || !go || new_id(id, err);
     if (!made) {
         memset(id, 0, sizeof id); /* the others learn from it that there will be no communicator */
     }

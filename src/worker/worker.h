@@ -14,6 +14,8 @@
 
 struct worker;
 
+enum { WORKER_ECHO_TAG = 60 }; /* of a bare ping-pong on the control communicator */
+
 struct worker_options {
     MPI_Comm control; /* borrowed: requests, replies, and the broadcast of the id */
     MPI_Comm tensor;  /* borrowed: the tensors' own communicator */

@@ -1,0 +1,143 @@
+/* lockstep check: are the ranks who they should be, and do they reach each other? */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "cli/check_report.h"
+#include "cli/command.h"
+#include "cli/launch.h"
+#include "cli/status.h"
+#include "config.h"
+
+enum {
+    PINGS = 400,
+    WARM_UP_PINGS = 20,
+    OWN_OPTIONS = 2,
+};
+
+static const double ping_budget_s = 0.5; /* per rank, for slow networks and crowded hosts */
+
+struct check_options {
+    struct common_options common;
+    bool json;
+};
+
+static int compare_doubles(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* min, median and max; sorts v. */
+static struct check_times summarise(double *v, int n) {
+    qsort(v, (size_t)n, sizeof *v, compare_doubles);
+    return (struct check_times){.n = n, .min = v[0], .median = v[n / 2], .max = v[n - 1]};
+}
+
+static bool ping_rank(struct pool *pool, int rank, struct check_rank *out, struct error *err) {
+    double rtt[PINGS];
+    for (int i = 0; i < WARM_UP_PINGS; i++) {
+        if (!pool_ping(pool, rank, NULL, err)) {
+            return false;
+        }
+    }
+    double start = clock_now();
+    int n = 0;
+    while (n < PINGS && (n < 2 || clock_now() - start < ping_budget_s)) {
+        if (!pool_ping(pool, rank, &rtt[n++], err)) {
+            return false;
+        }
+    }
+    out->ping = summarise(rtt, n);
+    if (rank > 0) {
+        if (!pool_echo(pool, rank, n, rtt, err)) {
+            return false;
+        }
+        out->bare = summarise(rtt, n);
+    }
+    return true;
+}
+
+static bool greet(struct pool *pool, struct check_report *r, struct error *err) {
+    if (!pool_hello(pool, err)) {
+        return false;
+    }
+    for (int i = 0; i < r->world; i++) {
+        r->ranks[i].hello = *pool_rank(pool, i);
+        status_set_place(i, r->ranks[i].hello.host, r->ranks[i].hello.device);
+    }
+    r->has_hello = true;
+    for (int i = 0; i < r->world; i++) {
+        if (!ping_rank(pool, i, &r->ranks[i], err)) {
+            return false;
+        }
+    }
+    r->has_ping = true;
+    return true;
+}
+
+static bool connect_ranks(struct pool *pool, struct check_report *r, struct error *err) {
+    double start = clock_now();
+    if (!pool_init(pool, err)) {
+        return false;
+    }
+    r->init_s = clock_now() - start;
+    r->isa = pool_isa(pool);
+    r->comm = pool_comm(pool)->ops->name;
+    r->has_init = true;
+    uint64_t *sums = calloc((size_t)r->world, sizeof *sums);
+    if (!sums) {
+        return error_set(err, ERROR_MEMORY, "cannot hold %d sums", r->world);
+    }
+    bool ok = pool_sanity(pool, sums, err);
+    for (int i = 0; i < r->world; i++) {
+        r->ranks[i].sum = sums[i];
+    }
+    free(sums);
+    r->has_sanity = ok || err->kind == ERROR_WRONG_RESULT;
+    return ok;
+}
+
+static bool lead_check(struct pool *pool, void *user, struct error *err) {
+    const struct check_options *o = user;
+    struct check_report r = {.world = pool_world(pool)};
+    r.ranks = calloc((size_t)r.world, sizeof *r.ranks);
+    if (!r.ranks) {
+        return error_set(err, ERROR_MEMORY, "cannot hold a table of %d ranks", r.world);
+    }
+    bool ok = greet(pool, &r, err) && connect_ranks(pool, &r, err);
+    if (o->json) {
+        check_report_json(&r, ok ? NULL : err);
+    } else {
+        check_report_print(&r);
+    }
+    free(r.ranks);
+    return ok;
+}
+
+static bool run(const struct command *self, int argc, char **argv, struct error *err) {
+    struct check_options o = {.json = false};
+    struct option table[OWN_OPTIONS + COMMON_OPTION_COUNT] = {
+        {.type = OPTION_SECTION, .name = "Options"},
+        {.type = OPTION_FLAG,
+         .name = "json",
+         .value = &o.json,
+         .help = "print one JSON object instead of the table"},
+    };
+    int n = OWN_OPTIONS + COMMON_OPTION_COUNT;
+    common_options_table(&o.common, table + OWN_OPTIONS);
+    if (!options_parse(table, n, argc, argv, NULL, 0, NULL, err)) {
+        return false;
+    }
+    if (o.common.help) {
+        command_print_help(self, table, n);
+        return true;
+    }
+    return common_options_apply(&o.common, err) && launch_run(&o.common, lead_check, &o, err);
+}
+
+const struct command command_check = {
+    .name = "check",
+    .summary = "Check ranks, control messages and the communicator.",
+    .synopsis = "[options]",
+    .run = run,
+};
