@@ -22,13 +22,14 @@ static int host_width(const struct check_report *r) {
     return width;
 }
 
-/* Median of the ranks' ratios of ping to bare ping-pong; 0 in a world of one. */
+/* Median of the ranks' ratios of ping to bare ping-pong, each in its calmest round; 0 in a world of
+ * one. */
 static double ping_ratio(const struct check_report *r) {
     double ratios[64];
     int n = 0;
     for (int i = 1; i < r->world && n < 64; i++) {
         const struct check_rank *k = &r->ranks[i];
-        double x = k->bare.median > 0 ? k->ping.median / k->bare.median : 0;
+        double x = k->calm_bare > 0 ? k->calm_ping / k->calm_bare : 0;
         int at = n++;
         for (; at > 0 && ratios[at - 1] > x; at--) {
             ratios[at] = ratios[at - 1];
@@ -105,6 +106,8 @@ static json_t *rank_json(const struct check_report *r, int i) {
     if (r->has_ping) {
         json_object_set_new(j, "ping_us", times_json(&k->ping));
         json_object_set_new(j, "bare_us", i ? times_json(&k->bare) : json_null());
+        json_object_set_new(j, "ping_ratio",
+                            i ? json_real(k->calm_ping / k->calm_bare) : json_null());
     }
     if (r->has_sanity) {
         json_object_set_new(j, "sum", json_integer((json_int_t)k->sum));

@@ -16,7 +16,8 @@ struct check_times {
 struct check_rank {
     struct message_hello_ok hello;
     struct check_times ping;
-    struct check_times bare; /* a bare MPI ping-pong of the same size; rank 0 has none */
+    struct check_times bare;     /* a bare MPI ping-pong of the same size; rank 0 has none */
+    double calm_ping, calm_bare; /* medians of the calmest round of each */
     uint64_t sum;
 };
 

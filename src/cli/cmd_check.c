@@ -10,8 +10,8 @@
 #include "config.h"
 
 enum {
-    PINGS = 400,
-    WARM_UP_PINGS = 20,
+    ROUNDS = 16,
+    PINGS_PER_ROUND = 25,
     OWN_OPTIONS = 2,
 };
 
@@ -33,27 +33,40 @@ static struct check_times summarise(double *v, int n) {
     return (struct check_times){.n = n, .min = v[0], .median = v[n / 2], .max = v[n - 1]};
 }
 
-static bool ping_rank(struct pool *pool, int rank, struct check_rank *out, struct error *err) {
-    double rtt[PINGS];
-    for (int i = 0; i < WARM_UP_PINGS; i++) {
-        if (!pool_ping(pool, rank, NULL, err)) {
+/* One round: pings, then as many bare round trips, so that both meet the same machine. */
+static bool ping_round(struct pool *pool, int rank, double *ping, double *bare, struct error *err) {
+    if (!pool_ping(pool, rank, NULL, err)) { /* wakes the rank up */
+        return false;
+    }
+    for (int i = 0; i < PINGS_PER_ROUND; i++) {
+        if (!pool_ping(pool, rank, &ping[i], err)) {
             return false;
         }
     }
+    return rank == 0 || pool_echo(pool, rank, PINGS_PER_ROUND, bare, err);
+}
+
+static double least(double a, double b) {
+    return a == 0 || b < a ? b : a;
+}
+
+static bool ping_rank(struct pool *pool, int rank, struct check_rank *out, struct error *err) {
+    double ping[ROUNDS * PINGS_PER_ROUND], bare[ROUNDS * PINGS_PER_ROUND];
     double start = clock_now();
     int n = 0;
-    while (n < PINGS && (n < 2 || clock_now() - start < ping_budget_s)) {
-        if (!pool_ping(pool, rank, &rtt[n++], err)) {
+    for (int i = 0; i < ROUNDS && (i == 0 || clock_now() - start < ping_budget_s); i++) {
+        double p[PINGS_PER_ROUND], b[PINGS_PER_ROUND] = {0};
+        if (!ping_round(pool, rank, p, b, err)) {
             return false;
         }
+        memcpy(ping + n, p, sizeof p);
+        memcpy(bare + n, b, sizeof b);
+        n += PINGS_PER_ROUND;
+        out->calm_ping = least(out->calm_ping, summarise(p, PINGS_PER_ROUND).median);
+        out->calm_bare = least(out->calm_bare, summarise(b, PINGS_PER_ROUND).median);
     }
-    out->ping = summarise(rtt, n);
-    if (rank > 0) {
-        if (!pool_echo(pool, rank, n, rtt, err)) {
-            return false;
-        }
-        out->bare = summarise(rtt, n);
-    }
+    out->ping = summarise(ping, n);
+    out->bare = summarise(bare, n);
     return true;
 }
 

@@ -148,8 +148,8 @@ bool pool_read_notices(void *pool, struct error *err) {
 
 /* ---- one request ---- */
 
-static bool flush(struct pool *p, double deadline, struct error *err) {
-    p->stuck = !transport_flush(p->t, deadline, err);
+static bool flush(struct pool *p, double timeout_s, struct error *err) {
+    p->stuck = !transport_flush(p->t, timeout_s, err);
     return !p->stuck;
 }
 
@@ -158,8 +158,7 @@ bool pool_send(struct pool *p, struct message *request, int rank, struct error *
     if (p->world == 1 && !p->trace) {
         return true;
     }
-    if (!flush(p, clock_now() + p->options.timeout_s, err) ||
-        !message_encode(&p->frame, request, err)) {
+    if (!flush(p, p->options.timeout_s, err) || !message_encode(&p->frame, request, err)) {
         return false;
     }
     int first = rank < 0 ? 1 : rank;
@@ -202,12 +201,12 @@ static bool decode_reply(struct pool *p, const struct frame *f, struct message *
     return false;
 }
 
-bool pool_collect(struct pool *p, int rank, enum message_type expect, double deadline,
+bool pool_collect(struct pool *p, int rank, enum message_type expect, double timeout_s,
                   struct message *reply, struct error *err) {
     const char *what = message_name(expect - 1); /* the request */
     struct frame f;
     do {
-        if (!transport_receive(p->t, rank, SIDE_REPLY, deadline, &f, err)) {
+        if (!transport_receive(p->t, rank, SIDE_REPLY, timeout_s, &f, err)) {
             if (err->kind == ERROR_DEADLINE && !err->has_rank) {
                 error_set(err, ERROR_DEADLINE, "%s: no reply in time (--timeout)", what);
             }
@@ -238,8 +237,7 @@ bool pool_ask(struct pool *p, int rank, struct message *request, struct message 
         return false;
     }
     return rank == 0 ? pool_own_share(p, request, reply, err)
-                     : pool_collect(p, rank, request->type + 1, clock_now() + p->options.timeout_s,
-                                    reply, err);
+                     : pool_collect(p, rank, request->type + 1, p->options.timeout_s, reply, err);
 }
 
 static bool is_echo(enum error_kind kind) {
@@ -257,7 +255,7 @@ bool pool_keep_error(struct error *kept, const struct error *fresh) {
 static bool collect_patiently(struct pool *p, int rank, enum message_type expect, double deadline,
                               struct message *reply, struct error *err) {
     for (;;) {
-        if (pool_collect(p, rank, expect, deadline, reply, err)) {
+        if (pool_collect(p, rank, expect, deadline - clock_now(), reply, err)) {
             return true;
         }
         double patience = p->loads[rank].heard + p->options.timeout_s;
@@ -303,19 +301,19 @@ bool pool_shutdown(struct pool *p, struct error *err) {
     struct error first = {0}, e = {0};
     double deadline = clock_now() + fmin(p->options.timeout_s, patience_s);
     p->settled = UINT64_MAX; /* what goes wrong now is of no more interest */
-    if (!flush(p, deadline, &e) || !pool_send(p, &request, -1, &e)) {
+    if (!flush(p, deadline - clock_now(), &e) || !pool_send(p, &request, -1, &e)) {
         log_warn("shutdown: %s", e.message);
         pool_keep_error(&first, &e);
     } else {
         pool_own_share(p, &request, &reply, &e);
     }
     for (int r = 1; r < p->world; r++) {
-        if (!pool_collect(p, r, MESSAGE_BYE, deadline, &reply, &e)) {
+        if (!pool_collect(p, r, MESSAGE_BYE, deadline - clock_now(), &reply, &e)) {
             log_warn("shutdown: rank %d: %s", r, e.message);
             pool_keep_error(&first, &e);
         }
     }
-    if (first.kind != ERROR_NONE || !flush(p, deadline, &first)) {
+    if (first.kind != ERROR_NONE || !flush(p, deadline - clock_now(), &first)) {
         if (err) {
             *err = first;
         }

@@ -46,7 +46,7 @@ bool pool_own_share(struct pool *p, const struct message *request, struct messag
                     struct error *err);
 
 /* Waits for `rank`'s reply to the last request. Errors have the rank. */
-bool pool_collect(struct pool *p, int rank, enum message_type expect, double deadline,
+bool pool_collect(struct pool *p, int rank, enum message_type expect, double timeout_s,
                   struct message *reply, struct error *err);
 
 /* One request to one rank. */

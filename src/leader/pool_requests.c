@@ -84,7 +84,7 @@ bool pool_echo(struct pool *p, int rank, int count, double *seconds, struct erro
         seconds[i] = clock_now() - start;
     }
     watchdog_clear();
-    return pool_collect(p, rank, MESSAGE_ECHO_OK, clock_now() + p->options.timeout_s, &reply, err);
+    return pool_collect(p, rank, MESSAGE_ECHO_OK, p->options.timeout_s, &reply, err);
 }
 
 /* ---- init ---- */

@@ -94,8 +94,15 @@ enum message_side message_side(enum message_type type) {
 
 /* ---- encoding ---- */
 
+/* msgpack-c writes in pieces of a few bytes: the common case must not cost a call. */
 static int write_bytes(void *user, const char *bytes, size_t n) {
-    return buffer_append(user, bytes, n, NULL) ? 0 : -1;
+    struct buffer *b = user;
+    if (b->capacity - b->size < n && !buffer_reserve(b, n, NULL)) {
+        return -1;
+    }
+    memcpy(b->data + b->size, bytes, n);
+    b->size += n;
+    return 0;
 }
 
 static int pack_text(msgpack_packer *pk, const char *text, size_t n) {
@@ -190,9 +197,16 @@ bool message_encode(struct buffer *out, const struct message *m, struct error *e
 /* ---- decoding ---- */
 
 static bool is_text(const msgpack_object *o, const char *text) {
-    size_t n = strlen(text);
-    return o->type == MSGPACK_OBJECT_STR && o->via.str.size == n &&
-           memcmp(o->via.str.ptr, text, n) == 0;
+    if (o->type != MSGPACK_OBJECT_STR) {
+        return false;
+    }
+    uint32_t n = o->via.str.size;
+    for (uint32_t i = 0; i < n; i++) {
+        if (text[i] == 0 || text[i] != o->via.str.ptr[i]) {
+            return false;
+        }
+    }
+    return text[n] == 0;
 }
 
 static const msgpack_object *find_key(const msgpack_object_map *map, const char *key) {
@@ -428,22 +442,31 @@ bool message_decode(struct message_decoder *d, const void *bytes, size_t n, enum
     if (!frame_check(bytes, n, err)) {
         return false;
     }
+    if (!d->zone) {
+        d->zone = msgpack_zone_new(MSGPACK_ZONE_CHUNK_SIZE);
+    } else {
+        msgpack_zone_clear(d->zone);
+    }
     size_t at = 0;
-    msgpack_unpack_return got = msgpack_unpack_next(&d->unpacked, bytes, n, &at);
+    msgpack_object root;
+    msgpack_unpack_return got =
+        d->zone ? msgpack_unpack(bytes, n, &at, d->zone, &root) : MSGPACK_UNPACK_NOMEM_ERROR;
     if (got != MSGPACK_UNPACK_SUCCESS) {
         return error_set(err, got == MSGPACK_UNPACK_NOMEM_ERROR ? ERROR_MEMORY : ERROR_PROTOCOL,
                          "frame of %zu bytes: not msgpack", n);
     }
-    if (d->unpacked.data.type != MSGPACK_OBJECT_MAP) {
+    if (root.type != MSGPACK_OBJECT_MAP) {
         return error_set(err, ERROR_PROTOCOL, "frame: not a map");
     }
-    const msgpack_object_map *map = &d->unpacked.data.via.map;
+    const msgpack_object_map *map = &root.via.map;
     return read_head(map, side, out, err) && read_fields(map, out, err) &&
            (out->type != MESSAGE_STEP || read_step(d, map, n, &out->step, err));
 }
 
 void message_decoder_finish(struct message_decoder *d) {
-    msgpack_unpacked_destroy(&d->unpacked);
+    if (d->zone) {
+        msgpack_zone_free(d->zone);
+    }
     free(d->ints);
     free(d->seqs);
     *d = (struct message_decoder){0};

@@ -163,8 +163,8 @@ bool message_encode(struct buffer *out, const struct message *m, struct error *e
 /* Memory that decoded messages borrow; reused, so that the hot path does not allocate.
  * Zero-initialised is valid. */
 struct message_decoder {
-    msgpack_unpacked unpacked;
-    int32_t *ints; /* owns */
+    msgpack_zone *zone; /* owns */
+    int32_t *ints;      /* owns */
     size_t int_capacity;
     struct step_seq *seqs; /* owns */
     size_t seq_capacity;

@@ -18,6 +18,7 @@ static const double spin_s = 2e-3;
 static const double nap_first_s = 50e-6;
 static const double nap_longest_s = 3e-3;
 static const double hook_every_s = 1e-3;
+static const double transfer_s = 60; /* of one frame that has begun */
 
 struct transport {
     MPI_Comm comm; /* borrowed */
@@ -102,10 +103,13 @@ void transport_set_hook(struct transport *t, transport_hook *hook, void *user) {
 
 /* ---- waiting ---- */
 
-/* Spins for spin_s, then naps longer and longer. */
+/* Spins for spin_s, then naps longer and longer. The clock is first read when there is something to
+ * wait for: reading it costs as much as a probe, and most answers are there at once. */
 struct waiter {
+    double timeout_s;
     double start; /* 0: not yet known */
-    double nap;   /* 0: still spinning */
+    double now;
+    double nap; /* 0: still spinning */
     unsigned spins;
 };
 
@@ -115,42 +119,40 @@ static void relax(void) {
 #endif
 }
 
-static void wait_a_little(const struct transport *t, struct waiter *w) {
+/* True when it has looked at the clock. */
+static bool wait_a_little(const struct transport *t, struct waiter *w) {
     if (w->nap > 0) {
         clock_sleep(w->nap);
         w->nap = fmin(2 * w->nap, nap_longest_s);
-        return;
-    }
-    if (t->yield_early) {
+    } else if (t->yield_early) {
         sched_yield();
     } else {
         relax();
     }
-    if (++w->spins % SPINS_PER_CLOCK == 0) {
-        double now = clock_now();
-        if (w->start == 0) {
-            w->start = now;
-        } else if (now - w->start > spin_s) {
-            w->nap = nap_first_s;
-        }
+    if (w->nap == 0 && ++w->spins % SPINS_PER_CLOCK) {
+        return false;
     }
+    w->now = clock_now();
+    if (w->start == 0) {
+        w->start = w->now;
+    } else if (w->nap == 0 && w->now - w->start > spin_s) {
+        w->nap = nap_first_s;
+    }
+    return true;
 }
 
-/* What every wait does between two looks. False: the wait is over. `what` names it. */
-static bool keep_waiting(struct transport *t, struct waiter *w, double deadline,
-                         struct error *err) {
-    wait_a_little(t, w);
-    if (w->nap == 0 && w->spins % SPINS_PER_CLOCK) {
-        return true; /* the clock costs as much as a probe */
+/* What every wait does between two looks. False: the wait is over. */
+static bool keep_waiting(struct transport *t, struct waiter *w, struct error *err) {
+    if (!wait_a_little(t, w)) {
+        return true;
     }
-    double now = clock_now();
-    if (t->hook && now - t->hook_last >= hook_every_s) {
-        t->hook_last = now;
+    if (t->hook && w->now - t->hook_last >= hook_every_s) {
+        t->hook_last = w->now;
         if (!t->hook(t->hook_user, err)) {
             return false;
         }
     }
-    return now < deadline || error_set(err, ERROR_DEADLINE, "no answer in time");
+    return w->now - w->start < w->timeout_s || error_set(err, ERROR_DEADLINE, "no answer in time");
 }
 
 void transport_idle(int fd, double seconds) {
@@ -198,13 +200,13 @@ bool transport_is_flushed(struct transport *t) {
     return reap(t, NULL) && t->n_posted == 0;
 }
 
-bool transport_flush(struct transport *t, double deadline, struct error *err) {
-    struct waiter w = {0};
+bool transport_flush(struct transport *t, double timeout_s, struct error *err) {
+    struct waiter w = {.timeout_s = timeout_s};
     if (!reap(t, err)) {
         return false;
     }
     while (t->n_posted) {
-        if (!keep_waiting(t, &w, deadline, err)) {
+        if (!keep_waiting(t, &w, err)) {
             if (err && err->kind == ERROR_DEADLINE && !err->has_rank) {
                 error_set(err, ERROR_DEADLINE, "does not take what is sent to it");
                 error_at_rank(err, t->posted_to[0]);
@@ -245,16 +247,13 @@ static bool take(struct transport *t, MPI_Message *message, MPI_Status *status, 
     }
     MPI_Request request;
     MPI_TRY(MPI_Imrecv(t->inbox.data, size, MPI_BYTE, message, &request), "MPI_Imrecv");
-    struct waiter w = {0};
-    double deadline = 0;
+    struct waiter w = {.timeout_s = transfer_s};
     for (;;) {
         MPI_TRY(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "MPI_Test");
         if (done) {
             break;
         }
-        deadline = deadline > 0 ? deadline : clock_now() + 60;
-        wait_a_little(t, &w);
-        if (w.nap > 0 && clock_now() > deadline) {
+        if (wait_a_little(t, &w) && w.now - w.start > w.timeout_s) {
             return error_set(err, ERROR_DEADLINE, "a frame of %d bytes began but never ended",
                              size);
         }
@@ -284,9 +283,9 @@ bool transport_poll(struct transport *t, int source, int side, struct frame *out
     return !flag || take(t, &message, &status, out, err);
 }
 
-bool transport_receive(struct transport *t, int source, int side, double deadline,
+bool transport_receive(struct transport *t, int source, int side, double timeout_s,
                        struct frame *out, struct error *err) {
-    struct waiter w = {0};
+    struct waiter w = {.timeout_s = timeout_s};
     for (;;) {
         bool got = false;
         if (!transport_poll(t, source, side, out, &got, err)) {
@@ -295,7 +294,7 @@ bool transport_receive(struct transport *t, int source, int side, double deadlin
         if (got) {
             return true;
         }
-        if (!keep_waiting(t, &w, deadline, err)) {
+        if (!keep_waiting(t, &w, err)) {
             return false;
         }
     }

@@ -46,8 +46,9 @@ void transport_set_hook(struct transport *t, transport_hook *hook, void *user);
 bool transport_post(struct transport *t, int peer, enum message_side side, const void *data,
                     size_t size, struct error *err);
 
-/* Waits until everything posted is sent. Errors: DEADLINE (has the rank), COMM. */
-bool transport_flush(struct transport *t, double deadline, struct error *err);
+/* Waits at most timeout_s until everything posted is sent. Errors: DEADLINE (has the rank), COMM.
+ */
+bool transport_flush(struct transport *t, double timeout_s, struct error *err);
 
 /* True when nothing posted is still on its way; does not wait. */
 bool transport_is_flushed(struct transport *t);
@@ -57,9 +58,9 @@ bool transport_is_flushed(struct transport *t);
 bool transport_poll(struct transport *t, int source, int side, struct frame *out, bool *got,
                     struct error *err);
 
-/* Waits for a frame until `deadline` (INFINITY: for ever). A frame that is already there is
- * received even when the deadline has passed. Errors: as transport_poll, DEADLINE, the hook's. */
-bool transport_receive(struct transport *t, int source, int side, double deadline,
+/* Waits for a frame, at most timeout_s (INFINITY: for ever). A frame that is already there is
+ * received even when timeout_s is not above 0. Errors: as transport_poll, DEADLINE, the hook's. */
+bool transport_receive(struct transport *t, int source, int side, double timeout_s,
                        struct frame *out, struct error *err);
 
 /* Sleeps until `fd` (an eventfd) is readable or `seconds` have passed. */

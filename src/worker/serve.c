@@ -26,7 +26,7 @@ static bool send_message(struct server *s, struct buffer *frame, const struct me
         !transport_post(s->t, 0, message_side(m->type), frame->data, frame->size, err)) {
         return false;
     }
-    if (!transport_flush(s->t, clock_now() + s->timeout_s, err)) {
+    if (!transport_flush(s->t, s->timeout_s, err)) {
         s->stuck = true;
         return false;
     }
