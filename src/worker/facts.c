@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* ---- cgroup limits, version 2 and 1 ---- */
+/* ---- cgroup limit of CPU time, version 2 and 1 ---- */
 
 /* Reads up to two numbers from a one-line file; "max" reads as -1. Returns how many there were. */
 static int read_numbers(const char *path, double *a, double *b) {
@@ -80,34 +80,6 @@ static double cgroup_cores(void) {
         return quota / period;
     }
     return INFINITY;
-}
-
-static double cgroup_memory_free(void) {
-    double limit, used, unused;
-    if (read_cgroup("", "", "memory.max", &limit, &unused) == 1 && limit > 0 &&
-        read_cgroup("", "", "memory.current", &used, &unused) == 1) {
-        return fmax(limit - used, 0);
-    }
-    if (read_cgroup("/memory", "memory", "memory.limit_in_bytes", &limit, &unused) == 1 &&
-        read_cgroup("/memory", "memory", "memory.usage_in_bytes", &used, &unused) == 1) {
-        return fmax(limit - used, 0);
-    }
-    return INFINITY;
-}
-
-uint64_t host_memory_available(void) {
-    char line[128];
-    double kib = 0;
-    FILE *f = fopen("/proc/meminfo", "re");
-    while (f && fgets(line, sizeof line, f)) {
-        if (sscanf(line, "MemAvailable: %lf", &kib) == 1) {
-            break;
-        }
-    }
-    if (f) {
-        fclose(f);
-    }
-    return (uint64_t)fmin(1024 * kib, cgroup_memory_free());
 }
 
 /* ---- cores ---- */

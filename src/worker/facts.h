@@ -30,6 +30,3 @@ int host_facts_threads(const struct host_facts *f, int asked);
 /* Cores that this process may use: affinity and cgroup limit. Needs no MPI. */
 int host_cores_usable(void);
 int host_cores_online(void);
-
-/* Bytes this process could still allocate: the host's free memory, and the cgroup's. */
-uint64_t host_memory_available(void);

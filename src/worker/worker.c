@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "comm/mpi.h"
 #include "device/device.h"
+#include "device/host/host.h"
 #include "rpc/build_id.h"
 #include "rpc/watchdog.h"
 
