@@ -86,6 +86,10 @@ void check_report_print(const struct check_report *r) {
     for (int i = 0; i < n; i++) {
         printf("note: %s\n", advice[i]);
     }
+    if (r->has_bandwidth) {
+        printf("\n");
+        bandwidth_print(&r->bandwidth, stdout);
+    }
 }
 
 /* ---- JSON ---- */
@@ -134,6 +138,9 @@ void check_report_json(const struct check_report *r, const struct error *failure
         json_object_set_new(j, "init_ms", json_real(1e3 * r->init_s));
         json_object_set_new(j, "communicator", json_string(r->comm));
         json_object_set_new(j, "isa", json_string(r->isa));
+    }
+    if (r->has_bandwidth) {
+        json_object_set_new(j, "bandwidth", bandwidth_json(&r->bandwidth));
     }
     json_t *notes = json_array();
     char advice[CHECK_ADVICE_MAX][CHECK_ADVICE_LENGTH];

@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "cli/bandwidth.h"
 #include "rpc/messages.h"
 
 /* Seconds. */
@@ -25,10 +26,11 @@ struct check_report {
     int world;
     struct check_rank *ranks; /* [world] */
     /* How far the check came. */
-    bool has_hello, has_ping, has_init, has_sanity;
+    bool has_hello, has_ping, has_init, has_sanity, has_bandwidth;
     double init_s;
     const char *isa;  /* the kernels that all ranks use */
     const char *comm; /* "mpi", "self" */
+    struct bandwidth_result bandwidth;
 };
 
 void check_report_print(const struct check_report *r);

@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "comm/sweep.h"
 #include "model/model.h"
 #include "rpc/messages.h"
 #include "worker/facts.h"
@@ -56,6 +57,10 @@ bool pool_init(struct pool *p, struct error *err);
 
 /* sums [world] may be NULL. Errors: WRONG_RESULT, COMM_NOT_INIT. */
 bool pool_sanity(struct pool *p, uint64_t *sums, struct error *err);
+
+/* Times and verifies one collective on every rank; see sweep_measure. */
+bool pool_measure(struct pool *p, enum sweep_collective which, uint64_t bytes, int iters,
+                  int warmup, struct sweep_sample *out, struct error *err);
 
 /* progress (may be NULL) gets the sums over all ranks; *bytes_read too. */
 bool pool_load(struct pool *p, const struct model_params *params,

@@ -179,6 +179,29 @@ bool pool_sanity(struct pool *p, uint64_t *sums, struct error *err) {
     return pool_ask_all(p, &m, on_sanity, &s, err);
 }
 
+/* ---- bandwidth ---- */
+
+static bool on_sample(void *user, int rank, const struct message *reply, struct error *err) {
+    struct sweep_sample *out = user;
+    (void)err;
+    if (rank == 0) { /* all ranks have the same */
+        *out = (struct sweep_sample){.seconds = reply->bandwidth_result.seconds,
+                                     .median_seconds = reply->bandwidth_result.median_s,
+                                     .wrong = reply->bandwidth_result.wrong};
+    }
+    return true;
+}
+
+bool pool_measure(struct pool *p, enum sweep_collective which, uint64_t bytes, int iters,
+                  int warmup, struct sweep_sample *out, struct error *err) {
+    struct message m = {.type = MESSAGE_BANDWIDTH};
+    snprintf(m.bandwidth.collective, sizeof m.bandwidth.collective, "%s", sweep_name(which));
+    m.bandwidth.bytes = bytes;
+    m.bandwidth.iters = iters;
+    m.bandwidth.warmup = warmup;
+    return pool_ask_all(p, &m, on_sample, out, err);
+}
+
 bool pool_start(struct pool *p, struct error *err) {
     if (!pool_hello(p, err)) {
         return false;

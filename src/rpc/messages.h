@@ -36,6 +36,8 @@ enum message_type {
     MESSAGE_INIT_OK,
     MESSAGE_SANITY,
     MESSAGE_SANITY_RESULT,
+    MESSAGE_BANDWIDTH, /* one measurement of one collective */
+    MESSAGE_BANDWIDTH_RESULT,
     MESSAGE_LOAD,
     MESSAGE_LOADED,
     MESSAGE_STEP,
@@ -97,6 +99,19 @@ struct message_sanity_result {
     uint64_t observed_sum;
 };
 
+struct message_bandwidth {
+    char collective[32];
+    uint64_t bytes;
+    int32_t iters;
+    int32_t warmup;
+};
+
+struct message_bandwidth_result {
+    double seconds;
+    double median_s;
+    uint64_t wrong;
+};
+
 struct message_load {
     char dir[MESSAGE_PATH_MAX];
     int32_t ctx;
@@ -144,6 +159,8 @@ struct message {
         struct message_echo echo;
         struct message_init init;
         struct message_sanity_result sanity_result;
+        struct message_bandwidth bandwidth;
+        struct message_bandwidth_result bandwidth_result;
         struct message_load load;
         struct message_loaded loaded;
         struct step step; /* decoded: borrowed from the decoder, until it decodes again */

@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "comm/mpi.h"
+#include "comm/sweep.h"
 #include "device/device.h"
 #include "device/host/host.h"
 #include "rpc/build_id.h"
@@ -149,7 +150,8 @@ static bool handle_echo(struct worker *w, const struct message *request, struct 
     }
     watchdog_phase("a bare MPI ping-pong", w->options.timeout_s + 1);
     for (int i = 0; i < e->count; i++) {
-        MPI_Recv(data, e->bytes, MPI_BYTE, 0, WORKER_ECHO_TAG, w->options.control, MPI_STATUS_IGNORE);
+        MPI_Recv(data, e->bytes, MPI_BYTE, 0, WORKER_ECHO_TAG, w->options.control,
+                 MPI_STATUS_IGNORE);
         MPI_Send(data, e->bytes, MPI_BYTE, 0, WORKER_ECHO_TAG, w->options.control);
     }
     watchdog_clear();
@@ -196,6 +198,26 @@ static bool handle_sanity(struct worker *w, const struct message *request, struc
     }
     reply->type = MESSAGE_SANITY_RESULT;
     reply->sanity_result.observed_sum = one;
+    return true;
+}
+
+static bool handle_bandwidth(struct worker *w, const struct message *request, struct message *reply,
+                             struct error *err) {
+    const struct message_bandwidth *b = &request->bandwidth;
+    enum sweep_collective which;
+    struct sweep_sample sample;
+    if (!need_comm(w, err)) {
+        return false;
+    }
+    if (!sweep_from_name(b->collective, &which)) {
+        return error_set(err, ERROR_PROTOCOL, "there is no collective '%s'", b->collective);
+    }
+    if (!sweep_measure(w->comm, which, b->bytes, b->iters, b->warmup, &sample, err)) {
+        return false;
+    }
+    reply->type = MESSAGE_BANDWIDTH_RESULT;
+    reply->bandwidth_result = (struct message_bandwidth_result){
+        .seconds = sample.seconds, .median_s = sample.median_seconds, .wrong = sample.wrong};
     return true;
 }
 
@@ -282,11 +304,11 @@ static bool handle_shutdown(struct worker *w, const struct message *request, str
 typedef bool handler(struct worker *, const struct message *, struct message *, struct error *);
 
 static handler *const handlers[MESSAGE_COUNT] = {
-    [MESSAGE_HELLO] = handle_hello,       [MESSAGE_PING] = handle_ping,
-    [MESSAGE_ECHO] = handle_echo,         [MESSAGE_INIT] = handle_init,
-    [MESSAGE_SANITY] = handle_sanity,     [MESSAGE_LOAD] = handle_load,
-    [MESSAGE_UNLOAD] = handle_unload,     [MESSAGE_STATS] = handle_stats,
-    [MESSAGE_SHUTDOWN] = handle_shutdown,
+    [MESSAGE_HELLO] = handle_hello,         [MESSAGE_PING] = handle_ping,
+    [MESSAGE_ECHO] = handle_echo,           [MESSAGE_INIT] = handle_init,
+    [MESSAGE_SANITY] = handle_sanity,       [MESSAGE_LOAD] = handle_load,
+    [MESSAGE_BANDWIDTH] = handle_bandwidth, [MESSAGE_UNLOAD] = handle_unload,
+    [MESSAGE_STATS] = handle_stats,         [MESSAGE_SHUTDOWN] = handle_shutdown,
 };
 
 bool worker_handle(struct worker *w, const struct message *request, struct message *reply,
