@@ -9,6 +9,9 @@
 #include "base/log.h"
 #include "cli/command.h"
 #include "cli/launch_env.h"
+#include "cli/status.h"
+
+#define DEMO_MODEL "kjv-qwen3-3m"
 
 void common_options_table(struct common_options *c, struct option *table) {
     *c = (struct common_options){
@@ -99,6 +102,7 @@ bool common_options_apply(const struct common_options *c, struct error *err) {
                          c->log_level);
     }
     log_set_level(level);
+    status_set_file(c->status_file);
     return true;
 }
 
@@ -108,8 +112,8 @@ static bool is_model_dir(const char *dir) {
     return access(path, R_OK) == 0;
 }
 
-/* PREFIX/share/lockstep/models/demo for a program that runs as PREFIX/bin/lockstep, wherever it was
- * moved to after the installation. */
+/* PREFIX/share/lockstep/models/kjv-qwen3-3m for a program that runs as PREFIX/bin/lockstep,
+ * wherever it was moved to after the installation. */
 static bool beside_program(char *out, size_t size) {
     char exe[2000];
     ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
@@ -124,7 +128,7 @@ static bool beside_program(char *out, size_t size) {
         }
         *slash = 0;
     }
-    snprintf(out, size, "%s/share/lockstep/models/demo", exe);
+    snprintf(out, size, "%s/share/lockstep/models/" DEMO_MODEL, exe);
     return true;
 }
 
@@ -134,13 +138,13 @@ const char *common_demo_model(void) {
     if (given && *given) {
         return given;
     }
-    if (is_model_dir(LOCKSTEP_SOURCE_DIR "/models/demo")) {
-        return LOCKSTEP_SOURCE_DIR "/models/demo";
+    if (is_model_dir(LOCKSTEP_SOURCE_DIR "/models/" DEMO_MODEL)) {
+        return LOCKSTEP_SOURCE_DIR "/models/" DEMO_MODEL;
     }
     if (beside_program(found, sizeof found) && is_model_dir(found)) {
         return found;
     }
-    return LOCKSTEP_DATADIR "/models/demo";
+    return LOCKSTEP_DATADIR "/models/" DEMO_MODEL;
 }
 
 void command_print_help(const struct command *self, const struct option *table, int n) {

@@ -4,13 +4,33 @@
 
 #include <stdbool.h>
 
+#include "base/error.h"
+
+enum launcher {
+    LAUNCHER_NONE, /* started by hand */
+    LAUNCHER_MPIRUN,
+    LAUNCHER_SRUN,
+    LAUNCHER_OTHER_MPI,
+    LAUNCHER_PMIX
+};
+
 struct launch_env {
-    const char *launcher; /* "mpirun", "srun", "another launcher", or NULL: started by hand */
-    int rank;             /* 0 when unknown */
-    int size;             /* 1 when unknown */
+    enum launcher launcher;
+    int rank; /* 0 when unknown */
+    int size; /* at least rank + 1 */
+    bool has_pmix;
 };
 
 struct launch_env launch_env_read(void);
 
 /* True on the rank that talks to the user: rank 0, as far as the environment tells. */
 bool launch_env_is_leader(void);
+
+/* Ranks on this host, as far as the environment tells; at least 1. */
+int launch_env_local_size(void);
+
+/* Before MPI_Init: will the processes find each other? Errors: COMM_INIT, saying what to type. */
+bool launch_env_check(struct error *err);
+
+/* After MPI_Init: have they? Errors: COMM_INIT. */
+bool launch_env_check_world(int world, struct error *err);

@@ -8,10 +8,14 @@
 #include <string.h>
 
 #include "cli/command.h"
+#include "cli/launch.h"
 #include "cli/launch_env.h"
+#include "cli/status.h"
 #include "rpc/build_id.h"
 
 static const struct command *const commands[] = {
+    &command_check,
+    &command_plan,
     NULL,
 };
 
@@ -75,26 +79,19 @@ static bool flush_results(struct error *err) {
     return true;
 }
 
-static void print_error(const struct command *command, const struct error *err) {
-    if (err->kind == ERROR_USAGE) {
-        fprintf(stderr, "lockstep %s: %s; try: lockstep %s --help\n", command->name, err->message,
-                command->name);
-    } else if (err->has_rank) {
-        fprintf(stderr, "lockstep: rank %d: %s: %s\n", err->rank, error_kind_name(err->kind),
-                err->message);
-    } else {
-        fprintf(stderr, "lockstep: %s: %s\n", error_kind_name(err->kind), err->message);
-    }
-}
-
 static int run_command(const struct command *command, int argc, char **argv) {
     struct error err = {0};
-    bool leader = launch_env_is_leader();
+    status_set_command(command->name);
     bool ok = command->run(command, argc, argv, &err) && flush_results(&err);
-    if (!ok && leader) {
-        print_error(command, &err);
+    /* Before the ranks are up, all of them stop for the same reason, and rank 0 says it. */
+    bool speaks = launch_is_up() || launch_env_is_leader();
+    if (!ok && speaks) {
+        status_print_error(&err);
     }
-    return ok || !leader ? 0 : error_exit_code(err.kind);
+    if (launch_is_up() ? launch_rank() == 0 : launch_env_is_leader()) {
+        status_write_file(ok ? NULL : &err);
+    }
+    return launch_finish(ok ? 0 : error_exit_code(err.kind));
 }
 
 int main(int argc, char **argv) {

@@ -1,0 +1,159 @@
+#include "cli/check_report.h"
+
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/check_advice.h"
+#include "config.h"
+
+static const char *last_word(const char *words) {
+    const char *space = strrchr(words, ' ');
+    return space ? space + 1 : words;
+}
+
+static int host_width(const struct check_report *r) {
+    int width = 4;
+    for (int i = 0; i < r->world; i++) {
+        int n = (int)strlen(r->ranks[i].hello.host);
+        width = n > width ? n : width;
+    }
+    return width;
+}
+
+/* Median of the ranks' ratios of ping to bare ping-pong, each in its calmest round; 0 in a world of
+ * one. */
+static double ping_ratio(const struct check_report *r) {
+    double ratios[64];
+    int n = 0;
+    for (int i = 1; i < r->world && n < 64; i++) {
+        const struct check_rank *k = &r->ranks[i];
+        double x = k->calm_bare > 0 ? k->calm_ping / k->calm_bare : 0;
+        int at = n++;
+        for (; at > 0 && ratios[at - 1] > x; at--) {
+            ratios[at] = ratios[at - 1];
+        }
+        ratios[at] = x;
+    }
+    return n ? ratios[n / 2] : 0;
+}
+
+static void print_rank(const struct check_report *r, int i, int width) {
+    const struct check_rank *k = &r->ranks[i];
+    const struct message_hello_ok *h = &k->hello;
+    char cores[32];
+    snprintf(cores, sizeof cores, "%d/%d", h->cores, h->cores_host);
+    printf("%4d  %-*s  %7d  %5d  %-6s  %7s  %7d  %6.1f GB  %-7s", i, width, h->host, h->pid,
+           h->local_rank, h->device, cores, h->threads, (double)h->memory / 1e9,
+           last_word(h->isas));
+    if (r->has_ping) {
+        printf("  %8.1f  %8.1f  %8.1f", 1e6 * k->ping.min, 1e6 * k->ping.median, 1e6 * k->ping.max);
+    }
+    printf("\n");
+}
+
+void check_report_print(const struct check_report *r) {
+    if (!r->has_hello) {
+        return;
+    }
+    const struct message_hello_ok *first = &r->ranks[0].hello;
+    int width = host_width(r);
+    printf("lockstep %s, build %s, %s, msgpack %s, %d rank%s\n\n", first->version, first->build,
+           first->mpi, first->msgpack, r->world, r->world == 1 ? "" : "s");
+    printf("rank  %-*s      pid  local  device    cores  threads    memory  kernels%s\n", width,
+           "host", r->has_ping ? "  ping min    median       max us" : "");
+    for (int i = 0; i < r->world; i++) {
+        print_rank(r, i, width);
+    }
+    printf("\n");
+    if (r->has_ping && r->world > 1) {
+        printf("ping    %.2f times the round trip of a bare MPI ping-pong\n", ping_ratio(r));
+    }
+    if (r->has_init) {
+        printf("init    %.2f ms: communicator '%s', kernels '%s'\n", 1e3 * r->init_s, r->comm,
+               r->isa);
+    }
+    if (r->has_sanity) {
+        printf("sanity  ");
+        for (int i = 0; i < r->world; i++) {
+            printf("%s%llu", i ? " " : "", (unsigned long long)r->ranks[i].sum);
+        }
+        printf(": every rank's own count of the ranks\n");
+    }
+    char advice[CHECK_ADVICE_MAX][CHECK_ADVICE_LENGTH];
+    int n = check_advice(r, advice);
+    for (int i = 0; i < n; i++) {
+        printf("note: %s\n", advice[i]);
+    }
+    if (r->has_bandwidth) {
+        printf("\n");
+        bandwidth_print(&r->bandwidth, stdout);
+    }
+}
+
+/* ---- JSON ---- */
+
+static json_t *times_json(const struct check_times *t) {
+    return json_pack("{s:i, s:f, s:f, s:f}", "n", t->n, "min", 1e6 * t->min, "median",
+                     1e6 * t->median, "max", 1e6 * t->max);
+}
+
+static json_t *rank_json(const struct check_report *r, int i) {
+    const struct check_rank *k = &r->ranks[i];
+    const struct message_hello_ok *h = &k->hello;
+    json_t *j = json_pack(
+        "{s:i, s:s, s:i, s:i, s:s, s:i, s:i, s:i, s:I, s:s, s:s, s:s, s:s, s:s}", "rank", i, "host",
+        h->host, "pid", h->pid, "local_rank", h->local_rank, "device", h->device, "cores", h->cores,
+        "cores_host", h->cores_host, "threads", h->threads, "memory", (json_int_t)h->memory, "isas",
+        h->isas, "version", h->version, "build", h->build, "mpi", h->mpi, "msgpack", h->msgpack);
+    if (r->has_ping) {
+        json_object_set_new(j, "ping_us", times_json(&k->ping));
+        json_object_set_new(j, "bare_us", i ? times_json(&k->bare) : json_null());
+        json_object_set_new(j, "ping_ratio",
+                            i ? json_real(k->calm_ping / k->calm_bare) : json_null());
+    }
+    if (r->has_sanity) {
+        json_object_set_new(j, "sum", json_integer((json_int_t)k->sum));
+    }
+    return j;
+}
+
+static json_t *failure_json(const struct error *e) {
+    return json_pack("{s:s, s:o, s:s}", "kind", error_kind_name(e->kind), "rank",
+                     e->has_rank ? json_integer(e->rank) : json_null(), "message", e->message);
+}
+
+void check_report_json(const struct check_report *r, const struct error *failure) {
+    json_t *j = json_pack("{s:b, s:i}", "ok", !failure, "world", r->world);
+    json_t *ranks = json_array();
+    for (int i = 0; r->has_hello && i < r->world; i++) {
+        json_array_append_new(ranks, rank_json(r, i));
+    }
+    json_object_set_new(j, "ranks", ranks);
+    if (r->has_ping && r->world > 1) {
+        json_object_set_new(j, "ping_ratio", json_real(ping_ratio(r)));
+    }
+    if (r->has_init) {
+        json_object_set_new(j, "init_ms", json_real(1e3 * r->init_s));
+        json_object_set_new(j, "communicator", json_string(r->comm));
+        json_object_set_new(j, "isa", json_string(r->isa));
+    }
+    if (r->has_bandwidth) {
+        json_object_set_new(j, "bandwidth", bandwidth_json(&r->bandwidth));
+    }
+    json_t *notes = json_array();
+    char advice[CHECK_ADVICE_MAX][CHECK_ADVICE_LENGTH];
+    int n = r->has_hello ? check_advice(r, advice) : 0;
+    for (int i = 0; i < n; i++) {
+        json_array_append_new(notes, json_string(advice[i]));
+    }
+    json_object_set_new(j, "notes", notes);
+    if (failure) {
+        json_object_set_new(j, "error", failure_json(failure));
+    }
+    char *text = json_dumps(j, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
+    puts(text ? text : "{}");
+    free(text);
+    json_decref(j);
+}

@@ -1,0 +1,39 @@
+/* What `lockstep check` found, as a table with advice, or as JSON. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/error.h"
+#include "cli/bandwidth.h"
+#include "rpc/messages.h"
+
+/* Seconds. */
+struct check_times {
+    int n;
+    double min, median, max;
+};
+
+struct check_rank {
+    struct message_hello_ok hello;
+    struct check_times ping;
+    struct check_times bare;     /* a bare MPI ping-pong of the same size; rank 0 has none */
+    double calm_ping, calm_bare; /* medians of the calmest round of each */
+    uint64_t sum;
+};
+
+struct check_report {
+    int world;
+    struct check_rank *ranks; /* [world] */
+    /* How far the check came. */
+    bool has_hello, has_ping, has_init, has_sanity, has_bandwidth;
+    double init_s;
+    const char *isa;  /* the kernels that all ranks use */
+    const char *comm; /* "mpi", "self" */
+    struct bandwidth_result bandwidth;
+};
+
+void check_report_print(const struct check_report *r);
+
+/* failure NULL: none. */
+void check_report_json(const struct check_report *r, const struct error *failure);

@@ -1,0 +1,244 @@
+/* lockstep check: are the ranks who they should be, and do they reach each other? */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "cli/check_report.h"
+#include "cli/command.h"
+#include "cli/launch.h"
+#include "cli/status.h"
+#include "config.h"
+
+enum {
+    ROUNDS = 16,
+    PINGS_PER_ROUND = 25,
+    OWN_OPTIONS = 9,
+};
+
+static const double ping_budget_s = 0.5; /* per rank, for slow networks and crowded hosts */
+
+struct check_options {
+    struct common_options common;
+    bool json;
+    bool bandwidth;
+    const char *collective; /* NULL: all */
+    struct bandwidth_options sweep;
+    bool sweep_given; /* an option that is only for the sweep */
+};
+
+static int compare_doubles(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* min, median and max; sorts v. */
+static struct check_times summarise(double *v, int n) {
+    qsort(v, (size_t)n, sizeof *v, compare_doubles);
+    return (struct check_times){.n = n, .min = v[0], .median = v[n / 2], .max = v[n - 1]};
+}
+
+/* One round: pings, then as many bare round trips, so that both meet the same machine. */
+static bool ping_round(struct pool *pool, int rank, double *ping, double *bare, struct error *err) {
+    if (!pool_ping(pool, rank, NULL, err)) { /* wakes the rank up */
+        return false;
+    }
+    for (int i = 0; i < PINGS_PER_ROUND; i++) {
+        if (!pool_ping(pool, rank, &ping[i], err)) {
+            return false;
+        }
+    }
+    return rank == 0 || pool_echo(pool, rank, PINGS_PER_ROUND, bare, err);
+}
+
+static double least(double a, double b) {
+    return a == 0 || b < a ? b : a;
+}
+
+static bool ping_rank(struct pool *pool, int rank, struct check_rank *out, struct error *err) {
+    double ping[ROUNDS * PINGS_PER_ROUND], bare[ROUNDS * PINGS_PER_ROUND];
+    double start = clock_now();
+    int n = 0;
+    for (int i = 0; i < ROUNDS && (i == 0 || clock_now() - start < ping_budget_s); i++) {
+        double p[PINGS_PER_ROUND], b[PINGS_PER_ROUND] = {0};
+        if (!ping_round(pool, rank, p, b, err)) {
+            return false;
+        }
+        memcpy(ping + n, p, sizeof p);
+        memcpy(bare + n, b, sizeof b);
+        n += PINGS_PER_ROUND;
+        out->calm_ping = least(out->calm_ping, summarise(p, PINGS_PER_ROUND).median);
+        out->calm_bare = least(out->calm_bare, summarise(b, PINGS_PER_ROUND).median);
+    }
+    out->ping = summarise(ping, n);
+    out->bare = summarise(bare, n);
+    return true;
+}
+
+static bool greet(struct pool *pool, struct check_report *r, struct error *err) {
+    if (!pool_hello(pool, err)) {
+        return false;
+    }
+    for (int i = 0; i < r->world; i++) {
+        r->ranks[i].hello = *pool_rank(pool, i);
+        status_set_place(i, r->ranks[i].hello.host, r->ranks[i].hello.device);
+    }
+    r->has_hello = true;
+    for (int i = 0; i < r->world; i++) {
+        if (!ping_rank(pool, i, &r->ranks[i], err)) {
+            return false;
+        }
+    }
+    r->has_ping = true;
+    return true;
+}
+
+static bool connect_ranks(struct pool *pool, struct check_report *r, struct error *err) {
+    double start = clock_now();
+    if (!pool_init(pool, err)) {
+        return false;
+    }
+    r->init_s = clock_now() - start;
+    r->isa = pool_isa(pool);
+    r->comm = pool_comm(pool)->ops->name;
+    r->has_init = true;
+    uint64_t *sums = calloc((size_t)r->world, sizeof *sums);
+    if (!sums) {
+        return error_set(err, ERROR_MEMORY, "cannot hold %d sums", r->world);
+    }
+    bool ok = pool_sanity(pool, sums, err);
+    for (int i = 0; i < r->world; i++) {
+        r->ranks[i].sum = sums[i];
+    }
+    free(sums);
+    r->has_sanity = ok || err->kind == ERROR_WRONG_RESULT;
+    return ok;
+}
+
+static bool measure(void *user, enum sweep_collective which, uint64_t bytes, int iters, int warmup,
+                    struct sweep_sample *out, struct error *err) {
+    return pool_measure(user, which, bytes, iters, warmup, out, err);
+}
+
+static bool sweep(struct pool *pool, const struct check_options *o, struct check_report *r,
+                  struct error *err) {
+    struct bandwidth_measurer measurer = {.measure = measure, .user = pool};
+    if (!o->bandwidth) {
+        return true;
+    }
+    r->has_bandwidth = bandwidth_run(&o->sweep, r->world, r->comm, &measurer, &r->bandwidth, err);
+    return r->has_bandwidth && bandwidth_verdict(&r->bandwidth, err);
+}
+
+static bool lead_check(struct pool *pool, void *user, struct error *err) {
+    const struct check_options *o = user;
+    struct check_report r = {.world = pool_world(pool)};
+    r.ranks = calloc((size_t)r.world, sizeof *r.ranks);
+    if (!r.ranks) {
+        return error_set(err, ERROR_MEMORY, "cannot hold a table of %d ranks", r.world);
+    }
+    bool ok = greet(pool, &r, err) && connect_ranks(pool, &r, err) && sweep(pool, o, &r, err);
+    if (o->json) {
+        check_report_json(&r, ok ? NULL : err);
+    } else {
+        check_report_print(&r);
+    }
+    bandwidth_result_finish(&r.bandwidth);
+    free(r.ranks);
+    return ok;
+}
+
+static bool apply(struct check_options *o, struct error *err) {
+    enum sweep_collective only;
+    if (!o->bandwidth) {
+        return !o->sweep_given ||
+               error_set(err, ERROR_USAGE, "options of the sweep need --bandwidth as well");
+    }
+    if (o->collective && sweep_from_name(o->collective, &only)) {
+        for (int i = 0; i < SWEEP_COUNT; i++) {
+            o->sweep.want[i] = i == (int)only;
+        }
+    }
+    return bandwidth_check_options(&o->sweep, err);
+}
+
+static bool run(const struct command *self, int argc, char **argv, struct error *err) {
+    struct check_options o = {.sweep = bandwidth_defaults()};
+    struct option table[OWN_OPTIONS + COMMON_OPTION_COUNT] = {
+        {.type = OPTION_SECTION, .name = "Options"},
+        {.type = OPTION_FLAG,
+         .name = "json",
+         .value = &o.json,
+         .help = "print one JSON object instead of the table"},
+        {.type = OPTION_FLAG,
+         .name = "bandwidth",
+         .value = &o.bandwidth,
+         .help = "time and verify collectives, as nccl-tests do"},
+        {.type = OPTION_STRING,
+         .name = "collective",
+         .value = &o.collective,
+         .arg = "NAME",
+         .choices = "all_reduce|all_gather|broadcast",
+         .seen = &o.sweep_given,
+         .help = "only all_reduce, all_gather or broadcast"},
+        {.type = OPTION_BYTES,
+         .name = "minbytes",
+         .short_name = 'b',
+         .value = &o.sweep.min_bytes,
+         .arg = "SIZE",
+         .seen = &o.sweep_given,
+         .help = "smallest size (default: 1K)"},
+        {.type = OPTION_BYTES,
+         .name = "maxbytes",
+         .short_name = 'e',
+         .value = &o.sweep.max_bytes,
+         .arg = "SIZE",
+         .seen = &o.sweep_given,
+         .help = "largest size (default: 16M)"},
+        {.type = OPTION_INT,
+         .name = "stepfactor",
+         .short_name = 'f',
+         .value = &o.sweep.factor,
+         .arg = "N",
+         .min = 2,
+         .max = 1024,
+         .seen = &o.sweep_given,
+         .help = "each size is the last one times N (default: 4)"},
+        {.type = OPTION_INT,
+         .name = "iters",
+         .short_name = 'n',
+         .value = &o.sweep.iters,
+         .arg = "N",
+         .min = 1,
+         .max = 1e6,
+         .seen = &o.sweep_given,
+         .help = "timed calls (default: fewer for larger sizes)"},
+        {.type = OPTION_INT,
+         .name = "warmup_iters",
+         .short_name = 'w',
+         .value = &o.sweep.warmup,
+         .arg = "N",
+         .min = 0,
+         .max = 1e6,
+         .seen = &o.sweep_given,
+         .help = "calls before them"},
+    };
+    int n = OWN_OPTIONS + COMMON_OPTION_COUNT;
+    common_options_table(&o.common, table + OWN_OPTIONS);
+    if (!options_parse(table, n, argc, argv, NULL, 0, NULL, err)) {
+        return false;
+    }
+    if (o.common.help) {
+        command_print_help(self, table, n);
+        return true;
+    }
+    return common_options_apply(&o.common, err) && apply(&o, err) &&
+           launch_run(&o.common, lead_check, &o, err);
+}
+
+const struct command command_check = {
+    .name = "check",
+    .summary = "Check ranks, control messages and the communicator.",
+    .synopsis =
+        "[--json] [--bandwidth [-b SIZE] [-e SIZE] [-f N] [-n N] [-w N] [--collective NAME]]",
+    .run = run,
+};

@@ -1,0 +1,89 @@
+#include "cli/interrupt.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "cli/launch.h"
+
+enum { GRACE_S = 5 };
+
+static atomic_bool interrupted;
+static int interrupt_fd = -1;
+static char who[200];
+
+bool launch_interrupted(void) {
+    return atomic_load_explicit(&interrupted, memory_order_relaxed);
+}
+
+int launch_interrupt_fd(void) {
+    return interrupt_fd;
+}
+
+static void end_process(const char *why) {
+    char line[400];
+    int n = snprintf(line, sizeof line, "lockstep: %s: %s: %s\n", who,
+                     error_kind_name(ERROR_INTERRUPTED), why);
+    if (write(STDERR_FILENO, line, (size_t)n) < 0) {
+        /* nowhere left to complain */
+    }
+    _exit(error_exit_code(ERROR_INTERRUPTED));
+}
+
+static bool means_end(int signal_number) {
+    return signal_number == SIGTERM || signal_number == SIGINT || signal_number == SIGHUP;
+}
+
+static void *read_signals(void *set_) {
+    const sigset_t *set = set_;
+    int got = 0;
+    do {
+        sigwait(set, &got); /* USR1 and USR2, which batch systems send as warnings, are nothing */
+    } while (!means_end(got));
+    atomic_store(&interrupted, true);
+    uint64_t one = 1;
+    if (write(interrupt_fd, &one, sizeof one) < 0) {
+        /* the flag is set all the same */
+    }
+    struct timespec grace = {.tv_sec = GRACE_S};
+    for (;;) {
+        got = sigtimedwait(set, NULL, &grace);
+        if (means_end(got)) {
+            end_process("a second signal");
+        }
+        if (got < 0 && errno == EAGAIN) {
+            end_process("did not come to an end in 5 s after a signal");
+        }
+    }
+    return NULL;
+}
+
+bool interrupt_start(const char *name, struct error *err) {
+    static sigset_t set;
+    pthread_t thread;
+    snprintf(who, sizeof who, "%s", name);
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
+    sigaddset(&set, SIGUSR1);
+    sigaddset(&set, SIGUSR2);
+    interrupt_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (interrupt_fd < 0) {
+        return error_set(err, ERROR_INTERNAL, "eventfd: %s", strerror(errno));
+    }
+    signal(SIGPIPE, SIG_IGN);
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+    int failed = pthread_create(&thread, NULL, read_signals, &set);
+    if (failed) {
+        return error_set(err, ERROR_INTERNAL, "cannot start a thread: %s", strerror(failed));
+    }
+    pthread_detach(thread);
+    return true;
+}

@@ -1,0 +1,11 @@
+/* Signals. Blocked in every thread; one thread reads them. */
+#pragma once
+
+#include <stdbool.h>
+
+#include "base/error.h"
+
+/* Blocks TERM, INT, HUP, USR1 and USR2 and ignores PIPE, then starts the thread that reads them.
+ * Call before any other thread starts. `who` names this process in its last line. Errors: INTERNAL.
+ */
+bool interrupt_start(const char *who, struct error *err);

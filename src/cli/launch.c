@@ -1,0 +1,186 @@
+#include "cli/launch.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "cli/interrupt.h"
+#include "cli/launch_env.h"
+#include "cli/status.h"
+#include "rpc/watchdog.h"
+
+static struct {
+    bool mpi_up;
+    bool world_up; /* and its ranks are those that the launcher started */
+    bool clean;    /* every rank is on its way to MPI_Finalize */
+    int rank, world;
+    double timeout_s;
+    MPI_Comm control, tensor;
+    struct host_facts facts;
+} launch = {.control = MPI_COMM_NULL, .tensor = MPI_COMM_NULL};
+
+const struct host_facts *launch_facts(void) {
+    return &launch.facts;
+}
+
+bool launch_is_up(void) {
+    return launch.world_up;
+}
+
+int launch_rank(void) {
+    return launch.rank;
+}
+
+/* ---- before MPI_Init ---- */
+
+static void set_default(const char *name, const char *value) {
+    setenv(name, value, 0); /* the user's own choice stands */
+}
+
+/* Where the kernel or a container denies it, Open MPI's shared-memory transport crashes. */
+static bool may_read_processes(void) {
+    char from = 1, to = 0;
+    struct iovec local = {&to, 1}, remote = {&from, 1};
+    return process_vm_readv(getpid(), &local, 1, &remote, 1, 0) == 1;
+}
+
+static void prepare_environment(void) {
+    struct launch_env env = launch_env_read();
+    if (env.launcher == LAUNCHER_NONE && !env.has_pmix) {
+        set_default("OMPI_MCA_ess_singleton_isolated", "1"); /* no daemon beside it */
+        if (!getenv("OMPI_MCA_pml") && !getenv("OMPI_MCA_btl")) {
+            set_default("OMPI_MCA_pml", "ob1"); /* nobody to talk to: no fabrics to look for */
+            set_default("OMPI_MCA_btl", "self");
+        }
+    }
+    int ranks = launch_env_local_size();
+    bool bound = getenv("OMPI_MCA_orte_bound_at_launch") != NULL;
+    if (ranks > host_cores_online() || (!bound && ranks > host_cores_usable())) {
+        set_default("OMPI_MCA_mpi_yield_when_idle", "1");
+    }
+    if (!may_read_processes()) {
+        set_default("OMPI_MCA_btl_vader_single_copy_mechanism", "none");
+    }
+}
+
+/* ---- MPI ---- */
+
+static bool mpi_try(int code, const char *what, struct error *err) {
+    char text[MPI_MAX_ERROR_STRING] = "";
+    int n = 0;
+    if (code == MPI_SUCCESS) {
+        return true;
+    }
+    MPI_Error_string(code, text, &n);
+    return error_set(err, ERROR_COMM_INIT, "%s: %s", what, text);
+}
+
+static bool start_mpi(struct error *err) {
+    int provided = 0;
+    watchdog_phase("MPI_Init", launch.timeout_s);
+    int code = MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided);
+    watchdog_clear();
+    if (!mpi_try(code, "MPI_Init_thread", err)) {
+        return false;
+    }
+    launch.mpi_up = true;
+    MPI_Comm_rank(MPI_COMM_WORLD, &launch.rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &launch.world);
+    if (provided < MPI_THREAD_FUNNELED) {
+        return error_set(err, ERROR_COMM_INIT, "this MPI does not support threads");
+    }
+    return launch_env_check_world(launch.world, err);
+}
+
+static bool make_communicators(struct error *err) {
+    watchdog_phase("the set-up of MPI communicators", launch.timeout_s);
+    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+    bool ok = mpi_try(MPI_Comm_dup(MPI_COMM_WORLD, &launch.control), "MPI_Comm_dup", err) &&
+              mpi_try(MPI_Comm_dup(MPI_COMM_WORLD, &launch.tensor), "MPI_Comm_dup", err) &&
+              host_facts_read(launch.control, &launch.facts, err);
+    watchdog_clear();
+    return ok;
+}
+
+static bool start(const struct common_options *options, struct error *err) {
+    char who[200];
+    launch.timeout_s = options->timeout_s;
+    if (!launch_env_check(err)) {
+        return false;
+    }
+    prepare_environment();
+    gethostname(launch.facts.host, sizeof launch.facts.host - 1);
+    snprintf(who, sizeof who, "rank %d (%s)", launch_env_read().rank, launch.facts.host);
+    watchdog_set_who(who);
+    if (!interrupt_start(who, err) || !watchdog_start(err) || !start_mpi(err)) {
+        return false;
+    }
+    launch.world_up = true;
+    log_set_rank(launch.rank);
+    status_set_place(launch.rank, launch.facts.host, "host");
+    return make_communicators(err) || error_at_rank(err, launch.rank);
+}
+
+/* ---- the run ---- */
+
+static bool lead_pool(const struct pool_options *options, const char *trace, launch_lead *lead,
+                      void *user, struct error *err) {
+    struct pool *pool = NULL;
+    struct error at_end;
+    if (!pool_create(&pool, options, err)) {
+        return false;
+    }
+    bool ok = (!trace || pool_trace(pool, trace, err)) && lead(pool, user, err);
+    launch.clean = pool_shutdown(pool, &at_end);
+    pool_destroy(pool);
+    if (ok && !launch.clean) {
+        *err = at_end;
+        return false;
+    }
+    return ok;
+}
+
+bool launch_run(const struct common_options *options, launch_lead *lead, void *user,
+                struct error *err) {
+    if (!start(options, err)) {
+        return false;
+    }
+    struct pool_options pool = {
+        .control = launch.control,
+        .tensor = launch.tensor,
+        .facts = launch.facts,
+        .threads = host_facts_threads(&launch.facts, options->threads),
+        .timeout_s = options->timeout_s,
+        .device = options->device,
+        .isa = options->isa,
+    };
+    if (launch.rank == 0) {
+        return lead_pool(&pool, options->trace_rpc, lead, user, err);
+    }
+    launch.clean = pool_serve(&pool, err);
+    return launch.clean || error_at_rank(err, launch.rank);
+}
+
+int launch_finish(int code) {
+    if (launch.mpi_up) {
+        if (launch.world_up && launch.world > 1 && !launch.clean) {
+            watchdog_phase("MPI_Abort", launch.timeout_s);
+            MPI_Abort(MPI_COMM_WORLD, code);
+        }
+        watchdog_phase("MPI_Finalize", launch.timeout_s);
+        if (launch.control != MPI_COMM_NULL) {
+            MPI_Comm_free(&launch.control);
+        }
+        if (launch.tensor != MPI_COMM_NULL) {
+            MPI_Comm_free(&launch.tensor);
+        }
+        MPI_Finalize();
+        watchdog_clear();
+    }
+    bool leader = launch.world_up ? launch.rank == 0 : launch_env_is_leader();
+    return leader ? code : 0;
+}

@@ -1,0 +1,40 @@
+/* Start and end of a run with ranks: environment, signals, watchdog, MPI. One per process, as MPI
+ * is.
+ *
+ * A command calls launch_run after parsing; main calls launch_finish last. */
+#pragma once
+
+#include <mpi.h>
+#include <stdbool.h>
+
+#include "base/error.h"
+#include "cli/command.h"
+#include "leader/pool.h"
+#include "worker/facts.h"
+
+/* What rank 0 does once the ranks are up. The pool is created, not started: call pool_start. */
+typedef bool launch_lead(struct pool *pool, void *user, struct error *err);
+
+/* Starts MPI, then on rank 0 runs `lead` and shuts the pool down, and on the others serves until
+ * then. Errors: COMM_INIT (with what to type), COMM, MEMORY, IO, lead's, and on rank 0 that of a
+ * rank that did not say bye. */
+bool launch_run(const struct common_options *options, launch_lead *lead, void *user,
+                struct error *err);
+
+/* What is known of this process and its host; valid inside lead. */
+const struct host_facts *launch_facts(void);
+
+/* True once the user wants an end (SIGINT, SIGTERM, SIGHUP). A second signal, or five seconds, end
+ * the process whatever it does. */
+bool launch_interrupted(void);
+
+/* An eventfd that becomes readable with the first such signal; -1 before launch_run. */
+int launch_interrupt_fd(void);
+
+/* True where the world is up: then every rank reports its own errors, with its rank. */
+bool launch_is_up(void);
+int launch_rank(void);
+
+/* Ends MPI: MPI_Finalize where every rank is known to come along, else MPI_Abort with the code.
+ * Returns the exit code for this process: rank 0 passes it on, the others end with 0. */
+int launch_finish(int code);

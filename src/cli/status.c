@@ -1,0 +1,128 @@
+#include "cli/status.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+
+struct place {
+    char host[128];
+    char device[64];
+};
+
+static const char *command = "";
+static const char *file;
+static struct place *places; /* owns [n_place]; lives as long as the process */
+static int n_place;
+
+void status_set_command(const char *name) {
+    command = name;
+}
+
+void status_set_file(const char *path) {
+    file = path;
+}
+
+void status_set_place(int rank, const char *host, const char *device) {
+    if (rank >= n_place) {
+        struct place *more = realloc(places, ((size_t)rank + 1) * sizeof *more);
+        if (!more) {
+            return; /* the line will do without */
+        }
+        places = more;
+        memset(places + n_place, 0, (size_t)(rank + 1 - n_place) * sizeof *places);
+        n_place = rank + 1;
+    }
+    snprintf(places[rank].host, sizeof places[rank].host, "%s", host);
+    snprintf(places[rank].device, sizeof places[rank].device, "%s", device);
+}
+
+static const struct place *place_of(int rank) {
+    return rank >= 0 && rank < n_place && places[rank].host[0] ? &places[rank] : NULL;
+}
+
+void status_describe_rank(int rank, char *out, int size) {
+    const struct place *p = place_of(rank);
+    if (p) {
+        snprintf(out, (size_t)size, "rank %d (%s, %s)", rank, p->host, p->device);
+    } else {
+        snprintf(out, (size_t)size, "rank %d", rank);
+    }
+}
+
+void status_print_error(const struct error *err) {
+    char line[1000], who[240] = "";
+    int n;
+    if (err->kind == ERROR_USAGE && !err->has_rank) {
+        n = snprintf(line, sizeof line, "lockstep %s: %s; try: lockstep %s --help\n", command,
+                     err->message, command);
+    } else {
+        if (err->has_rank) {
+            status_describe_rank(err->rank, who, sizeof who);
+        }
+        n = snprintf(line, sizeof line, "lockstep: %s%s%s: %s\n", who, *who ? ": " : "",
+                     error_kind_name(err->kind), err->message);
+    }
+    if (n >= (int)sizeof line) {
+        n = (int)sizeof line;
+        line[n - 1] = '\n';
+    }
+    if (write(STDERR_FILENO, line, (size_t)n) < 0) {
+        return; /* nowhere left to complain */
+    }
+}
+
+static json_t *status_json(const struct error *err) {
+    json_t *j = json_object();
+    json_object_set_new(j, "ok", json_boolean(!err));
+    json_object_set_new(j, "exit_code", json_integer(err ? error_exit_code(err->kind) : 0));
+    json_object_set_new(j, "command", json_string(command));
+    if (err) {
+        const struct place *p = err->has_rank ? place_of(err->rank) : NULL;
+        json_object_set_new(j, "kind", json_string(error_kind_name(err->kind)));
+        json_object_set_new(j, "rank", err->has_rank ? json_integer(err->rank) : json_null());
+        json_object_set_new(j, "host", p ? json_string(p->host) : json_null());
+        json_object_set_new(j, "device", p ? json_string(p->device) : json_null());
+        /* a message may quote bytes of a file that are not UTF-8 */
+        json_t *message = json_string(err->message);
+        json_object_set_new(j, "message",
+                            message ? message : json_string("(not UTF-8; see the log)"));
+    }
+    return j;
+}
+
+/* Written beside its place and moved there, so that a reader never sees half of it. */
+static bool write_whole(const char *path, const char *text) {
+    char temporary[4200];
+    snprintf(temporary, sizeof temporary, "%s.%d.tmp", path, (int)getpid());
+    FILE *f = fopen(temporary, "we");
+    if (!f) {
+        return false;
+    }
+    bool ok = fprintf(f, "%s\n", text) > 0;
+    ok = fclose(f) == 0 && ok;
+    ok = ok && rename(temporary, path) == 0;
+    if (!ok) {
+        int saved = errno;
+        unlink(temporary);
+        errno = saved;
+    }
+    return ok;
+}
+
+void status_write_file(const struct error *err) {
+    if (!file) {
+        return;
+    }
+    json_t *j = status_json(err);
+    char *text = json_dumps(j, JSON_INDENT(2));
+    if (!text || !write_whole(file, text)) {
+        log_warn("--status-file: %s: %s", file, strerror(errno));
+    }
+    free(text);
+    json_decref(j);
+}

@@ -1,0 +1,24 @@
+/* How the run ended: the one line of blame on stderr, and --status-file. */
+#pragma once
+
+#include <stdbool.h>
+
+#include "base/error.h"
+
+/* What the line and the file say besides the error. Borrowed for good. */
+void status_set_command(const char *name);
+void status_set_file(const char *path); /* NULL: none */
+
+/* Where a rank runs, for "rank 3 (node7, cuda:1)". */
+void status_set_place(int rank, const char *host, const char *device);
+
+/* "rank 3 (node7, host)", or "rank 3" where the place is not known. */
+void status_describe_rank(int rank, char *out, int size);
+
+/* Prints the line of blame: `lockstep: rank 3 (node7, host): st_truncated: ...`; a usage error
+ * reads `lockstep generate: ...; try: lockstep generate --help`. */
+void status_print_error(const struct error *err);
+
+/* Writes the status file, if one is asked for, at once and whole: {"ok", "exit_code", "command",
+ * "kind", "rank", "host", "device", "message"}. err NULL: all is well. */
+void status_write_file(const struct error *err);

@@ -1,0 +1,323 @@
+#include "leader/pool.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "leader/pool_impl.h"
+
+/* ---- life ---- */
+
+static struct worker_options worker_options_of(const struct pool_options *o) {
+    return (struct worker_options){
+        .control = o->control,
+        .tensor = o->tensor,
+        .facts = o->facts,
+        .threads = o->threads,
+        .timeout_s = o->timeout_s,
+    };
+}
+
+bool pool_create(struct pool **out, const struct pool_options *options, struct error *err) {
+    struct pool *p = calloc(1, sizeof *p);
+    if (!p) {
+        return error_set(err, ERROR_MEMORY, "cannot allocate the pool");
+    }
+    p->options = *options;
+    struct worker_options w = worker_options_of(options);
+    if (!transport_create(&p->t, options->control, host_facts_oversubscribed(&options->facts),
+                          err) ||
+        !worker_create(&p->worker, &w, err)) {
+        goto fail;
+    }
+    p->world = transport_world(p->t);
+    p->ranks = calloc((size_t)p->world, sizeof *p->ranks);
+    p->loads = calloc((size_t)p->world, sizeof *p->loads);
+    if (!p->ranks || !p->loads) {
+        error_set(err, ERROR_MEMORY, "cannot allocate a table of %d ranks", p->world);
+        goto fail;
+    }
+    transport_set_hook(p->t, pool_read_notices, p);
+    worker_set_poll(p->worker, pool_read_notices, p);
+    *out = p;
+    return true;
+fail:
+    pool_destroy(p);
+    return false;
+}
+
+bool pool_trace(struct pool *p, const char *path, struct error *err) {
+    bool ok = trace_open(&p->trace, path, p->world, err);
+    transport_set_trace(p->t, p->trace);
+    return ok;
+}
+
+bool pool_serve(const struct pool_options *options, struct error *err) {
+    struct transport *t = NULL;
+    struct worker *w = NULL;
+    struct worker_options wo = worker_options_of(options);
+    bool ok =
+        transport_create(&t, options->control, host_facts_oversubscribed(&options->facts), err) &&
+        worker_create(&w, &wo, err) && worker_serve(w, t, err);
+    worker_destroy(w);
+    transport_destroy(t);
+    return ok;
+}
+
+void pool_destroy(struct pool *p) {
+    if (!p) {
+        return;
+    }
+    worker_destroy(p->worker);
+    message_decoder_finish(&p->replies);
+    message_decoder_finish(&p->notices);
+    if (!p->stuck) {
+        buffer_finish(&p->frame);
+        buffer_finish(&p->notice);
+    }
+    buffer_finish(&p->own);
+    transport_destroy(p->t);
+    trace_close(p->trace);
+    free(p->ranks);
+    free(p->loads);
+    free(p);
+}
+
+int pool_world(const struct pool *p) {
+    return p->world;
+}
+
+const struct message_hello_ok *pool_rank(const struct pool *p, int rank) {
+    return &p->ranks[rank];
+}
+
+const char *pool_isa(const struct pool *p) {
+    return p->isa;
+}
+
+struct comm *pool_comm(struct pool *p) {
+    return worker_comm(p->worker);
+}
+
+/* ---- notices ---- */
+
+void pool_note_progress(struct pool *p, int rank, uint64_t done, uint64_t total) {
+    p->loads[rank] = (struct pool_load_state){.heard = clock_now(), .done = done, .total = total};
+    if (!p->progress || !p->progress->report) {
+        return;
+    }
+    uint64_t all_done = 0, all_total = 0;
+    for (int r = 0; r < p->world; r++) {
+        all_done += p->loads[r].done;
+        all_total += p->loads[r].total;
+    }
+    p->progress->report(p->progress->user, all_done, all_total);
+}
+
+static bool read_notice(struct pool *p, const struct frame *f, struct error *err) {
+    struct message m;
+    struct error ignored;
+    if (!message_decode(&p->notices, f->data, f->size, SIDE_NOTICE, &m, &ignored)) {
+        log_warn("ignored a notice of rank %d: %s", f->source, ignored.message);
+        return true;
+    }
+    if (m.type == MESSAGE_PROGRESS && m.seq == p->seq) {
+        pool_note_progress(p, f->source, m.progress.bytes_done, m.progress.bytes_total);
+    }
+    if (m.type != MESSAGE_TROUBLE || m.seq <= p->settled) {
+        return true;
+    }
+    p->settled = p->seq;
+    message_to_error(&m, err);
+    return error_at_rank(err, f->source);
+}
+
+bool pool_read_notices(void *pool, struct error *err) {
+    struct pool *p = pool;
+    for (bool got = p->world > 1; got;) {
+        struct frame f;
+        if (!transport_poll(p->t, TRANSPORT_ANY_RANK, SIDE_NOTICE, &f, &got, err) ||
+            (got && !read_notice(p, &f, err))) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* ---- one request ---- */
+
+static bool flush(struct pool *p, double timeout_s, struct error *err) {
+    p->stuck = !transport_flush(p->t, timeout_s, err);
+    return !p->stuck;
+}
+
+bool pool_send(struct pool *p, struct message *request, int rank, struct error *err) {
+    request->seq = ++p->seq;
+    if (p->world == 1 && !p->trace) {
+        return true;
+    }
+    if (!flush(p, p->options.timeout_s, err) || !message_encode(&p->frame, request, err)) {
+        return false;
+    }
+    int first = rank < 0 ? 1 : rank;
+    int end = rank < 0 ? p->world : rank + 1;
+    if (rank <= 0) {
+        trace_frame(p->trace, TRACE_SENT, 0, SIDE_REQUEST, p->frame.data, p->frame.size);
+    }
+    for (int r = first > 0 ? first : 1; r < end; r++) {
+        if (!transport_post(p->t, r, SIDE_REQUEST, p->frame.data, p->frame.size, err)) {
+            return error_at_rank(err, r);
+        }
+    }
+    return true;
+}
+
+bool pool_own_share(struct pool *p, const struct message *request, struct message *reply,
+                    struct error *err) {
+    bool ok = worker_handle(p->worker, request, reply, err);
+    if (!ok) {
+        error_at_rank(err, 0);
+        message_from_error(reply, MESSAGE_ERROR, request->seq, err);
+    }
+    if (p->trace && message_encode(&p->own, reply, NULL)) {
+        trace_frame(p->trace, TRACE_RECEIVED, 0, SIDE_REPLY, p->own.data, p->own.size);
+    }
+    return ok;
+}
+
+/* Decodes a reply. A hello_ok that cannot be read may come from another version, and says so. */
+static bool decode_reply(struct pool *p, const struct frame *f, struct message *reply,
+                         struct error *err) {
+    reply->hello_ok.protocol = PROTOCOL_VERSION;
+    if (message_decode(&p->replies, f->data, f->size, SIDE_REPLY, reply, err)) {
+        return true;
+    }
+    if (reply->type == MESSAGE_HELLO_OK && reply->hello_ok.protocol != PROTOCOL_VERSION) {
+        error_set(err, ERROR_VERSION, "speaks protocol %d, rank 0 speaks %d",
+                  reply->hello_ok.protocol, PROTOCOL_VERSION);
+    }
+    return false;
+}
+
+bool pool_collect(struct pool *p, int rank, enum message_type expect, double timeout_s,
+                  struct message *reply, struct error *err) {
+    const char *what = message_name(expect - 1); /* the request */
+    struct frame f;
+    do {
+        if (!transport_receive(p->t, rank, SIDE_REPLY, timeout_s, &f, err)) {
+            if (err->kind == ERROR_DEADLINE && !err->has_rank) {
+                error_set(err, ERROR_DEADLINE, "%s: no reply in time (--timeout)", what);
+            }
+            return error_at_rank(err, rank);
+        }
+        if (!decode_reply(p, &f, reply, err)) {
+            error_wrap(err, "reply to %s", what);
+            return error_at_rank(err, rank);
+        }
+        /* An older number: late, its request was given up. 0: our frame was not understood. */
+    } while (reply->seq < p->seq && !(reply->type == MESSAGE_ERROR && reply->seq == 0));
+    if (reply->type == MESSAGE_ERROR) {
+        message_to_error(reply, err);
+        return error_at_rank(err, rank);
+    }
+    if (reply->type != expect || reply->seq != p->seq) {
+        error_set(err, ERROR_PROTOCOL, "%s was answered with %s, number %llu with %llu", what,
+                  message_name(reply->type), (unsigned long long)p->seq,
+                  (unsigned long long)reply->seq);
+        return error_at_rank(err, rank);
+    }
+    return true;
+}
+
+bool pool_ask(struct pool *p, int rank, struct message *request, struct message *reply,
+              struct error *err) {
+    if (!pool_send(p, request, rank, err)) {
+        return false;
+    }
+    return rank == 0 ? pool_own_share(p, request, reply, err)
+                     : pool_collect(p, rank, request->type + 1, p->options.timeout_s, reply, err);
+}
+
+static bool is_echo(enum error_kind kind) {
+    return kind == ERROR_COMM || kind == ERROR_DEADLINE;
+}
+
+bool pool_keep_error(struct error *kept, const struct error *fresh) {
+    if (kept->kind == ERROR_NONE || (is_echo(kept->kind) && !is_echo(fresh->kind))) {
+        *kept = *fresh;
+    }
+    return false;
+}
+
+/* A rank that loads is given time as long as it shows progress. */
+static bool collect_patiently(struct pool *p, int rank, enum message_type expect, double deadline,
+                              struct message *reply, struct error *err) {
+    for (;;) {
+        if (pool_collect(p, rank, expect, deadline - clock_now(), reply, err)) {
+            return true;
+        }
+        double patience = p->loads[rank].heard + p->options.timeout_s;
+        if (expect != MESSAGE_LOADED || err->kind != ERROR_DEADLINE || patience <= clock_now()) {
+            return false;
+        }
+        deadline = patience;
+    }
+}
+
+bool pool_ask_all(struct pool *p, struct message *request, pool_reply *on_reply, void *user,
+                  struct error *err) {
+    struct error first = {0}, e = {0};
+    struct message reply;
+    enum message_type expect = request->type + 1;
+    if (!pool_send(p, request, -1, err)) {
+        return false;
+    }
+    if (!pool_own_share(p, request, &reply, &e) || (on_reply && !on_reply(user, 0, &reply, &e))) {
+        pool_keep_error(&first, &e);
+    }
+    double deadline = clock_now() + p->options.timeout_s;
+    for (int r = 1; r < p->world; r++) {
+        if (!collect_patiently(p, r, expect, deadline, &reply, &e) ||
+            (on_reply && !on_reply(user, r, &reply, &e))) {
+            error_at_rank(&e, r);
+            pool_keep_error(&first, &e);
+        }
+    }
+    if (first.kind != ERROR_NONE) {
+        p->settled = p->seq;
+        *err = first;
+        return false;
+    }
+    return true;
+}
+
+/* ---- the end ---- */
+
+bool pool_shutdown(struct pool *p, struct error *err) {
+    static const double patience_s = 5;
+    struct message request = {.type = MESSAGE_SHUTDOWN}, reply;
+    struct error first = {0}, e = {0};
+    double deadline = clock_now() + fmin(p->options.timeout_s, patience_s);
+    p->settled = UINT64_MAX; /* what goes wrong now is of no more interest */
+    if (!flush(p, deadline - clock_now(), &e) || !pool_send(p, &request, -1, &e)) {
+        log_warn("shutdown: %s", e.message);
+        pool_keep_error(&first, &e);
+    } else {
+        pool_own_share(p, &request, &reply, &e);
+    }
+    for (int r = 1; r < p->world; r++) {
+        if (!pool_collect(p, r, MESSAGE_BYE, deadline - clock_now(), &reply, &e)) {
+            log_warn("shutdown: rank %d: %s", r, e.message);
+            pool_keep_error(&first, &e);
+        }
+    }
+    if (first.kind != ERROR_NONE || !flush(p, deadline - clock_now(), &first)) {
+        if (err) {
+            *err = first;
+        }
+        return false;
+    }
+    return true;
+}

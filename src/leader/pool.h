@@ -1,0 +1,97 @@
+/* All ranks, as rank 0 sees them: a request goes to every rank, rank 0 does its own share, then the
+ * replies are collected in rank order. Errors carry the rank they happened on.
+ *
+ *     pool_create, pool_start, [pool_load, pool_step ..., pool_unload] ..., pool_shutdown,
+ * pool_destroy
+ *
+ * The other ranks are in pool_serve meanwhile. Main thread only. */
+#pragma once
+
+#include <mpi.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/error.h"
+#include "comm/sweep.h"
+#include "model/model.h"
+#include "rpc/messages.h"
+#include "worker/facts.h"
+
+struct pool;
+
+struct pool_options {
+    MPI_Comm control; /* borrowed; duplicates that nobody else uses, errors return */
+    MPI_Comm tensor;  /* borrowed */
+    struct host_facts facts;
+    int threads;        /* of this rank */
+    double timeout_s;   /* deadline of every wait for another rank */
+    const char *device; /* "auto" or "host" */
+    const char *isa;    /* NULL: the best that every rank has */
+};
+
+/* Rank 0. Errors: MEMORY. */
+bool pool_create(struct pool **out, const struct pool_options *options, struct error *err);
+
+/* Records every frame from now on in a file. Errors: IO. */
+bool pool_trace(struct pool *p, const char *path, struct error *err);
+
+/* The other ranks: serves until rank 0 shuts the pool down. Errors: COMM, MEMORY. */
+bool pool_serve(const struct pool_options *options, struct error *err);
+
+/* hello, ping, init, sanity. */
+bool pool_start(struct pool *p, struct error *err);
+
+/* Asks every rank what it is. Errors: VERSION (names both builds), RANK_MISMATCH. */
+bool pool_hello(struct pool *p, struct error *err);
+
+/* One round trip to `rank`; *seconds may be NULL. Errors: RANK_MISMATCH. */
+bool pool_ping(struct pool *p, int rank, double *seconds, struct error *err);
+
+/* Round trips of a bare MPI ping-pong with `rank` (not 0), frames of a ping's size: seconds[count].
+ */
+bool pool_echo(struct pool *p, int rank, int count, double *seconds, struct error *err);
+
+/* Agrees on device and kernels, then creates the communicator on every rank.
+ * Errors: UNSUPPORTED (names the ranks that cannot), COMM_INIT. */
+bool pool_init(struct pool *p, struct error *err);
+
+/* sums [world] may be NULL. Errors: WRONG_RESULT, COMM_NOT_INIT. */
+bool pool_sanity(struct pool *p, uint64_t *sums, struct error *err);
+
+/* Times and verifies one collective on every rank; see sweep_measure. */
+bool pool_measure(struct pool *p, enum sweep_collective which, uint64_t bytes, int iters,
+                  int warmup, struct sweep_sample *out, struct error *err);
+
+/* progress (may be NULL) gets the sums over all ranks; *bytes_read too. */
+bool pool_load(struct pool *p, const struct model_params *params,
+               const struct model_progress *progress, uint64_t *bytes_read, struct error *err);
+
+/* Runs a step on every rank; results as model_step gives them, n_seq of them.
+ * After a failure other than PROTOCOL the communicator is of no more use. */
+bool pool_step(struct pool *p, const struct step *step, struct step_result *results,
+               struct error *err);
+
+bool pool_unload(struct pool *p, struct error *err);
+
+/* stats [world], since the last call. */
+bool pool_stats(struct pool *p, struct message_stats *stats, struct error *err);
+
+/* Best effort: tries every rank, and logs each that does not answer. True when all said bye, so
+ * that MPI_Finalize will not hang; else err is the first rank's. */
+bool pool_shutdown(struct pool *p, struct error *err);
+
+void pool_destroy(struct pool *p);
+
+int pool_world(const struct pool *p);
+/* After pool_hello. Borrowed. */
+const struct message_hello_ok *pool_rank(const struct pool *p, int rank);
+/* After pool_init: the kernels all ranks use ("avx512"). */
+const char *pool_isa(const struct pool *p);
+/* Rank 0's own communicator; NULL before pool_init. Borrowed. */
+struct comm *pool_comm(struct pool *p);
+
+/* Any other collective request, for commands with one of their own. The callback gets every rank's
+ * reply, in rank order, rank 0's first; reply->seq is the rank's to ignore. */
+typedef bool pool_reply(void *user, int rank, const struct message *reply, struct error *err);
+bool pool_ask_all(struct pool *p, struct message *request, pool_reply *on_reply, void *user,
+                  struct error *err);

@@ -1,0 +1,58 @@
+/* What pool.c and pool_requests.c share. */
+#pragma once
+
+#include "leader/pool.h"
+#include "rpc/trace.h"
+#include "rpc/transport.h"
+#include "worker/worker.h"
+
+/* What rank 0 has heard from a rank that is loading. */
+struct pool_load_state {
+    double heard; /* when, on the monotonic clock */
+    uint64_t done, total;
+};
+
+struct pool {
+    struct pool_options options;
+    int world;
+    struct transport *t;   /* owns */
+    struct worker *worker; /* owns: rank 0's own share */
+    struct trace *trace;   /* owns; may be NULL */
+    struct message_decoder replies;
+    struct message_decoder notices;
+    struct buffer frame;                   /* the request on its way */
+    struct buffer notice;                  /* the notice on its way */
+    struct buffer own;                     /* rank 0's own reply, for the trace */
+    struct message_hello_ok *ranks;        /* owns [world] */
+    struct pool_load_state *loads;         /* owns [world] */
+    const struct model_progress *progress; /* while loading; may be NULL */
+    uint64_t seq;                          /* of the last request */
+    uint64_t settled; /* troubles of requests up to this one have been reported */
+    bool stuck;       /* a send never ended: MPI may still read the buffers */
+    char isa[32];
+};
+
+/* Reads what ranks tell without being asked. False: one of them is in trouble. */
+bool pool_read_notices(void *pool, struct error *err);
+
+/* Notes how far `rank` is with loading, and passes the sums on. */
+void pool_note_progress(struct pool *p, int rank, uint64_t done, uint64_t total);
+
+/* Encodes and sends a request with the next sequence number: to one rank, or to all (rank -1). */
+bool pool_send(struct pool *p, struct message *request, int rank, struct error *err);
+
+/* Rank 0's own share of a request. */
+bool pool_own_share(struct pool *p, const struct message *request, struct message *reply,
+                    struct error *err);
+
+/* Waits for `rank`'s reply to the last request. Errors have the rank. */
+bool pool_collect(struct pool *p, int rank, enum message_type expect, double timeout_s,
+                  struct message *reply, struct error *err);
+
+/* One request to one rank. */
+bool pool_ask(struct pool *p, int rank, struct message *request, struct message *reply,
+              struct error *err);
+
+/* Of several ranks' errors, keeps the one to report: the first cause, not the echoes of it (ranks
+ * that waited for the failed one). Returns false. */
+bool pool_keep_error(struct error *kept, const struct error *fresh);

@@ -1,0 +1,317 @@
+/* The pool's requests, one function each. */
+#include "leader/pool_impl.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "comm/comm.h"
+#include "rpc/build_id.h"
+#include "rpc/watchdog.h"
+
+/* ---- hello ---- */
+
+static bool check_hello(const struct message_hello_ok *h, int rank, struct error *err) {
+    if (h->protocol != PROTOCOL_VERSION) {
+        return error_set(err, ERROR_VERSION, "hello: speaks protocol %d, rank 0 speaks %d",
+                         h->protocol, PROTOCOL_VERSION);
+    }
+    if (strcmp(h->build, build_id()) != 0) {
+        return error_set(err, ERROR_VERSION,
+                         "hello: runs build %s (%s) on %s, rank 0 runs build %s; start the same "
+                         "program on every host",
+                         h->build, h->version, h->host, build_id());
+    }
+    if (h->rank != rank) {
+        return error_set(err, ERROR_RANK_MISMATCH, "hello: says it is rank %d", h->rank);
+    }
+    return true;
+}
+
+static bool on_hello(void *user, int rank, const struct message *reply, struct error *err) {
+    struct pool *p = user;
+    p->ranks[rank] = reply->hello_ok;
+    return check_hello(&reply->hello_ok, rank, err);
+}
+
+bool pool_hello(struct pool *p, struct error *err) {
+    struct message m = {.type = MESSAGE_HELLO};
+    m.hello.protocol = PROTOCOL_VERSION;
+    snprintf(m.hello.build, sizeof m.hello.build, "%s", build_id());
+    return pool_ask_all(p, &m, on_hello, p, err);
+}
+
+/* ---- ping ---- */
+
+bool pool_ping(struct pool *p, int rank, double *seconds, struct error *err) {
+    struct message request, reply;
+    request.type = MESSAGE_PING;
+    double start = clock_now();
+    if (!pool_ask(p, rank, &request, &reply, err)) {
+        return false;
+    }
+    if (seconds) {
+        *seconds = clock_now() - start;
+    }
+    if (reply.pong.rank != rank) {
+        error_set(err, ERROR_RANK_MISMATCH, "ping: rank %d answered for rank %d", reply.pong.rank,
+                  rank);
+        return error_at_rank(err, rank);
+    }
+    return true;
+}
+
+bool pool_echo(struct pool *p, int rank, int count, double *seconds, struct error *err) {
+    struct message request = {.type = MESSAGE_PING}, reply;
+    char data[64] = {0};
+    request.seq = p->seq;
+    if (!message_encode(&p->own, &request, err)) {
+        return false;
+    }
+    int bytes = (int)p->own.size;
+    request.type = MESSAGE_ECHO;
+    request.echo = (struct message_echo){.bytes = bytes, .count = count};
+    if (!pool_send(p, &request, rank, err)) {
+        return false;
+    }
+    watchdog_phase("a bare MPI ping-pong", p->options.timeout_s + 1);
+    MPI_Comm comm = p->options.control;
+    for (int i = 0; i < count; i++) {
+        double start = clock_now();
+        MPI_Send(data, bytes, MPI_BYTE, rank, WORKER_ECHO_TAG, comm);
+        MPI_Recv(data, bytes, MPI_BYTE, rank, WORKER_ECHO_TAG, comm, MPI_STATUS_IGNORE);
+        seconds[i] = clock_now() - start;
+    }
+    watchdog_clear();
+    return pool_collect(p, rank, MESSAGE_ECHO_OK, p->options.timeout_s, &reply, err);
+}
+
+/* ---- init ---- */
+
+static bool has_word(const char *list, const char *word) {
+    size_t n = strlen(word);
+    for (const char *at = strstr(list, word); at; at = strstr(at + 1, word)) {
+        if ((at == list || at[-1] == ' ') && (at[n] == 0 || at[n] == ' ')) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The ranks that cannot use an instruction set, as "1, 3"; "" when all can. */
+static void ranks_without(const struct pool *p, const char *isa, char *out, size_t size) {
+    size_t used = 0;
+    *out = 0;
+    for (int r = 0; r < p->world && used + 16 < size; r++) {
+        if (!has_word(p->ranks[r].isas, isa)) {
+            used += (size_t)snprintf(out + used, size - used, "%s%d", used ? ", " : "", r);
+        }
+    }
+}
+
+static bool choose_isa(struct pool *p, struct error *err) {
+    static const char *const best_first[] = {"avx512", "avx2", "generic"};
+    const char *asked = p->options.isa;
+    char missing[200];
+    if (asked) {
+        ranks_without(p, asked, missing, sizeof missing);
+        snprintf(p->isa, sizeof p->isa, "%s", asked);
+        return !*missing || error_set(err, ERROR_UNSUPPORTED, "--isa %s: not on the CPU of rank %s",
+                                      asked, missing);
+    }
+    for (size_t i = 0; i < sizeof best_first / sizeof best_first[0]; i++) {
+        ranks_without(p, best_first[i], missing, sizeof missing);
+        if (!*missing) {
+            snprintf(p->isa, sizeof p->isa, "%s", best_first[i]);
+            return true;
+        }
+    }
+    return error_set(err, ERROR_INTERNAL, "the ranks have no kernels in common");
+}
+
+bool pool_init(struct pool *p, struct error *err) {
+    const char *device = p->options.device ? p->options.device : "auto";
+    struct message m = {.type = MESSAGE_INIT};
+    if (strcmp(device, "cuda") == 0) {
+        return error_set(err, ERROR_UNSUPPORTED, "--device cuda: %s", p->ranks[0].device_why);
+    }
+    if (!choose_isa(p, err)) {
+        return false;
+    }
+    snprintf(m.init.device, sizeof m.init.device, "host");
+    snprintf(m.init.isa, sizeof m.init.isa, "%s", p->isa);
+    m.init.timeout_s = p->options.timeout_s;
+    bool ready = pool_ask_all(p, &m, NULL, NULL, err);
+    if (!ready && err->kind == ERROR_DEADLINE) {
+        return false; /* somebody is not there: a broadcast would wait for it */
+    }
+    struct error e = {0};
+    if (!worker_join(p->worker, ready, &e) && ready) {
+        *err = e;
+        return error_at_rank(err, 0);
+    }
+    return ready;
+}
+
+/* ---- sanity ---- */
+
+struct sanity {
+    uint64_t *sums; /* may be NULL */
+    int world;
+};
+
+static bool on_sanity(void *user, int rank, const struct message *reply, struct error *err) {
+    struct sanity *s = user;
+    uint64_t sum = reply->sanity_result.observed_sum;
+    if (s->sums) {
+        s->sums[rank] = sum;
+    }
+    return sum == (uint64_t)s->world ||
+           error_set(err, ERROR_WRONG_RESULT,
+                     "sanity: the sum of ones over %d ranks came out as %llu", s->world,
+                     (unsigned long long)sum);
+}
+
+bool pool_sanity(struct pool *p, uint64_t *sums, struct error *err) {
+    struct message m = {.type = MESSAGE_SANITY};
+    struct sanity s = {.sums = sums, .world = p->world};
+    return pool_ask_all(p, &m, on_sanity, &s, err);
+}
+
+/* ---- bandwidth ---- */
+
+static bool on_sample(void *user, int rank, const struct message *reply, struct error *err) {
+    struct sweep_sample *out = user;
+    (void)err;
+    if (rank == 0) { /* all ranks have the same */
+        *out = (struct sweep_sample){.seconds = reply->bandwidth_result.seconds,
+                                     .median_seconds = reply->bandwidth_result.median_s,
+                                     .wrong = reply->bandwidth_result.wrong};
+    }
+    return true;
+}
+
+bool pool_measure(struct pool *p, enum sweep_collective which, uint64_t bytes, int iters,
+                  int warmup, struct sweep_sample *out, struct error *err) {
+    struct message m = {.type = MESSAGE_BANDWIDTH};
+    snprintf(m.bandwidth.collective, sizeof m.bandwidth.collective, "%s", sweep_name(which));
+    m.bandwidth.bytes = bytes;
+    m.bandwidth.iters = iters;
+    m.bandwidth.warmup = warmup;
+    return pool_ask_all(p, &m, on_sample, out, err);
+}
+
+bool pool_start(struct pool *p, struct error *err) {
+    if (!pool_hello(p, err)) {
+        return false;
+    }
+    for (int r = 0; r < p->world; r++) {
+        if (!pool_ping(p, r, NULL, err)) {
+            return false;
+        }
+    }
+    return pool_init(p, err) && pool_sanity(p, NULL, err);
+}
+
+/* ---- load and unload ---- */
+
+static bool on_loaded(void *user, int rank, const struct message *reply, struct error *err) {
+    uint64_t *bytes = user;
+    (void)rank;
+    (void)err;
+    *bytes += reply->loaded.bytes;
+    return true;
+}
+
+/* Rank 0's own progress; while it loads, this is also when it hears of the others'. */
+static void own_progress(void *user, uint64_t done, uint64_t total) {
+    struct pool *p = user;
+    struct error ignored;
+    pool_note_progress(p, 0, done, total);
+    pool_read_notices(p, &ignored);
+}
+
+bool pool_load(struct pool *p, const struct model_params *params,
+               const struct model_progress *progress, uint64_t *bytes_read, struct error *err) {
+    struct message m = {.type = MESSAGE_LOAD};
+    uint64_t bytes = 0;
+    if (strlen(params->dir) >= sizeof m.load.dir) {
+        return error_set(err, ERROR_USAGE, "the model's path is longer than %zu bytes",
+                         sizeof m.load.dir - 1);
+    }
+    snprintf(m.load.dir, sizeof m.load.dir, "%s", params->dir);
+    m.load.ctx = params->ctx;
+    m.load.n_block = params->n_block;
+    m.load.max_tok = params->max_tok;
+    memset(p->loads, 0, (size_t)p->world * sizeof *p->loads);
+    struct model_progress own = {.report = own_progress, .user = p};
+    p->progress = progress;
+    worker_set_progress(p->worker, &own);
+    bool ok = pool_ask_all(p, &m, on_loaded, &bytes, err);
+    worker_set_progress(p->worker, NULL);
+    p->progress = NULL;
+    if (ok && bytes_read) {
+        *bytes_read = bytes;
+    }
+    return ok;
+}
+
+bool pool_unload(struct pool *p, struct error *err) {
+    struct message m = {.type = MESSAGE_UNLOAD};
+    return pool_ask_all(p, &m, NULL, NULL, err);
+}
+
+/* ---- step ---- */
+
+/* Tells every rank that this step is given up, so that none waits for the others until its
+ * deadline.
+ */
+static void call_off(struct pool *p, const struct error *cause) {
+    struct message m;
+    struct error e;
+    message_from_error(&m, MESSAGE_TROUBLE, p->seq, cause);
+    if (p->stuck || !message_encode(&p->notice, &m, &e)) {
+        return;
+    }
+    for (int r = 1; r < p->world; r++) {
+        if (!transport_post(p->t, r, SIDE_NOTICE, p->notice.data, p->notice.size, &e)) {
+            log_warn("rank %d: %s", r, e.message);
+        }
+    }
+}
+
+bool pool_step(struct pool *p, const struct step *step, struct step_result *results,
+               struct error *err) {
+    struct message m;
+    m.type = MESSAGE_STEP;
+    m.step = *step;
+    if (!pool_send(p, &m, -1, err)) {
+        return false;
+    }
+    if (worker_step(p->worker, step, results, err)) {
+        return true;
+    }
+    error_at_rank(err, 0);
+    if (p->settled < p->seq) {
+        p->settled = p->seq;
+    }
+    if (err->kind != ERROR_PROTOCOL) {
+        call_off(p, err);
+    }
+    return false;
+}
+
+/* ---- stats ---- */
+
+static bool on_stats(void *user, int rank, const struct message *reply, struct error *err) {
+    struct message_stats *stats = user;
+    (void)err;
+    stats[rank] = reply->stats;
+    return true;
+}
+
+bool pool_stats(struct pool *p, struct message_stats *stats, struct error *err) {
+    struct message m = {.type = MESSAGE_STATS};
+    return pool_ask_all(p, &m, on_stats, stats, err);
+}

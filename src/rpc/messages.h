@@ -1,0 +1,200 @@
+/* The control protocol's messages as typed structs, and their frames: msgpack maps with short
+ * string keys, "t" the type and "s" the sequence number. docs/protocol.md shows every frame.
+ *
+ * Frames are not trusted: decoding never allocates more than a small multiple of the bytes it was
+ * given, ignores keys it does not know, and answers anything else with a PROTOCOL error that names
+ * the message and the field. */
+#pragma once
+
+#include <msgpack.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/buffer.h"
+#include "base/error.h"
+#include "nn/step.h"
+
+enum {
+    PROTOCOL_VERSION = 1,
+    FRAME_MAX_BYTES = 64 << 20,
+    MESSAGE_PATH_MAX = 4096,
+};
+
+/* Who says it. The tag of a frame; a type is only understood on its own side. */
+enum message_side { SIDE_REQUEST, SIDE_REPLY, SIDE_NOTICE, SIDE_COUNT };
+
+/* The reply to a request is the type after it. A step has none. */
+enum message_type {
+    MESSAGE_HELLO,
+    MESSAGE_HELLO_OK,
+    MESSAGE_PING,
+    MESSAGE_PONG,
+    MESSAGE_ECHO, /* a bare MPI ping-pong, to compare ping with */
+    MESSAGE_ECHO_OK,
+    MESSAGE_INIT,
+    MESSAGE_INIT_OK,
+    MESSAGE_SANITY,
+    MESSAGE_SANITY_RESULT,
+    MESSAGE_BANDWIDTH, /* one measurement of one collective */
+    MESSAGE_BANDWIDTH_RESULT,
+    MESSAGE_LOAD,
+    MESSAGE_LOADED,
+    MESSAGE_STEP,
+    MESSAGE_UNLOAD,
+    MESSAGE_UNLOADED,
+    MESSAGE_STATS,
+    MESSAGE_STATS_RESULT,
+    MESSAGE_SHUTDOWN,
+    MESSAGE_BYE,
+    MESSAGE_ERROR,    /* a reply */
+    MESSAGE_TROUBLE,  /* a notice: the same content as error, for what has no reply */
+    MESSAGE_PROGRESS, /* a notice, while loading */
+    MESSAGE_COUNT
+};
+
+struct message_hello {
+    int32_t protocol;
+    char build[32];
+};
+
+/* What a rank says about itself. */
+struct message_hello_ok {
+    int32_t protocol;
+    char build[32];
+    char version[32];
+    char mpi[96];
+    char msgpack[32];
+    int32_t rank;
+    char host[128];
+    int32_t pid;
+    int32_t local_rank;
+    int32_t local_size;   /* ranks on this host */
+    int32_t cores;        /* this rank may use: affinity and cgroup limit */
+    int32_t cores_host;   /* of the host, online */
+    int32_t sharers;      /* ranks of this host, this one included, that may use one of its cores */
+    int32_t threads;      /* this rank will use */
+    uint64_t memory;      /* bytes this rank could still allocate */
+    char device[64];      /* "host" */
+    char isas[64];        /* instruction sets it can use, best last: "generic avx2 avx512" */
+    char device_why[160]; /* why a better device is not used; may be empty */
+};
+
+struct message_pong {
+    int32_t rank;
+};
+
+struct message_echo {
+    int32_t bytes;
+    int32_t count;
+};
+
+struct message_init {
+    char device[64];
+    char isa[32];
+    double timeout_s;
+};
+
+struct message_sanity_result {
+    uint64_t observed_sum;
+};
+
+struct message_bandwidth {
+    char collective[32];
+    uint64_t bytes;
+    int32_t iters;
+    int32_t warmup;
+};
+
+struct message_bandwidth_result {
+    double seconds;
+    double median_s;
+    uint64_t wrong;
+};
+
+struct message_load {
+    char dir[MESSAGE_PATH_MAX];
+    int32_t ctx;
+    int32_t n_block;
+    int32_t max_tok;
+};
+
+struct message_loaded {
+    uint64_t bytes; /* read from disk */
+    double seconds;
+    uint64_t bytes_held; /* weights, KV cache and buffers */
+    uint64_t nonfinite;  /* weights that are NaN or infinite */
+};
+
+struct message_unloaded {
+    uint64_t bytes_freed;
+};
+
+/* Since the last stats request. */
+struct message_stats {
+    uint64_t n_step;
+    double step_s; /* in the forward pass, waiting included */
+    double wait_s; /* of it, in collectives */
+    uint64_t n_collective;
+    uint64_t bytes_sent;
+};
+
+struct message_error {
+    char kind[32];
+    char message[480];
+};
+
+struct message_progress {
+    uint64_t bytes_done;
+    uint64_t bytes_total;
+};
+
+struct message {
+    enum message_type type;
+    uint64_t seq; /* a reply repeats its request's; a notice names the request it is about */
+    union {
+        struct message_hello hello;
+        struct message_hello_ok hello_ok;
+        struct message_pong pong;
+        struct message_echo echo;
+        struct message_init init;
+        struct message_sanity_result sanity_result;
+        struct message_bandwidth bandwidth;
+        struct message_bandwidth_result bandwidth_result;
+        struct message_load load;
+        struct message_loaded loaded;
+        struct step step; /* decoded: borrowed from the decoder, until it decodes again */
+        struct message_unloaded unloaded;
+        struct message_stats stats;
+        struct message_error error; /* ERROR and TROUBLE */
+        struct message_progress progress;
+    };
+};
+
+const char *message_name(enum message_type type);
+enum message_side message_side(enum message_type type);
+
+/* Replaces the content of `out` with the frame. Errors: MEMORY. */
+bool message_encode(struct buffer *out, const struct message *m, struct error *err);
+
+/* Memory that decoded messages borrow; reused, so that the hot path does not allocate.
+ * Zero-initialised is valid. */
+struct message_decoder {
+    msgpack_zone *zone; /* owns */
+    int32_t *ints;      /* owns */
+    size_t int_capacity;
+    struct step_seq *seqs; /* owns */
+    size_t seq_capacity;
+};
+
+/* Reads one frame that came from `side`. On failure out->seq is what the frame said, or 0, and
+ * out->type its type, or MESSAGE_COUNT. Errors: PROTOCOL, MEMORY. */
+bool message_decode(struct message_decoder *d, const void *bytes, size_t n, enum message_side side,
+                    struct message *out, struct error *err);
+
+void message_decoder_finish(struct message_decoder *d);
+
+/* An error as the content of a message, and back; `back` keeps the kind and the message. */
+void message_from_error(struct message *m, enum message_type type, uint64_t seq,
+                        const struct error *err);
+bool message_to_error(const struct message *m, struct error *err); /* returns false */

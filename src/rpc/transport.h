@@ -1,0 +1,67 @@
+/* Frames over MPI point-to-point, with a deadline on every wait and next to no CPU while idle.
+ *
+ * Never blocks inside MPI: sends are MPI_Isend and MPI_Test, receives MPI_Improbe and MPI_Imrecv.
+ * One transport per process and communicator, used by the main thread only. */
+#pragma once
+
+#include <mpi.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "base/error.h"
+#include "rpc/messages.h"
+#include "rpc/trace.h"
+
+struct transport;
+
+enum { TRANSPORT_ANY_RANK = -1, TRANSPORT_ANY_SIDE = -1 };
+
+/* One received frame. */
+struct frame {
+    int source;
+    enum message_side side;
+    const void *data; /* borrowed from the transport until it receives again */
+    size_t size;
+};
+
+/* `comm` is borrowed, errors must return. yield_early: more ranks than cores share this host.
+ * Errors: MEMORY, COMM. */
+bool transport_create(struct transport **out, MPI_Comm comm, bool yield_early, struct error *err);
+void transport_destroy(struct transport *t);
+
+int transport_rank(const struct transport *t);
+int transport_world(const struct transport *t);
+MPI_Comm transport_comm(const struct transport *t);
+
+/* Records every frame from now on. Borrowed; NULL: none. */
+void transport_set_trace(struct transport *t, struct trace *trace);
+
+/* Called now and then while waiting (at most once a millisecond); false ends the wait with its
+ * error. */
+typedef bool transport_hook(void *user, struct error *err);
+void transport_set_hook(struct transport *t, transport_hook *hook, void *user);
+
+/* Starts sending; data must stay as it is until transport_flush returns true. After a failed flush
+ * it must never be freed, for MPI may still read it. Errors: COMM, PROTOCOL (too large). */
+bool transport_post(struct transport *t, int peer, enum message_side side, const void *data,
+                    size_t size, struct error *err);
+
+/* Waits at most timeout_s until everything posted is sent. Errors: DEADLINE (has the rank), COMM.
+ */
+bool transport_flush(struct transport *t, double timeout_s, struct error *err);
+
+/* True when nothing posted is still on its way; does not wait. */
+bool transport_is_flushed(struct transport *t);
+
+/* Receives a frame if one is there: *got says so. source and side may be ANY.
+ * Errors: COMM, MEMORY, PROTOCOL (too large; the frame is gone). */
+bool transport_poll(struct transport *t, int source, int side, struct frame *out, bool *got,
+                    struct error *err);
+
+/* Waits for a frame, at most timeout_s (INFINITY: for ever). A frame that is already there is
+ * received even when timeout_s is not above 0. Errors: as transport_poll, DEADLINE, the hook's. */
+bool transport_receive(struct transport *t, int source, int side, double timeout_s,
+                       struct frame *out, struct error *err);
+
+/* Sleeps until `fd` (an eventfd) is readable or `seconds` have passed. */
+void transport_idle(int fd, double seconds);

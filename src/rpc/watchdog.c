@@ -1,0 +1,88 @@
+#include "rpc/watchdog.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t changed;
+static bool running;
+static char who[160] = "";
+static const char *phase; /* NULL: none */
+static double phase_deadline, phase_seconds;
+
+static void end_process(void) {
+    char line[400];
+    int n = snprintf(line, sizeof line, "lockstep: %s%s%s: stuck in %s for %.3g s\n", who,
+                     *who ? ": " : "", error_kind_name(ERROR_DEADLINE), phase, phase_seconds);
+    n = n < (int)sizeof line ? n : (int)sizeof line - 1;
+    if (write(STDERR_FILENO, line, (size_t)n) < 0) {
+        /* nowhere left to complain */
+    }
+    _exit(error_exit_code(ERROR_DEADLINE));
+}
+
+static void *watch(void *unused) {
+    (void)unused;
+    pthread_mutex_lock(&lock);
+    for (;;) {
+        if (!phase) {
+            pthread_cond_wait(&changed, &lock);
+            continue;
+        }
+        if (clock_now() >= phase_deadline) {
+            end_process();
+        }
+        struct timespec until = {.tv_sec = (time_t)phase_deadline};
+        until.tv_nsec = (long)((phase_deadline - (double)until.tv_sec) * 1e9);
+        pthread_cond_timedwait(&changed, &lock, &until);
+    }
+    return NULL;
+}
+
+bool watchdog_start(struct error *err) {
+    pthread_condattr_t attr;
+    pthread_t thread;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&changed, &attr);
+    pthread_condattr_destroy(&attr);
+    int failed = pthread_create(&thread, NULL, watch, NULL);
+    if (failed) {
+        return error_set(err, ERROR_INTERNAL, "cannot start a thread: %s", strerror(failed));
+    }
+    pthread_detach(thread);
+    running = true;
+    return true;
+}
+
+void watchdog_set_who(const char *name) {
+    pthread_mutex_lock(&lock);
+    snprintf(who, sizeof who, "%s", name);
+    pthread_mutex_unlock(&lock);
+}
+
+static void set_phase(const char *name, double seconds) {
+    if (!running) {
+        return;
+    }
+    pthread_mutex_lock(&lock);
+    phase = name;
+    phase_seconds = seconds;
+    phase_deadline = clock_now() + seconds;
+    pthread_cond_signal(&changed);
+    pthread_mutex_unlock(&lock);
+}
+
+void watchdog_phase(const char *name, double seconds) {
+    set_phase(name, seconds);
+}
+
+void watchdog_clear(void) {
+    set_phase(NULL, 0);
+}

@@ -1,0 +1,20 @@
+/* A thread that ends the process when a phase that can block without a deadline of its own takes
+ * too long: MPI_Init, a blocking collective of start-up, MPI_Finalize. It calls only write and
+ * _exit, never MPI or a device library, which may be what is stuck. */
+#pragma once
+
+#include <stdbool.h>
+
+#include "base/error.h"
+
+/* Starts the thread; before MPI_Init. Without it (an embedding program) phases do nothing.
+ * Errors: INTERNAL. */
+bool watchdog_start(struct error *err);
+
+/* How the line names this process: "rank 3 (node7)". */
+void watchdog_set_who(const char *who);
+
+/* Enters a phase that must end (by watchdog_clear or the next phase) within `seconds`; else the
+ * process says so in one line and ends with exit code 4. `name` is borrowed for good. */
+void watchdog_phase(const char *name, double seconds);
+void watchdog_clear(void);

@@ -1,0 +1,169 @@
+#include "worker/facts.h"
+
+#include <math.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- cgroup limit of CPU time, version 2 and 1 ---- */
+
+/* Reads up to two numbers from a one-line file; "max" reads as -1. Returns how many there were. */
+static int read_numbers(const char *path, double *a, double *b) {
+    char text[128] = "";
+    FILE *f = fopen(path, "re");
+    if (!f) {
+        return 0;
+    }
+    char *got = fgets(text, sizeof text, f);
+    fclose(f);
+    if (!got) {
+        return 0;
+    }
+    if (strncmp(text, "max", 3) == 0) {
+        *a = -1;
+        return 1;
+    }
+    return sscanf(text, "%lf %lf", a, b);
+}
+
+/* The path of this process's cgroup for a controller ("" is version 2). */
+static bool cgroup_path(const char *controller, char *out, size_t size) {
+    char line[1024];
+    bool found = false;
+    FILE *f = fopen("/proc/self/cgroup", "re");
+    while (f && !found && fgets(line, sizeof line, f)) {
+        char *names = strchr(line, ':');
+        char *path = names ? strchr(names + 1, ':') : NULL;
+        if (!path) {
+            continue;
+        }
+        *path++ = 0;
+        path[strcspn(path, "\n")] = 0;
+        names++;
+        if (strcmp(names, controller) == 0) {
+            snprintf(out, size, "%s", strcmp(path, "/") == 0 ? "" : path);
+            found = true;
+        }
+    }
+    if (f) {
+        fclose(f);
+    }
+    return found;
+}
+
+/* A number from a cgroup file; inside a container the mounted root is the process's own group. */
+static int read_cgroup(const char *mount, const char *controller, const char *file, double *a,
+                       double *b) {
+    char group[600] = "", path[900];
+    if (!cgroup_path(controller, group, sizeof group)) {
+        return 0;
+    }
+    snprintf(path, sizeof path, "/sys/fs/cgroup%s%s/%s", mount, group, file);
+    int n = read_numbers(path, a, b);
+    if (n == 0) {
+        snprintf(path, sizeof path, "/sys/fs/cgroup%s/%s", mount, file);
+        n = read_numbers(path, a, b);
+    }
+    return n;
+}
+
+/* Cores of CPU time that the cgroup grants; infinite when there is no limit. */
+static double cgroup_cores(void) {
+    double quota = -1, period = 1e5, unused;
+    if (read_cgroup("", "", "cpu.max", &quota, &period) == 2 && quota > 0 && period > 0) {
+        return quota / period;
+    }
+    if (read_cgroup("/cpu", "cpu", "cpu.cfs_quota_us", &quota, &unused) == 1 && quota > 0 &&
+        read_cgroup("/cpu", "cpu", "cpu.cfs_period_us", &period, &unused) == 1 && period > 0) {
+        return quota / period;
+    }
+    return INFINITY;
+}
+
+/* ---- cores ---- */
+
+int host_cores_online(void) {
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+    return n > 0 ? (int)n : 1;
+}
+
+int host_cores_usable(void) {
+    cpu_set_t set;
+    int cores = host_cores_online();
+    if (sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0) {
+        cores = CPU_COUNT(&set);
+    }
+    double limit = ceil(cgroup_cores());
+    return limit < cores ? (int)limit : cores;
+}
+
+static bool mpi_try(int code, struct error *err) {
+    return code == MPI_SUCCESS ||
+           error_set(err, ERROR_COMM, "cannot learn which ranks share this host (MPI error %d)",
+                     code);
+}
+
+/* How many of the local ranks' core sets overlap with this rank's. */
+static bool count_sharers(MPI_Comm local, struct host_facts *f, struct error *err) {
+    cpu_set_t own;
+    CPU_ZERO(&own);
+    sched_getaffinity(0, sizeof own, &own);
+    cpu_set_t *sets = calloc((size_t)f->local_size, sizeof *sets);
+    if (!sets) {
+        return error_set(err, ERROR_MEMORY, "cannot hold %d core sets", f->local_size);
+    }
+    bool ok = mpi_try(
+        MPI_Allgather(&own, (int)sizeof own, MPI_BYTE, sets, (int)sizeof own, MPI_BYTE, local),
+        err);
+    f->sharers = 0;
+    for (int i = 0; ok && i < f->local_size; i++) {
+        cpu_set_t both;
+        CPU_AND(&both, &own, &sets[i]);
+        f->sharers += i == f->local_rank || CPU_COUNT(&both) > 0;
+    }
+    free(sets);
+    return ok;
+}
+
+bool host_facts_read(MPI_Comm comm, struct host_facts *out, struct error *err) {
+    struct host_facts f = {.cores = host_cores_usable(), .cores_host = host_cores_online()};
+    MPI_Comm local = MPI_COMM_NULL;
+    int rank;
+    if (gethostname(f.host, sizeof f.host - 1) != 0) {
+        snprintf(f.host, sizeof f.host, "unknown-host");
+    }
+    MPI_Comm_rank(comm, &rank);
+    if (!mpi_try(MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, rank, MPI_INFO_NULL, &local),
+                 err)) {
+        return false;
+    }
+    MPI_Comm_rank(local, &f.local_rank);
+    MPI_Comm_size(local, &f.local_size);
+    bool ok = count_sharers(local, &f, err);
+    MPI_Comm_free(&local);
+    if (ok) {
+        *out = f;
+    }
+    return ok;
+}
+
+bool host_facts_oversubscribed(const struct host_facts *f) {
+    return f->local_size > f->cores_host || f->sharers > f->cores;
+}
+
+static int env_count(const char *name) {
+    const char *text = getenv(name);
+    char *end;
+    long v = text ? strtol(text, &end, 10) : 0;
+    return v >= 1 && v <= 1024 ? (int)v : 0; /* "4,2", nested levels: the first counts */
+}
+
+int host_facts_threads(const struct host_facts *f, int asked) {
+    int n = asked;
+    n = n ? n : env_count("OMP_NUM_THREADS");
+    n = n ? n : env_count("SLURM_CPUS_PER_TASK");
+    n = n ? n : f->cores / f->sharers;
+    return n > 1 ? n : 1;
+}

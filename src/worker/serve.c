@@ -1,0 +1,161 @@
+/* The worker's loop. */
+#include "worker/worker.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+
+struct server {
+    struct worker *worker; /* borrowed */
+    struct transport *t;   /* borrowed */
+    struct message_decoder requests;
+    struct message_decoder notices; /* its own: a notice is read while a step's lists are in use */
+    struct buffer frame;            /* the reply on its way */
+    struct buffer notice;           /* the notice on its way */
+    uint64_t seq;                   /* of the request being handled */
+    double timeout_s;
+    double progress_last;
+    bool stuck; /* a send never ended: MPI may still read the buffers */
+};
+
+static bool send_message(struct server *s, struct buffer *frame, const struct message *m,
+                         struct error *err) {
+    if (!message_encode(frame, m, err) ||
+        !transport_post(s->t, 0, message_side(m->type), frame->data, frame->size, err)) {
+        return false;
+    }
+    if (!transport_flush(s->t, s->timeout_s, err)) {
+        s->stuck = true;
+        return false;
+    }
+    return true;
+}
+
+static bool send_error(struct server *s, enum message_type type, const struct error *cause,
+                       struct error *err) {
+    struct message m;
+    message_from_error(&m, type, s->seq, cause);
+    log_debug("%s", cause->message);
+    return send_message(s, type == MESSAGE_TROUBLE ? &s->notice : &s->frame, &m, err);
+}
+
+/* A notice from the leader: it gave up on the request `seq`, and whoever is in it must too. */
+static bool read_notice(struct server *s, const struct frame *f, struct error *err) {
+    struct message m;
+    struct error ignored;
+    if (!message_decode(&s->notices, f->data, f->size, SIDE_NOTICE, &m, &ignored)) {
+        log_warn("ignored a notice: %s", ignored.message);
+        return true;
+    }
+    return m.type != MESSAGE_TROUBLE || m.seq < s->seq || message_to_error(&m, err);
+}
+
+/* Runs inside collectives. Rate-limited by the clock, for a probe costs more than a spin. */
+static bool poll_notices(void *user, struct error *err) {
+    static const double every_s = 1e-3;
+    struct server *s = user;
+    static double last;
+    double now = clock_now();
+    if (now - last < every_s) {
+        return true;
+    }
+    last = now;
+    struct frame f;
+    bool got = false;
+    return transport_poll(s->t, 0, SIDE_NOTICE, &f, &got, err) && (!got || read_notice(s, &f, err));
+}
+
+static void report_progress(void *user, uint64_t bytes_done, uint64_t bytes_total) {
+    static const double every_s = 0.1;
+    struct server *s = user;
+    struct error err;
+    double now = clock_now();
+    if (now - s->progress_last < every_s || !transport_is_flushed(s->t)) {
+        return;
+    }
+    s->progress_last = now;
+    struct message m = {.type = MESSAGE_PROGRESS, .seq = s->seq};
+    m.progress = (struct message_progress){bytes_done, bytes_total};
+    if (!send_message(s, &s->notice, &m, &err)) {
+        log_warn("progress: %s", err.message);
+    }
+}
+
+/* Handles a step, which has no reply: its failure is a notice. */
+static bool serve_step(struct server *s, const struct message *request, struct error *err) {
+    struct error failure;
+    return worker_step(s->worker, &request->step, NULL, &failure) ||
+           send_error(s, MESSAGE_TROUBLE, &failure, err);
+}
+
+/* Second half of init. Its failure is a notice as well: the reply has been sent. */
+static bool serve_join(struct server *s, struct error *err) {
+    struct error failure;
+    return worker_join(s->worker, true, &failure) || send_error(s, MESSAGE_TROUBLE, &failure, err);
+}
+
+/* One request. False: this rank cannot go on. */
+static bool serve_request(struct server *s, const struct frame *f, bool *done, struct error *err) {
+    struct message request, reply;
+    struct error failure;
+    bool understood =
+        message_decode(&s->requests, f->data, f->size, SIDE_REQUEST, &request, &failure);
+    s->seq = request.seq;
+    if (!understood) {
+        return send_error(s, request.type == MESSAGE_STEP ? MESSAGE_TROUBLE : MESSAGE_ERROR,
+                          &failure, err);
+    }
+    if (request.type == MESSAGE_STEP) {
+        return serve_step(s, &request, err);
+    }
+    bool handled = worker_handle(s->worker, &request, &reply, &failure);
+    if (!(handled ? send_message(s, &s->frame, &reply, err)
+                  : send_error(s, MESSAGE_ERROR, &failure, err))) {
+        return false;
+    }
+    *done = request.type == MESSAGE_SHUTDOWN;
+    return request.type != MESSAGE_INIT || serve_join(s, err);
+}
+
+static bool serve_frame(struct server *s, const struct frame *f, bool *done, struct error *err) {
+    struct error ignored;
+    switch (f->side) {
+    case SIDE_REQUEST:
+        return serve_request(s, f, done, err);
+    case SIDE_NOTICE:
+        read_notice(s, f, &ignored); /* about a request that this rank is done with */
+        return true;
+    default:
+        return true;
+    }
+}
+
+bool worker_serve(struct worker *w, struct transport *t, struct error *err) {
+    struct server s = {.worker = w, .t = t, .timeout_s = 60};
+    struct model_progress progress = {.report = report_progress, .user = &s};
+    bool done = false, ok = true;
+    worker_set_poll(w, poll_notices, &s);
+    worker_set_progress(w, &progress);
+    while (ok && !done) {
+        struct frame f;
+        ok = transport_receive(t, 0, TRANSPORT_ANY_SIDE, INFINITY, &f, err);
+        if (ok) {
+            ok = serve_frame(&s, &f, &done, err);
+        } else if (err->kind == ERROR_PROTOCOL) {
+            s.seq = 0; /* a frame too large to be read */
+            struct error cause = *err;
+            ok = send_error(&s, MESSAGE_ERROR, &cause, err);
+        }
+    }
+    worker_set_poll(w, NULL, NULL);
+    worker_set_progress(w, NULL);
+    message_decoder_finish(&s.requests);
+    message_decoder_finish(&s.notices);
+    if (!s.stuck) {
+        buffer_finish(&s.frame);
+        buffer_finish(&s.notice);
+    }
+    return ok;
+}

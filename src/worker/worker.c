@@ -1,0 +1,363 @@
+#include "worker/worker.h"
+
+#include "config.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "comm/mpi.h"
+#include "comm/sweep.h"
+#include "device/device.h"
+#include "device/host/host.h"
+#include "rpc/build_id.h"
+#include "rpc/watchdog.h"
+
+enum { ECHO_MAX_BYTES = 1 << 20, ECHO_MAX_COUNT = 1 << 20 };
+
+struct worker {
+    struct worker_options options;
+    int rank, world;
+    struct device *device; /* owns; from init on */
+    struct comm *comm;     /* owns; from worker_join on */
+    struct model *model;   /* owns; from load to unload */
+    transport_hook *poll;
+    void *poll_user;
+    struct model_progress progress;
+    uint64_t n_step;
+    double step_s;
+};
+
+bool worker_create(struct worker **out, const struct worker_options *options, struct error *err) {
+    struct worker *w = calloc(1, sizeof *w);
+    if (!w) {
+        return error_set(err, ERROR_MEMORY, "cannot allocate a worker");
+    }
+    w->options = *options;
+    MPI_Comm_rank(options->control, &w->rank);
+    MPI_Comm_size(options->control, &w->world);
+    *out = w;
+    return true;
+}
+
+void worker_destroy(struct worker *w) {
+    if (w) {
+        model_destroy(w->model);
+        comm_destroy(w->comm);
+        device_destroy(w->device);
+        free(w);
+    }
+}
+
+struct comm *worker_comm(struct worker *w) {
+    return w->comm;
+}
+
+struct model *worker_model(struct worker *w) {
+    return w->model;
+}
+
+struct device *worker_device(struct worker *w) {
+    return w->device;
+}
+
+void worker_set_poll(struct worker *w, transport_hook *poll, void *user) {
+    w->poll = poll;
+    w->poll_user = user;
+    if (w->comm) {
+        w->comm->poll = poll;
+        w->comm->poll_user = user;
+    }
+}
+
+void worker_set_progress(struct worker *w, const struct model_progress *progress) {
+    w->progress = progress ? *progress : (struct model_progress){0};
+}
+
+/* ---- handlers, in the order of the protocol ---- */
+
+static void list_isas(char *out, size_t size) {
+    static const char *const known[] = {"generic", "avx2", "avx512"};
+    size_t used = 0;
+    *out = 0;
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
+        if (host_isa_usable(known[i])) {
+            used += (size_t)snprintf(out + used, size - used, "%s%s", used ? " " : "", known[i]);
+        }
+    }
+}
+
+static bool handle_hello(struct worker *w, const struct message *request, struct message *reply,
+                         struct error *err) {
+    (void)err;
+    (void)request; /* the leader compares, and names both sides */
+    const struct host_facts *f = &w->options.facts;
+    struct message_hello_ok *h = &reply->hello_ok;
+    reply->type = MESSAGE_HELLO_OK;
+    *h = (struct message_hello_ok){
+        .protocol = PROTOCOL_VERSION,
+        .version = LOCKSTEP_VERSION,
+        .rank = w->rank,
+        .pid = (int32_t)getpid(),
+        .local_rank = f->local_rank,
+        .local_size = f->local_size,
+        .cores = f->cores,
+        .cores_host = f->cores_host,
+        .sharers = f->sharers,
+        .threads = w->options.threads,
+        .memory = host_memory_available(),
+        .device = "host",
+        .device_why = "this build has no CUDA plug-in",
+    };
+    char mpi[MPI_MAX_LIBRARY_VERSION_STRING];
+    int len = 0;
+    MPI_Get_library_version(mpi, &len);
+    snprintf(h->build, sizeof h->build, "%s", build_id());
+    snprintf(h->mpi, sizeof h->mpi, "%.*s", (int)strcspn(mpi, ",\n"), mpi);
+    snprintf(h->msgpack, sizeof h->msgpack, "%s", msgpack_version());
+    snprintf(h->host, sizeof h->host, "%s", f->host);
+    list_isas(h->isas, sizeof h->isas);
+    return true;
+}
+
+static bool handle_ping(struct worker *w, const struct message *request, struct message *reply,
+                        struct error *err) {
+    (void)request;
+    (void)err;
+    reply->type = MESSAGE_PONG;
+    reply->pong.rank = w->rank;
+    return true;
+}
+
+/* The worker's half of a bare ping-pong; see pool_echo. */
+static bool handle_echo(struct worker *w, const struct message *request, struct message *reply,
+                        struct error *err) {
+    const struct message_echo *e = &request->echo;
+    if (e->bytes < 0 || e->bytes > ECHO_MAX_BYTES || e->count < 0 || e->count > ECHO_MAX_COUNT) {
+        return error_set(err, ERROR_PROTOCOL, "%d times %d bytes is out of range", e->count,
+                         e->bytes);
+    }
+    reply->type = MESSAGE_ECHO_OK;
+    if (w->rank == 0) {
+        return true;
+    }
+    void *data = calloc(1, (size_t)e->bytes + 1);
+    if (!data) {
+        return error_set(err, ERROR_MEMORY, "cannot hold %d bytes", e->bytes);
+    }
+    watchdog_phase("a bare MPI ping-pong", w->options.timeout_s + 1);
+    for (int i = 0; i < e->count; i++) {
+        MPI_Recv(data, e->bytes, MPI_BYTE, 0, WORKER_ECHO_TAG, w->options.control,
+                 MPI_STATUS_IGNORE);
+        MPI_Send(data, e->bytes, MPI_BYTE, 0, WORKER_ECHO_TAG, w->options.control);
+    }
+    watchdog_clear();
+    free(data);
+    return true;
+}
+
+static bool handle_init(struct worker *w, const struct message *request, struct message *reply,
+                        struct error *err) {
+    const struct message_init *init = &request->init;
+    if (w->comm) {
+        return error_set(err, ERROR_PROTOCOL, "the communicator exists already");
+    }
+    if (strcmp(init->device, "host") != 0) {
+        return error_set(err, ERROR_UNSUPPORTED, "device '%s': this build has only 'host'",
+                         init->device);
+    }
+    if (!(init->timeout_s > 0)) {
+        return error_set(err, ERROR_PROTOCOL, "timeout_s is not above 0");
+    }
+    struct host_options options = {.n_thread = w->options.threads,
+                                   .isa = *init->isa ? init->isa : NULL};
+    w->options.timeout_s = init->timeout_s;
+    device_destroy(w->device);
+    w->device = NULL;
+    reply->type = MESSAGE_INIT_OK;
+    return host_device_create(&options, &w->device, err);
+}
+
+static bool need_comm(const struct worker *w, struct error *err) {
+    return w->comm || error_set(err, ERROR_COMM_NOT_INIT, "init has not been done");
+}
+
+static bool need_model(const struct worker *w, struct error *err) {
+    return w->model || error_set(err, ERROR_PROTOCOL, "no model is loaded");
+}
+
+static bool handle_sanity(struct worker *w, const struct message *request, struct message *reply,
+                          struct error *err) {
+    (void)request;
+    uint32_t one = 1;
+    if (!need_comm(w, err) || !w->comm->ops->all_reduce_u32(w->comm, &one, 1, err)) {
+        return false;
+    }
+    reply->type = MESSAGE_SANITY_RESULT;
+    reply->sanity_result.observed_sum = one;
+    return true;
+}
+
+static bool handle_bandwidth(struct worker *w, const struct message *request, struct message *reply,
+                             struct error *err) {
+    const struct message_bandwidth *b = &request->bandwidth;
+    enum sweep_collective which;
+    struct sweep_sample sample;
+    if (!need_comm(w, err)) {
+        return false;
+    }
+    if (!sweep_from_name(b->collective, &which)) {
+        return error_set(err, ERROR_PROTOCOL, "there is no collective '%s'", b->collective);
+    }
+    if (!sweep_measure(w->comm, which, b->bytes, b->iters, b->warmup, &sample, err)) {
+        return false;
+    }
+    reply->type = MESSAGE_BANDWIDTH_RESULT;
+    reply->bandwidth_result = (struct message_bandwidth_result){
+        .seconds = sample.seconds, .median_s = sample.median_seconds, .wrong = sample.wrong};
+    return true;
+}
+
+static bool handle_load(struct worker *w, const struct message *request, struct message *reply,
+                        struct error *err) {
+    const struct message_load *load = &request->load;
+    if (!need_comm(w, err)) {
+        return false;
+    }
+    if (w->model) {
+        return error_set(err, ERROR_PROTOCOL, "a model is loaded already");
+    }
+    struct model_params params = {
+        .dir = load->dir, .ctx = load->ctx, .n_block = load->n_block, .max_tok = load->max_tok};
+    double start = clock_now();
+    if (!model_load(&w->model, &params, w->device, w->comm,
+                    w->progress.report ? &w->progress : NULL, err)) {
+        return false;
+    }
+    reply->type = MESSAGE_LOADED;
+    reply->loaded = (struct message_loaded){
+        .bytes = model_bytes_read(w->model),
+        .seconds = clock_now() - start,
+        .bytes_held = model_bytes(w->model),
+        .nonfinite = model_nonfinite(w->model),
+    };
+    return true;
+}
+
+bool worker_step(struct worker *w, const struct step *step, struct step_result *results,
+                 struct error *err) {
+    if (!need_comm(w, err) || !need_model(w, err)) {
+        return error_wrap(err, "step");
+    }
+    double start = clock_now();
+    bool ok = model_step(w->model, step, results, err);
+    w->step_s += clock_now() - start;
+    w->n_step++;
+    return ok || error_wrap(err, "step");
+}
+
+static bool handle_unload(struct worker *w, const struct message *request, struct message *reply,
+                          struct error *err) {
+    (void)request;
+    if (!need_model(w, err)) {
+        return false;
+    }
+    reply->type = MESSAGE_UNLOADED;
+    reply->unloaded.bytes_freed = model_bytes(w->model);
+    model_destroy(w->model);
+    w->model = NULL;
+    return true;
+}
+
+static bool handle_stats(struct worker *w, const struct message *request, struct message *reply,
+                         struct error *err) {
+    (void)request;
+    (void)err;
+    struct comm_stats none = {0};
+    struct comm_stats *c = w->comm ? &w->comm->stats : &none;
+    reply->type = MESSAGE_STATS_RESULT;
+    reply->stats = (struct message_stats){
+        .n_step = w->n_step,
+        .step_s = w->step_s,
+        .wait_s = c->seconds,
+        .n_collective = c->n_collective,
+        .bytes_sent = c->bytes,
+    };
+    w->n_step = 0;
+    w->step_s = 0;
+    *c = none;
+    return true;
+}
+
+static bool handle_shutdown(struct worker *w, const struct message *request, struct message *reply,
+                            struct error *err) {
+    (void)w;
+    (void)request;
+    (void)err;
+    reply->type = MESSAGE_BYE;
+    return true;
+}
+
+typedef bool handler(struct worker *, const struct message *, struct message *, struct error *);
+
+static handler *const handlers[MESSAGE_COUNT] = {
+    [MESSAGE_HELLO] = handle_hello,         [MESSAGE_PING] = handle_ping,
+    [MESSAGE_ECHO] = handle_echo,           [MESSAGE_INIT] = handle_init,
+    [MESSAGE_SANITY] = handle_sanity,       [MESSAGE_LOAD] = handle_load,
+    [MESSAGE_BANDWIDTH] = handle_bandwidth, [MESSAGE_UNLOAD] = handle_unload,
+    [MESSAGE_STATS] = handle_stats,         [MESSAGE_SHUTDOWN] = handle_shutdown,
+};
+
+bool worker_handle(struct worker *w, const struct message *request, struct message *reply,
+                   struct error *err) {
+    handler *handle = handlers[request->type];
+    if (!handle) {
+        return error_set(err, ERROR_PROTOCOL, "%s: not handled here", message_name(request->type));
+    }
+    reply->seq = request->seq;
+    return handle(w, request, reply, err) || error_wrap(err, "%s", message_name(request->type));
+}
+
+/* ---- the second half of init ---- */
+
+/* Rank 0's random id. Made here, not broadcast. */
+static bool new_id(uint8_t id[COMM_ID_BYTES], struct error *err) {
+    return getrandom(id, COMM_ID_BYTES, 0) == COMM_ID_BYTES ||
+           error_set(err, ERROR_IO, "no random bytes for the communicator's id");
+}
+
+static bool is_zero(const uint8_t *id) {
+    uint8_t any = 0;
+    for (int i = 0; i < COMM_ID_BYTES; i++) {
+        any |= id[i];
+    }
+    return any == 0;
+}
+
+bool worker_join(struct worker *w, bool go, struct error *err) {
+    uint8_t id[COMM_ID_BYTES] = {0};
+    bool made = w->rank != 0 || !go || new_id(id, err);
+    if (!made) {
+        memset(id, 0, sizeof id); /* the others learn from it that there will be no communicator */
+    }
+    watchdog_phase("MPI_Bcast of the communicator's id", w->options.timeout_s + 1);
+    int code = MPI_Bcast(id, COMM_ID_BYTES, MPI_BYTE, 0, w->options.control);
+    watchdog_clear();
+    if (!made) {
+        return error_wrap(err, "init");
+    }
+    if (code != MPI_SUCCESS) {
+        return error_set(err, ERROR_COMM_INIT, "init: MPI_Bcast of the id: MPI error %d", code);
+    }
+    if (is_zero(id)) {
+        return true; /* called off: the leader has the reason */
+    }
+    bool ok = w->world == 1
+                  ? comm_self_create(&w->comm, err)
+                  : comm_mpi_create(w->options.tensor, id, w->options.timeout_s, &w->comm, err);
+    worker_set_poll(w, w->poll, w->poll_user);
+    return ok || error_wrap(err, "init");
+}

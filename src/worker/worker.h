@@ -1,0 +1,59 @@
+/* One rank's side of the control protocol: what it holds (device, communicator, model), and one
+ * handler per message. Rank 0 handles its own share with the same handlers. */
+#pragma once
+
+#include <mpi.h>
+#include <stdbool.h>
+
+#include "base/error.h"
+#include "comm/comm.h"
+#include "model/model.h"
+#include "rpc/messages.h"
+#include "rpc/transport.h"
+#include "worker/facts.h"
+
+struct worker;
+
+enum { WORKER_ECHO_TAG = 60 }; /* of a bare ping-pong on the control communicator */
+
+struct worker_options {
+    MPI_Comm control; /* borrowed: requests, replies, and the broadcast of the id */
+    MPI_Comm tensor;  /* borrowed: the tensors' own communicator */
+    struct host_facts facts;
+    int threads; /* per rank; at least 1 */
+    double timeout_s;
+};
+
+/* Errors: MEMORY. */
+bool worker_create(struct worker **out, const struct worker_options *options, struct error *err);
+void worker_destroy(struct worker *w);
+
+/* Does what the request says and fills the reply. On failure the message of the error starts with
+ * the request's name. The second half of init, worker_join, comes after its reply is sent.
+ * Errors: PROTOCOL, COMM_NOT_INIT, and those of what it calls. */
+bool worker_handle(struct worker *w, const struct message *request, struct message *reply,
+                   struct error *err);
+
+/* Second half of init: receives the communicator's id from rank 0 by MPI_Bcast and creates the
+ * communicator. Every rank that answered init must call it, whatever it answered; on rank 0 `go`
+ * says whether all answered well, and where it is false the id is zero and nobody creates anything.
+ * Collective. Errors: COMM, COMM_INIT, DEADLINE. */
+bool worker_join(struct worker *w, bool go, struct error *err);
+
+/* Runs a step: MESSAGE_STEP's handler. results as model_step has them. */
+bool worker_step(struct worker *w, const struct step *step, struct step_result *results,
+                 struct error *err);
+
+/* Called while this rank waits inside a collective; see comm.h. */
+void worker_set_poll(struct worker *w, transport_hook *poll, void *user);
+/* Told while a model loads. */
+void worker_set_progress(struct worker *w, const struct model_progress *progress);
+
+/* Borrowed; NULL before init, or load. */
+struct comm *worker_comm(struct worker *w);
+struct model *worker_model(struct worker *w);
+struct device *worker_device(struct worker *w);
+
+/* Receives, dispatches and replies until shutdown. A frame that is malformed or unknown is answered
+ * with an error and nothing else. Errors: COMM, MEMORY: this rank cannot go on. */
+bool worker_serve(struct worker *w, struct transport *t, struct error *err);
