@@ -12,6 +12,7 @@
 #include "rpc/build_id.h"
 
 static const struct command *const commands[] = {
+    &command_plan,
     NULL,
 };
 
