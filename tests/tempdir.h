@@ -12,17 +12,18 @@
 #include "test.h"
 
 struct tempdir {
-    char path[64];
+    char path[256];
 };
 
 static inline void tempdir_make(struct tempdir *d) {
-    *d = (struct tempdir){.path = "/tmp/lockstep-test-XXXXXX"};
+    const char *parent = getenv("TMPDIR");
+    snprintf(d->path, sizeof d->path, "%s/lockstep-test-XXXXXX", parent ? parent : "/tmp");
     assert_non_null(mkdtemp(d->path));
 }
 
 /* DIR/name; valid for three more calls. */
 static inline const char *tempdir_join(const struct tempdir *d, const char *name) {
-    static char joined[4][400];
+    static char joined[4][512];
     static int next;
     char *out = joined[next++ % 4];
     snprintf(out, sizeof joined[0], "%s/%s", d->path, name);

@@ -14,11 +14,15 @@
 #include "nn/shard.h"
 
 enum {
-    DEFAULT_CTX = 4096, /* as for the commands that run a model */
-    STEP_TOKENS = 512,
-    LOGIT_ROWS = 1,
+    /* as the commands that run a model have them */
+    DEFAULT_CTX = 4096,
+    STEP_TOKENS = 256,
+    LOGIT_ROWS = 32,
+
     OWN_OPTIONS = 4,
 };
+
+#define DEFAULT_NP "1,2,3,4,8"
 
 struct plan_options {
     struct common_options common;
@@ -73,7 +77,8 @@ static bool plan_init(struct plan *p, const struct plan_options *o, struct error
         return false;
     }
     if (ctx > p->config.max_positions) {
-        return error_set(err, ERROR_USAGE, "--ctx %d: this model has %d positions", ctx,
+        return error_set(err, ERROR_USAGE,
+                         "--ctx %d: the model has 1 to %d positions (max_position_embeddings)", ctx,
                          p->config.max_positions);
     }
     if (ctx == 0) {
@@ -315,12 +320,10 @@ static bool show_text_plan(const struct plan *p, const int32_t *np, int n, struc
     return fflush(stdout) == 0 || error_set(err, ERROR_IO, "cannot write the plan");
 }
 
-/* The worlds asked for; by default the usual ones that the model allows. */
-static bool choose_worlds(const struct plan *p, const char *text, int32_t **out, int *n_out,
-                          struct error *err) {
-    int32_t *np;
-    int n, kept = 0;
-    if (!options_parse_ints(text ? text : "1,2,3,4,8", "--np", &np, &n, err)) {
+static bool parse_np(const char *text, int32_t **out, int *n_out, struct error *err) {
+    int32_t *np = NULL;
+    int n = 0;
+    if (!options_parse_ints(text ? text : DEFAULT_NP, "--np", &np, &n, err)) {
         return false;
     }
     for (int i = 0; i < n; i++) {
@@ -329,17 +332,22 @@ static bool choose_worlds(const struct plan *p, const char *text, int32_t **out,
             free(np);
             return false;
         }
-        if (text || np[i] <= p->config.n_head) {
-            np[kept++] = np[i];
-        }
     }
-    if (kept == 0) {
+    if (n == 0) {
         free(np);
         return error_set(err, ERROR_USAGE, "--np: no number; write for example --np 1,2,4");
     }
     *out = np;
-    *n_out = kept;
+    *n_out = n;
     return true;
+}
+
+/* Of the usual worlds, those that the model allows: they are in rising order, and 1 always is. */
+static int count_possible(const struct plan *p, const int32_t *np, int n) {
+    while (np[n - 1] > p->config.n_head) {
+        n--;
+    }
+    return n;
 }
 
 static bool run(const struct command *self, int argc, char **argv, struct error *err) {
@@ -354,7 +362,7 @@ static bool run(const struct command *self, int argc, char **argv, struct error 
          .name = "np",
          .value = &o.np,
          .arg = "LIST",
-         .help = "numbers of ranks (default: 1,2,3,4,8)"},
+         .help = "numbers of ranks (default: " DEFAULT_NP ")"},
         {.type = OPTION_BYTES,
          .name = "memory",
          .value = &o.memory,
@@ -374,11 +382,9 @@ static bool run(const struct command *self, int argc, char **argv, struct error 
         command_print_help(self, table, n_option);
         return true;
     }
-    if (!plan_init(&p, &o, err) || !choose_worlds(&p, o.np, &np, &n, err)) {
-        return false;
-    }
-    bool ok = true;
-    if (launch_env_is_leader()) { /* under a launcher the others have nothing to add */
+    bool ok = parse_np(o.np, &np, &n, err) && plan_init(&p, &o, err);
+    if (ok && launch_env_is_leader()) { /* under a launcher the others have nothing to add */
+        n = o.np ? n : count_possible(&p, np, n);
         ok = o.json ? show_json(&p, np, n, err) : show_text_plan(&p, np, n, err);
     }
     free(np);
@@ -388,6 +394,6 @@ static bool run(const struct command *self, int argc, char **argv, struct error 
 const struct command command_plan = {
     .name = "plan",
     .summary = "What each rank would hold, for any number of ranks.",
-    .synopsis = "[--model DIR] [--np 1,2,3,4,8] [--ctx N] [--memory BYTES] [--json]",
+    .synopsis = "[--model DIR] [--np LIST] [--ctx N] [--memory BYTES] [--json]",
     .run = run,
 };

@@ -6,28 +6,31 @@
 #include "base/buffer.h"
 #include "format/show.h"
 
-/* The key whose value the parser was in when it stopped at byte `end`: the last string before it
- * that a colon follows. "" when there is none. */
-static struct shown last_key(const char *text, size_t end) {
+/* The string that ends, quote and all, before byte `end`; "" when none does. */
+static struct shown string_before(const char *text, size_t end) {
     char key[128] = "";
-    size_t colon = end;
-    while (colon > 0 && text[colon - 1] != ':') {
-        colon--;
-    }
-    size_t close = colon ? colon - 1 : 0;
-    while (close > 0 && memchr(" \t\r\n", text[close - 1], 4)) {
-        close--;
-    }
-    if (close > 1 && text[close - 1] == '"') {
-        size_t open = close - 1;
+    if (end > 1 && text[end - 1] == '"') {
+        size_t open = end - 1;
         while (open > 0 && text[open - 1] != '"') {
             open--;
         }
-        snprintf(key, sizeof key, "%.*s",
-                 (int)(close - 1 - open < sizeof key ? close - 1 - open : sizeof key - 1),
-                 text + open);
+        size_t n = end - 1 - open;
+        snprintf(key, sizeof key, "%.*s", (int)(n < sizeof key ? n : sizeof key - 1), text + open);
     }
     return show_text(key);
+}
+
+/* The key whose value the parser was in when it stopped at byte `end`: the last string before it
+ * that a colon follows. "" when there is none. */
+static struct shown last_key(const char *text, size_t end) {
+    while (end > 0 && text[end - 1] != ':') {
+        end--;
+    }
+    end -= end > 0;
+    while (end > 0 && memchr(" \t\r\n", text[end - 1], 4)) {
+        end--;
+    }
+    return string_before(text, end);
 }
 
 bool json_parse(json_t **out, const char *file, const char *text, size_t n, struct error *err) {
@@ -35,7 +38,9 @@ bool json_parse(json_t **out, const char *file, const char *text, size_t n, stru
     json_t *value = json_loadb(text, n, JSON_REJECT_DUPLICATES, &where);
     if (!value) {
         size_t stop = where.position > 0 ? (size_t)where.position : 0;
-        struct shown key = last_key(text, stop < n ? stop : n);
+        stop = stop < n ? stop : n;
+        bool twice = json_error_code(&where) == json_error_duplicate_key;
+        struct shown key = twice ? string_before(text, stop) : last_key(text, stop);
         return error_set(err, ERROR_JSON, "%s: not valid JSON: line %d, column %d%s%s: %s",
                          show_path(file).text, where.line, where.column, key.text[0] ? ", at " : "",
                          key.text, show_text(where.text).text);

@@ -160,25 +160,39 @@ static int by_offset(const void *a, const void *b) {
     return (x->bytes > y->bytes) - (x->bytes < y->bytes);
 }
 
+/* Says what is wrong with the offset of tensor i, which is not where tensor i - 1 ends: when the
+ * last one is not even in the file it is the culprit. */
+static bool bad_place(const struct st_file *file, const struct st_tensor *tensors, int n, int i,
+                      uint64_t expected, uint64_t actual, struct error *err) {
+    const struct st_tensor *last = &tensors[n - 1];
+    if (last->offset + last->bytes > actual) {
+        return error_set(err, ERROR_ST_HEADER,
+                         "%s: %s: data_offsets: end at %llu, the file has %llu bytes of data",
+                         show_path(file->path).text, show_text(last->name).text,
+                         (unsigned long long)(last->offset + last->bytes),
+                         (unsigned long long)actual);
+    }
+    return error_set(
+        err, ERROR_ST_HEADER, "%s: %s: data_offsets: begin at %llu, but %s ends at %llu",
+        show_path(file->path).text, show_text(tensors[i].name).text,
+        (unsigned long long)tensors[i].offset, i ? show_text(tensors[i - 1].name).text : "nothing",
+        (unsigned long long)expected);
+}
+
 /* The tensors must cover the data area exactly; then offsets count from the file's start. */
 static bool place_tensors(const struct st_file *file, struct st_tensor *tensors, int n,
                           uint64_t data_start, struct error *err) {
     uint64_t end = 0;
+    uint64_t actual = file->size - data_start;
     if (n > 0) {
         qsort(tensors, (size_t)n, sizeof *tensors, by_offset);
     }
     for (int i = 0; i < n; i++) {
         if (tensors[i].offset != end) {
-            return error_set(
-                err, ERROR_ST_HEADER, "%s: %s: data_offsets: begin at %llu, but %s ends at %llu",
-                show_path(file->path).text, show_text(tensors[i].name).text,
-                (unsigned long long)tensors[i].offset,
-                i ? show_text(tensors[i - 1].name).text : "nothing", (unsigned long long)end);
+            return bad_place(file, tensors, n, i, end, actual, err);
         }
         end += tensors[i].bytes;
-        tensors[i].offset += data_start;
     }
-    uint64_t actual = file->size - data_start;
     if (end > actual) {
         return error_set(err, ERROR_ST_TRUNCATED,
                          "%s: truncated: its header claims %llu bytes of data, the file has %llu",
@@ -189,6 +203,9 @@ static bool place_tensors(const struct st_file *file, struct st_tensor *tensors,
         return error_set(err, ERROR_ST_HEADER,
                          "%s: %llu bytes after the last tensor belong to none (data_offsets)",
                          show_path(file->path).text, (unsigned long long)(actual - end));
+    }
+    for (int i = 0; i < n; i++) {
+        tensors[i].offset += data_start;
     }
     return true;
 }

@@ -74,8 +74,8 @@ static uint64_t buffers(const struct model_config *c, const struct shard *s,
     int64_t n_piece = leaf_tree_pieces(c->n_head, s->heads, pieces);
     int64_t per_token = (2 + 2 * n_piece) * c->hidden + qkv_rows(c, s) +
                         (int64_t)s->heads.count * c->head_dim + 3 * (int64_t)s->mlp.count;
-    /* The leader gathers every rank's logits. */
-    int64_t logits = s->vocab.count + (s->rank == 0 && s->world > 1 ? c->vocab : 0);
+    /* Per row of logits: the normed residual, this rank's logits, and on the leader everybody's. */
+    int64_t logits = c->hidden + s->vocab.count + (s->rank == 0 ? c->vocab : 0);
     uint64_t floats = mul((uint64_t)p->max_tok, (uint64_t)per_token);
     floats = add(floats, mul((uint64_t)p->max_logits, (uint64_t)logits));
     floats = add(floats, mul((uint64_t)p->ctx, (uint64_t)c->head_dim));

@@ -24,7 +24,8 @@ static void errors_say_where(void **state) {
     (void)state;
     refuse("{\n  \"a\": 1,\n  \"b\": nope}", "line 3", "at b");
     refuse("{\"layers\" : 99999999999999999999}", "too big", "at layers");
-    refuse("{\"a\": 1, \"a\": 2}", "duplicate", "\"a\"");
+    refuse("{\"a\": 1, \"a\": 2}", "at a: ", "duplicate");
+    refuse("{\"a_rather_long_name\": 1, \"a_rather_long_name\": 2}", "at a_rather_long_name: ", "");
     refuse("", "line 1", "");
     refuse("{\"a\": 1} trailing", "end of file", "");
     refuse("{\"a\": \"\xff\"}", "decode byte 0xff", "at a");

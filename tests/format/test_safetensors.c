@@ -75,6 +75,8 @@ static void bad_headers_name_file_tensor_and_field(void **state) {
         {T("\"F32\"", "[2]", "[9223372036854775800,9223372036854775807]"), 8, "a: data_offsets"},
         {T("\"F32\"", "[2]", "[0,99999999999999999999]"), 8, "data_offsets"},
         {"{" A "}", 9, "data_offsets"},
+        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[80,88]}," B "}", 20,
+         "a: data_offsets: end at 88"},
         /* byte counts that shape and dtype do not give */
         {T("\"F32\"", "[2]", "[0,4]"), 4, "a: data_offsets"},
         {T("\"F32\"", "[3]", "[0,8]"), 8, "a: data_offsets"},
