@@ -46,6 +46,9 @@ def load(*args, **kwargs):
     model = transformers.AutoModelForCausalLM.from_pretrained(
         *args, torch_dtype=torch.float32, **kwargs
     )
+    # GGUF has no word for tied embeddings: transformers would leave the head at random values.
+    model.config.tie_word_embeddings = True
+    model.tie_weights()
     return tokenizer, model.double().eval()
 
 

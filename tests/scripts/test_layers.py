@@ -42,7 +42,7 @@ class TestLayers(unittest.TestCase):
             ("extra/thing.c", "base/error.h"),
         ):
             with self.subTest(path=path, header=header):
-                code, out = self.check({path: f'\n#include "{header}"\n'})
+                code, out = self.check({path: f'\n#include "{header}"\n', "nn/mlp.h": ""})
                 self.assertEqual(code, 1)
                 self.assertIn(path, out)
 

@@ -24,8 +24,9 @@ class TestReport(unittest.TestCase):
         return path
 
     def report(self, *args, **env):
+        ours = {k: v for k, v in os.environ.items() if k != "LOCKSTEP_TEST_RUN"}
         done = subprocess.run([sys.executable, SCRIPT, *args], capture_output=True, text=True,
-                              check=False, env={**os.environ, **env})
+                              check=False, env={**ours, **env})
         self.assertEqual(done.stderr, "")
         return done.returncode, done.stdout
 
