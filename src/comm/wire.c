@@ -7,15 +7,18 @@
 #include "base/clock.h"
 
 enum {
-    WIRE_TAGS = 32768,       /* MPI promises tags up to 32767 */
-    WIRE_CHUNK = 1 << 30,    /* MPI counts bytes in an int */
-    WIRE_SHORT = 12 * 1024,  /* up to here, messages go in chunks of WIRE_EAGER ... */
-    WIRE_EAGER = 3968,       /* ... which Open MPI's shared memory takes without a handshake */
-    WIRE_SPINS_PER_POLL = 64 /* looks at the clock and polls this often */
+    WIRE_TAGS = 32768,        /* MPI promises tags up to 32767 */
+    WIRE_CHUNK = 1 << 30,     /* MPI counts bytes in an int */
+    WIRE_SHORT = 12 * 1024,   /* up to here, messages go in chunks of WIRE_EAGER ... */
+    WIRE_EAGER = 3968,        /* ... which Open MPI's shared memory takes without a handshake */
+    WIRE_SPINS_PER_POLL = 64, /* looks at the clock and polls this often */
+    /* About 2 ms. Where every rank has its core, a shorter spin only gives time slices away to
+     * other programs on a shared machine (wire.spins_per_yield is lower where ranks share). */
+    WIRE_SPINS_PER_YIELD = 16384
 };
 
 void wire_init(struct wire *w, MPI_Comm mpi, struct comm *comm) {
-    *w = (struct wire){.mpi = mpi, .comm = comm, .spins_per_yield = 1024};
+    *w = (struct wire){.mpi = mpi, .comm = comm, .spins_per_yield = WIRE_SPINS_PER_YIELD};
 }
 
 bool wire_finish(struct wire *w) {

@@ -32,9 +32,9 @@ struct wire {
     double start, deadline;
     int n; /* requests under way */
     int capacity;
-    MPI_Request *request;   /* owns [capacity] */
-    struct wire_peer *peer; /* owns [capacity] */
-    unsigned spins_per_yield;
+    MPI_Request *request;     /* owns [capacity] */
+    struct wire_peer *peer;   /* owns [capacity] */
+    unsigned spins_per_yield; /* calls of MPI_Testall between two sched_yield */
 };
 
 void wire_init(struct wire *w, MPI_Comm mpi, struct comm *comm);
