@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Close a test run: what was skipped and why, what was left behind, and one line of counts.
 
-    test_report.py [--left DIR]... LOG.json...
+    test_report.py [--left DIR]... [--failed WHAT]... LOG.json...
 
-LOG.json are meson's test logs (one JSON object a line). DIRs are directories of the run that must be
+LOG.json are meson's test logs (one JSON object a line). WHAT is one more failure. DIRs are directories of the run that must be
 empty by now; and no process may be left that carries this run's LOCKSTEP_TEST_RUN in its environment,
 but this one and its ancestors. The last line is "N passed, N failed, N skipped". The exit is 1 if a
 test failed, none passed, or something was left behind.
@@ -72,19 +72,24 @@ def left_behind(directories):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--left", action="append", default=[])
-    parser.add_argument("logs", nargs="+")
+    parser.add_argument("--failed", action="append", default=[])
+    parser.add_argument("logs", nargs="*")
     args = parser.parse_args()
     tests = [(path, t) for path in args.logs for t in read_log(path)]
     passed = sum(t["result"] in PASSED for _, t in tests)
     skipped = [(p, t) for p, t in tests if t["result"] in SKIPPED]
-    failed = [(p, t) for p, t in tests if t["result"] not in PASSED | SKIPPED]
+    failed = args.failed + [
+        f"{build_of(p)}: {t['name']} ({t['result']})"
+        for p, t in tests
+        if t["result"] not in PASSED | SKIPPED
+    ]
     left = left_behind(args.left)
 
     print()
     for path, t in skipped:
         print(f"skipped: {build_of(path)}: {t['name']}: {reason(t)}")
-    for path, t in failed:
-        print(f"failed: {build_of(path)}: {t['name']} ({t['result']})")
+    for line in failed:
+        print(f"failed: {line}")
     for line in left:
         print(f"left behind: {line}")
     print(f"{passed} passed, {len(failed) + len(left)} failed, {len(skipped)} skipped")

@@ -5,7 +5,8 @@
  *   every other rank calls lockstep_serve, which returns when rank 0 has closed, and then
  *   lockstep_close.
  * The library calls MPI from the calling thread only (MPI_THREAD_FUNNELED is enough), uses a
- * duplicate of the communicator, and never calls exit. Functions return 0, or -1 with *error filled.
+ * duplicate of the communicator, and never calls exit. Functions return 0, or -1 with *error
+ * filled.
  *
  * With no command line to read them from, all settings are in struct lockstep_options; start from
  * LOCKSTEP_OPTIONS_DEFAULT, which future fields will extend. */
@@ -35,14 +36,15 @@ struct lockstep_error {
 };
 
 struct lockstep_options {
-    const char *model;  /* Hugging Face directory; must be the same on every rank */
-    const char *isa;    /* "generic", "avx2", "avx512"; NULL: the best every rank has */
-    int threads;        /* per rank; 0: 1 */
-    int ctx;            /* positions; 0: the smaller of the model's and 4096 */
-    double timeout_s;   /* deadline of every wait for another rank; 0: 60 */
+    const char *model; /* Hugging Face directory; must be the same on every rank */
+    const char *isa;   /* "generic", "avx2", "avx512"; NULL: the best every rank has */
+    int threads;       /* per rank; 0: 1 */
+    int ctx;           /* positions; 0: the smaller of the model's and 4096 */
+    double timeout_s;  /* deadline of every wait for another rank; 0: 60 */
 };
 
-#define LOCKSTEP_OPTIONS_DEFAULT {0}
+#define LOCKSTEP_OPTIONS_DEFAULT                                                                   \
+    { 0 }
 
 struct lockstep_sampling {
     double temperature;        /* 0: greedy */
@@ -55,10 +57,12 @@ struct lockstep_sampling {
     uint64_t seed;
 };
 
-#define LOCKSTEP_SAMPLING_GREEDY {0}
+#define LOCKSTEP_SAMPLING_GREEDY                                                                   \
+    { 0 }
 
-/* Collective. Checks the ranks (hello, ping, communicator, sanity) and loads the model.
- * On failure *out is NULL on every rank, and rank 0's error says why. */
+/* Collective. Rank 0 checks the ranks (hello, ping, communicator, sanity) and has them load the
+ * model, while the others are in lockstep_serve; where that fails, rank 0's error says which rank
+ * and why, and the others' lockstep_serve returns. On failure *out is NULL. */
 LOCKSTEP_API int lockstep_open(struct lockstep **out, MPI_Comm comm,
                                const struct lockstep_options *options,
                                struct lockstep_error *error);
@@ -68,7 +72,8 @@ LOCKSTEP_API int lockstep_serve(struct lockstep *engine, struct lockstep_error *
 
 /* Rank 0: continues `prompt` (UTF-8) by up to max_tokens tokens (0: until the context is full).
  * on_text receives the text as it becomes certain, whole characters, not NUL-terminated; a return
- * other than 0 ends the generation. on_text may be NULL. *n_tokens (may be NULL): tokens generated. */
+ * other than 0 ends the generation. on_text may be NULL. *n_tokens (may be NULL): tokens generated.
+ */
 LOCKSTEP_API int lockstep_generate(struct lockstep *engine, const char *prompt, int max_tokens,
                                    const struct lockstep_sampling *sampling,
                                    int (*on_text)(void *user, const char *text, size_t n),

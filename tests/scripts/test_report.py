@@ -44,6 +44,11 @@ class TestReport(unittest.TestCase):
         self.assertEqual(code, 1)
         self.assertTrue(out.endswith("\n1 passed, 5 failed, 0 skipped\n"), out)
 
+    def test_a_build_that_failed(self):
+        code, out = self.report("--failed", "build-x does not build", self.log("a.json", ["OK"]))
+        self.assertEqual(code, 1)
+        self.assertTrue(out.endswith("failed: build-x does not build\n1 passed, 1 failed, 0 skipped\n"))
+
     def test_a_run_of_nothing_fails(self):
         self.assertEqual(self.report(self.log("a.json", []))[0], 1)
         self.assertEqual(self.report(self.log("a.json", ["SKIP"]))[0], 1)

@@ -51,16 +51,17 @@ static void pack_tile(void *ctx, int tile, void *scratch) {
     float *to = call->packed + (size_t)tile * cols * n;
     for (int t = 0; t < n; t++) {
         int m = tile * n + t;
-        const float *from = call->x + m * call->x_stride;
+        bool missing = m >= call->job.n_tok;
+        const float *from = call->x + (missing ? 0 : m * call->x_stride);
         for (int i = 0; i < cols; i++) {
-            to[(size_t)i * n + t] = m < call->job.n_tok ? from[i] : 0;
+            to[(size_t)i * n + t] = missing ? 0 : from[i];
         }
     }
 }
 
 static bool pack_tokens(struct linear_call *call, struct error *err) {
     struct host_device *h = call->device;
-    if (call->job.tile_tok == 1) { /* one token is packed as it stands */
+    if (call->job.tile_tok == 1 || call->job.cols == 0) { /* packed as it stands */
         call->job.x = call->x;
         return true;
     }

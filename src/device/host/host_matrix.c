@@ -45,63 +45,31 @@ void host_matrix_destroy(struct device *d, struct matrix *m) {
     }
 }
 
-/* Rows of one panel, some columns: rows_in_panel[r] is source row r or NULL. */
+/* Some rows of one panel, some columns. */
 struct strip {
-    const unsigned char *rows[VEC_WIDTH];
-    int first; /* row in the panel */
+    const unsigned char *rows[VEC_WIDTH]; /* the source's */
+    int first;                            /* row in the panel */
     int n_row;
     int n_col;
 };
 
-/* Interleaves whole 16-row strips of 2-byte or 4-byte elements. */
-#define PACK(TYPE)                                                                                 \
-    static void pack_##TYPE(TYPE *to, const struct strip *s) {                                     \
-        for (int i = 0; i < s->n_col; i++) {                                                       \
-            for (int r = 0; r < s->n_row; r++) {                                                   \
-                memcpy(&to[(size_t)i * VEC_WIDTH + s->first + r],                                  \
-                       s->rows[r] + (size_t)i * sizeof(TYPE), sizeof(TYPE));                       \
-            }                                                                                      \
-        }                                                                                          \
+/* to: the panel at the strip's first column. */
+static void pack(const struct host_kernels *kernels, const struct matrix *m, unsigned char *to,
+                 const struct strip *s, enum dtype dtype) {
+    size_t element = dtype_size(m->dtype);
+    if (dtype == m->dtype && s->n_row == VEC_WIDTH) {
+        kernels->interleave(to, s->rows, s->n_col, element);
+        return;
     }
-PACK(uint16_t)
-PACK(uint32_t)
-
-static void pack_widening(float *to, const struct strip *s, enum dtype dtype) {
     for (int i = 0; i < s->n_col; i++) {
         for (int r = 0; r < s->n_row; r++) {
-            to[(size_t)i * VEC_WIDTH + s->first + r] = widen_at(dtype, s->rows[r], (size_t)i);
+            size_t at = (size_t)i * VEC_WIDTH + s->first + r;
+            if (dtype == m->dtype) {
+                memcpy(to + at * element, s->rows[r] + i * element, element);
+            } else {
+                ((float *)(void *)to)[at] = widen_at(dtype, s->rows[r], (size_t)i);
+            }
         }
-    }
-}
-
-/* NaN and infinite values among n elements: those whose exponent is all ones. */
-static size_t count_nonfinite(enum dtype dtype, const unsigned char *p, int n) {
-    unsigned count = 0;
-    if (dtype == DTYPE_F32) {
-        for (int i = 0; i < n; i++) {
-            uint32_t bits;
-            memcpy(&bits, p + 4 * (size_t)i, sizeof bits);
-            count += (bits & 0x7f800000) == 0x7f800000;
-        }
-        return count;
-    }
-    const uint16_t exponent = dtype == DTYPE_BF16 ? 0x7f80 : 0x7c00;
-    for (int i = 0; i < n; i++) {
-        uint16_t bits;
-        memcpy(&bits, p + 2 * (size_t)i, sizeof bits);
-        count += (bits & exponent) == exponent;
-    }
-    return count;
-}
-
-static void pack(const struct matrix *m, unsigned char *to, const struct strip *s,
-                 enum dtype dtype) {
-    if (dtype != m->dtype) {
-        pack_widening((float *)(void *)to, s, dtype);
-    } else if (dtype == DTYPE_F32) {
-        pack_uint32_t((uint32_t *)(void *)to, s);
-    } else {
-        pack_uint16_t((uint16_t *)(void *)to, s);
     }
 }
 
@@ -123,8 +91,7 @@ static bool check_fill(const struct matrix *m, int row, int n_rows, int col, int
 bool host_matrix_fill(struct device *d, struct matrix *m, int row, int n_rows, int col, int n_cols,
                       enum dtype src_dtype, const void *src, size_t src_stride, size_t *n_nonfinite,
                       struct error *err) {
-    (void)d;
-    enum { COLUMNS = 128 }; /* at a time, so that what is counted is still there to be packed */
+    const struct host_kernels *kernels = host_of(d)->kernels;
     if (!check_fill(m, row, n_rows, col, n_cols, src_dtype, err)) {
         return false;
     }
@@ -135,14 +102,14 @@ bool host_matrix_fill(struct device *d, struct matrix *m, int row, int n_rows, i
         n = n < row + n_rows - r ? n : row + n_rows - r;
         s.n_row = n;
         unsigned char *panel = m->data + (size_t)(r / VEC_WIDTH) * m->panel_bytes;
-        for (int c = 0; c < n_cols; c += COLUMNS) {
-            s.n_col = n_cols - c < COLUMNS ? n_cols - c : COLUMNS;
+        for (int c = 0; c < n_cols; c += PACK_COLUMNS) {
+            s.n_col = n_cols - c < PACK_COLUMNS ? n_cols - c : PACK_COLUMNS;
             for (int i = 0; i < n; i++) {
                 s.rows[i] = (const unsigned char *)src + (size_t)(r - row + i) * src_stride +
                             (size_t)c * dtype_size(src_dtype);
-                *n_nonfinite += count_nonfinite(src_dtype, s.rows[i], s.n_col);
+                *n_nonfinite += kernels->count_nonfinite(src_dtype, s.rows[i], s.n_col);
             }
-            pack(m, panel + (size_t)(col + c) * VEC_WIDTH * element, &s, src_dtype);
+            pack(kernels, m, panel + (size_t)(col + c) * VEC_WIDTH * element, &s, src_dtype);
         }
     }
     return true;

@@ -18,6 +18,7 @@ enum {
     LINEAR_MAX_TILE = 8,     /* tokens of a tile, at most */
     LINEAR_MAX_PANELS = 8,   /* panels of a tile, at most */
     LINEAR_CHUNK = 96,       /* tokens of a work item, about */
+    PACK_COLUMNS = 128,      /* columns that are packed at a time */
     ATTENTION_MAX_ROWS = 24, /* query rows (token, head) of a work item */
 };
 
@@ -98,6 +99,13 @@ struct host_kernels {
     /* The first i in [first, n) with x[i] > limit, rounded down to a multiple of 16 after first;
      * n where there is none. */
     int (*skip_until_above)(const float *x, int first, int n, float limit);
+
+    /* ---- packing ---- */
+    /* to[i][r] = rows[r][i] for 16 rows of n <= PACK_COLUMNS elements of 2 or 4 bytes each; rows at
+     * any alignment. */
+    void (*interleave)(void *to, const unsigned char *const *rows, int n, size_t element);
+    /* NaN and infinite values among n elements at any alignment. */
+    int (*count_nonfinite)(enum dtype dtype, const unsigned char *p, int n);
 
     /* ---- for the probe ---- */
     /* Reads every byte of n_stream equal parts side by side; bytes: a multiple of

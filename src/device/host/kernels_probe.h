@@ -24,8 +24,12 @@ static int kernel_fma_peak(long rounds, float *sink) {
     struct vec acc[PEAK_CHAINS];
     const struct vec x = vec_set1(0.999f);
     const struct vec y = vec_set1(1e-3f);
+    float start[PEAK_CHAINS * VEC_WIDTH]; /* all different, or the compiler computes one for all */
+    for (int i = 0; i < PEAK_CHAINS * VEC_WIDTH; i++) {
+        start[i] = (float)i;
+    }
     UNROLL for (int i = 0; i < PEAK_CHAINS; i++) {
-        acc[i] = vec_set1((float)i);
+        acc[i] = vec_load(start + i * VEC_WIDTH);
     }
     for (long r = 0; r < rounds; r++) {
         UNROLL for (int i = 0; i < PEAK_CHAINS; i++) {

@@ -1,0 +1,104 @@
+#include "cli/session.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "cli/launch.h"
+
+enum { MAX_TEXT_BYTES = 256 << 20 };
+
+/* ---- progress while loading: a line that is rewritten on a terminal, nothing in a log ---- */
+
+static bool wants_progress(const struct common_options *c) {
+    /* Under mpirun stderr is never a terminal; --progress always is for those who know better. */
+    return strcmp(c->progress, "always") == 0 ||
+           (strcmp(c->progress, "auto") == 0 && isatty(STDERR_FILENO));
+}
+
+static void report(void *user, uint64_t done, uint64_t total) {
+    (void)user;
+    if (total > 0) {
+        fprintf(stderr, "\rlockstep: loading %3d %%", (int)(100.0 * (double)done / (double)total));
+    }
+}
+
+static bool load_model(struct session *s, struct pool *pool, struct error *err) {
+    const struct common_options *c = s->common;
+    bool progress = wants_progress(c);
+    struct engine_options options = {
+        .dir = c->model,
+        .ctx = c->ctx,
+        .max_seqs = 1,
+        .progress.report = progress ? report : NULL,
+    };
+    bool ok = engine_open(&s->engine, pool, &options, err);
+    if (progress) {
+        fprintf(stderr, "\r\033[K");
+    }
+    if (ok) {
+        log_debug("loaded %s: %.1f MB on %d ranks in %.2f s", c->model,
+                  (double)engine_load_bytes(s->engine) / 1e6, pool_world(pool),
+                  engine_load_seconds(s->engine));
+    }
+    return ok;
+}
+
+/* ---- the session ---- */
+
+struct lead_context {
+    const struct session_job *job;
+    struct session session;
+};
+
+static bool open_tokenizer(struct session *s, bool required, struct error *err) {
+    struct error ignored;
+    return tokenizer_load(&s->tokenizer, s->common->model, 0, required ? err : &ignored) ||
+           !required;
+}
+
+static bool lead(struct pool *pool, void *user, struct error *err) {
+    struct lead_context *c = user;
+    struct session *s = &c->session;
+    const struct session_job *job = c->job;
+    struct error at_close;
+    bool ok = pool_start(pool, err) && open_tokenizer(s, job->tokenizer, err) &&
+              job->prepare(job->user, s, err) && load_model(s, pool, err) &&
+              job->run(job->user, s, err);
+    /* After a failure the ranks may be anywhere: pool_shutdown finds out. */
+    if (s->engine && !engine_close(s->engine, &at_close) && ok) {
+        *err = at_close;
+        ok = false;
+    }
+    tokenizer_destroy(s->tokenizer);
+    return ok;
+}
+
+bool session_run(const struct common_options *common, const struct session_job *job,
+                 struct error *err) {
+    struct lead_context c = {.job = job, .session.common = common};
+    return launch_run(common, lead, &c, err);
+}
+
+static bool read_stdin(struct buffer *out, struct error *err) {
+    for (;;) {
+        if (!buffer_reserve(out, 1 << 16, err)) {
+            return false;
+        }
+        ssize_t n = read(STDIN_FILENO, out->data + out->size, 1 << 16);
+        if (n <= 0) {
+            return n == 0 || error_set(err, ERROR_IO, "standard input cannot be read");
+        }
+        out->size += (size_t)n;
+        if (out->size > MAX_TEXT_BYTES) {
+            return error_set(err, ERROR_INPUT, "standard input: more than %d bytes",
+                             MAX_TEXT_BYTES);
+        }
+    }
+}
+
+bool session_read_text(const char *path, struct buffer *out, struct error *err) {
+    return strcmp(path, "-") == 0 ? read_stdin(out, err)
+                                  : buffer_read_file(out, path, MAX_TEXT_BYTES, err);
+}
