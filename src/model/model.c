@@ -79,8 +79,7 @@ static bool batch_init(struct batch *b, int max_tok, struct error *err) {
 static bool check_memory(struct model *m, const struct st_set *set, struct error *err) {
     const struct model_params *p = &m->params;
     struct device *d = m->nn.device;
-    const struct st_tensor *table = st_find(set, "model.embed_tokens.weight");
-    struct footprint_params sizes = {.dtype = table ? table->dtype : DTYPE_F32,
+    struct footprint_params sizes = {.dtype = st_find(set, "model.embed_tokens.weight")->dtype,
                                      .ctx = p->ctx,
                                      .n_block = p->n_block,
                                      .max_tok = p->max_tok,
@@ -89,7 +88,8 @@ static bool check_memory(struct model *m, const struct st_set *set, struct error
     m->bytes = footprint_total(&f);
     uint64_t sharers = d->n_sharer > 1 ? (uint64_t)d->n_sharer : 1;
     return footprint_require(&m->config, &m->nn.shard, &sizes, d->ops->memory_free(d) / sharers,
-                             err);
+                             err) ||
+           error_wrap(err, "%s", p->dir);
 }
 
 /* Everything that is this rank's alone and may fail here and not elsewhere. */
@@ -97,7 +97,8 @@ static bool load_local(struct model *m, const struct model_progress *progress, s
     const struct model_params *p = &m->params;
     struct nn_context *nn = &m->nn;
     struct st_set *set = NULL;
-    bool ok = st_open(&set, p->dir, err) && check_memory(m, set, err) &&
+    bool ok = st_open(&set, p->dir, err) && weights_check(&m->config, set, err) &&
+              check_memory(m, set, err) &&
               weights_load(&m->weights, &m->config, nn, set, progress, err) &&
               kv_cache_init(&m->kv, nn, m->config.n_layer, p->n_block, err) &&
               activations_init(m, err) && rope_init(m, err) &&

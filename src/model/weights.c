@@ -174,6 +174,26 @@ static bool declare(struct builder *b, struct error *err) {
     return add_norm(b, "model.norm.weight", b->config->hidden, &w->final_norm, err);
 }
 
+static bool check_shape(const struct st_set *set, const char *name, int n_dim, int64_t rows,
+                        int64_t cols, struct error *err) {
+    const struct st_tensor *t;
+    return st_require(set, name, n_dim, (int64_t[]){rows, cols}, &t, err);
+}
+
+bool weights_check(const struct model_config *c, const struct st_set *set, struct error *err) {
+    char name[NAME_SIZE];
+    int64_t d = c->head_dim, hidden = c->hidden;
+    return check_shape(set, "model.embed_tokens.weight", 2, c->vocab, hidden, err) &&
+           check_shape(set, layer_name(name, 0, "self_attn.q_proj.weight"), 2, c->n_head * d,
+                       hidden, err) &&
+           check_shape(set, layer_name(name, 0, "self_attn.k_proj.weight"), 2, c->n_kv_head * d,
+                       hidden, err) &&
+           check_shape(set, layer_name(name, 0, "mlp.gate_proj.weight"), 2, c->intermediate, hidden,
+                       err) &&
+           check_shape(set, layer_name(name, c->n_layer - 1, "input_layernorm.weight"), 1, hidden,
+                       0, err);
+}
+
 bool weights_load(struct weights *out, const struct model_config *config,
                   const struct nn_context *nn, const struct st_set *set,
                   const struct model_progress *progress, struct error *err) {

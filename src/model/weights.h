@@ -33,6 +33,11 @@ struct weights {
     uint64_t n_nonfinite;
 };
 
+/* Holds the tensors that memory depends on to the configuration: where these fit, the sizes that
+ * config.json claims are the file's own, and a footprint computed from them is no fantasy.
+ * Errors: ST_TENSOR, UNSUPPORTED. */
+bool weights_check(const struct model_config *config, const struct st_set *set, struct error *err);
+
 /* Allocates and reads this rank's shard of the checkpoint. Rank-local: no communication.
  * Errors: loader's, MEMORY. */
 bool weights_load(struct weights *out, const struct model_config *config,

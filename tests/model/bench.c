@@ -94,8 +94,10 @@ static double feed(struct model *m, int pos, int n, int n_round) {
     return clock_now() - start;
 }
 
-static double probe_all(int threads) {
-    double mine = probe_read_bandwidth(threads), all = 0;
+static double probe_all(struct probe *probe) {
+    double all = 0;
+    MPI_Barrier(MPI_COMM_WORLD);
+    double mine = probe_read(probe); /* all ranks at once, as in a step */
     MPI_Allreduce(&mine, &all, 1, MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD);
     return all;
 }
@@ -113,6 +115,7 @@ static struct model *load(const char *dir, struct device *device, struct comm *c
 int main(int argc, char **argv) {
     struct device *device;
     struct comm *comm;
+    struct probe *probe;
     struct error err;
     uint8_t id[COMM_ID_BYTES];
     int rank, world, threads = argc > 2 ? atoi(argv[2]) : 1, pairs = argc > 3 ? atoi(argv[3]) : 15;
@@ -140,6 +143,9 @@ int main(int argc, char **argv) {
     plain.base.ops = &unordered_ops;
     struct model *sum = load(argv[1], device, &plain.base);
 
+    if (!probe_create(device, (size_t)512 << 20, &probe, &err)) {
+        die("probe", &err);
+    }
     double prefill[5], ratio[MAX_PAIRS], decode[MAX_PAIRS], read[MAX_PAIRS];
     double bytes = (double)model_bytes_read(tree), all_bytes;
     MPI_Allreduce(&bytes, &all_bytes, 1, MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD);
@@ -156,7 +162,7 @@ int main(int argc, char **argv) {
         }
         ratio[i] = t / s;
         decode[i] = t / ROUND;
-        read[i] = probe_all(threads);
+        read[i] = probe_all(probe);
     }
     if (rank == 0) {
         double token_s = median(decode, pairs), fastest = decode[0], slowest = decode[pairs - 1];
@@ -173,6 +179,7 @@ int main(int argc, char **argv) {
         printf("tree / no tree  %8.4f  (%.4f .. %.4f, %d pairs)\n", r, ratio[0], ratio[pairs - 1],
                pairs);
     }
+    probe_destroy(probe);
     model_destroy(sum);
     model_destroy(tree);
     comm_destroy(comm);
