@@ -33,16 +33,20 @@ int sampling_candidates(const struct sampling *s);
 struct sampler; /* opaque: options, random state, counts of tokens seen */
 
 bool sampler_create(struct sampler **out, const struct sampling *s, struct error *err);
-/* Tells the sampler of a token of the prompt or of the output (for the penalties). */
+/* Tells the sampler of a token of the prompt or of the output. The repetition penalty counts both,
+ * presence and frequency the output alone. Errors: INPUT (no token id), MEMORY. */
 bool sampler_accept(struct sampler *s, int32_t token, bool is_prompt, struct error *err);
 
 /* Picks from candidates sorted by logit, largest first, ties by lower id.
  * Order of filters: top_k, temperature, top_p, min_p (as llama.cpp and transformers agree on the
- * set kept). values, ids [n] borrowed. NaN never wins. */
+ * set kept). values, ids [n] borrowed. NaN counts as -inf; among nothing but that the lowest id is
+ * as good as any, so that a broken model still ends its text. Errors: SHAPE (n < 1), MEMORY. */
 bool sampler_pick(struct sampler *s, const float *values, const int32_t *ids, int n, int32_t *out,
                   struct error *err);
 
-/* Picks from all logits [vocab], applying penalties first. logits is clobbered. */
+/* Picks from all logits [vocab], applying penalties first. logits is clobbered. With the same
+ * options and seed it chooses what sampler_pick chooses from the sorted top_k of them.
+ * Errors: SHAPE, MEMORY. */
 bool sampler_pick_logits(struct sampler *s, float *logits, int vocab, int32_t *out,
                          struct error *err);
 

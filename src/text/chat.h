@@ -1,4 +1,4 @@
-/* Chat messages to prompt text: the templates of Qwen3, Llama 3, SmolLM2 and plain ChatML, written
+/* Chat messages to prompt text: the templates of Qwen, Llama 3, SmolLM2 and plain ChatML, written
  * out in C and picked by what the checkpoint holds. There is no Jinja engine. */
 #pragma once
 
@@ -10,18 +10,20 @@
 #include "text/tokenizer.h"
 
 enum chat_template {
-    CHAT_QWEN3,
-    CHAT_QWEN2,
+    CHAT_QWEN3,  /* the hybrid one, with enable_thinking; tools */
+    CHAT_QWEN25, /* Qwen2.5: a default system message; tools */
+    CHAT_QWEN2,  /* ChatML with a default system message */
     CHAT_LLAMA3,
+    CHAT_LLAMA31, /* 3.1 to 3.3: a system message with dates */
     CHAT_SMOLLM2,
     CHAT_CHATML,
     CHAT_TEMPLATE_COUNT
 };
 
 struct chat_options {
-    bool add_generation_prompt;
-    bool enable_thinking; /* Qwen3; default true */
-    const char *date;     /* Llama 3.1+: "26 Jul 2024"; NULL: that default */
+    bool add_generation_prompt; /* end with the start of the assistant's answer */
+    bool enable_thinking;       /* Qwen3; default true */
+    const char *date;           /* Llama 3.1+: "26 Jul 2024"; NULL: that default */
 };
 
 /* Recognises the checkpoint's template. Errors: UNSUPPORTED (unknown template, or none). */

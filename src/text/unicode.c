@@ -1,8 +1,10 @@
 #include "text/unicode.h"
 
 #include <stdlib.h>
+#include <string.h>
 #include <utf8proc.h>
 
+#include "base/checked.h"
 #include "text/utf8.h"
 
 bool unicode_is_space(uint32_t cp) {
@@ -49,14 +51,79 @@ bool unicode_is_surely_nfc(const char *text, size_t n) {
     return true;
 }
 
-bool unicode_nfc(const char *text, size_t n, struct buffer *out, struct error *err) {
-    utf8proc_uint8_t *composed = NULL;
-    utf8proc_ssize_t size = utf8proc_map((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)n,
-                                         &composed, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
-    if (size < 0) {
-        return error_set(err, ERROR_MEMORY, "NFC: %s", utf8proc_errmsg(size));
+static int combining_class(utf8proc_int32_t cp) {
+    return utf8proc_get_property(cp)->combining_class;
+}
+
+/* Orders cp[0..n), none of class 0, by combining class, equals as they are. `scratch` has room for
+ * n. One pass per class, so that a hostile run of a million marks costs no square. */
+static void order_marks(utf8proc_int32_t *cp, size_t n, utf8proc_int32_t *scratch) {
+    size_t sorted = 1;
+    while (sorted < n && combining_class(cp[sorted - 1]) <= combining_class(cp[sorted])) {
+        sorted++;
     }
-    bool ok = buffer_append(out, composed, (size_t)size, err);
-    free(composed);
+    if (sorted >= n) {
+        return;
+    }
+    memcpy(scratch, cp, n * sizeof *cp);
+    size_t filled = 0;
+    for (int class = 1; class < 256 && filled < n; class ++) {
+        for (size_t i = 0; i < n; i++) {
+            if (combining_class(scratch[i]) == class) {
+                cp[filled++] = scratch[i];
+            }
+        }
+    }
+}
+
+/* Canonical ordering (Unicode, D109). */
+static void order_all(utf8proc_int32_t *cp, size_t n, utf8proc_int32_t *scratch) {
+    for (size_t i = 0; i < n;) {
+        size_t end = i;
+        while (end < n && combining_class(cp[end]) > 0) {
+            end++;
+        }
+        order_marks(cp + i, end - i, scratch);
+        i = end + 1;
+    }
+}
+
+enum { MAX_DECOMPOSITION = 4 }; /* code points that one character can become under NFD */
+
+bool unicode_nfc(const char *text, size_t n, struct buffer *out, struct error *err) {
+    bool ok = false;
+    size_t bytes;
+    utf8proc_int32_t *cp = NULL;
+    utf8proc_int32_t *scratch = NULL;
+    utf8proc_ssize_t count = 0;
+    int boundary = 0;
+
+    if (checked_mul(n, MAX_DECOMPOSITION * sizeof *cp, &bytes)) {
+        cp = malloc(bytes + 1);
+        scratch = malloc(bytes + 1);
+    }
+    if (!cp || !scratch || !buffer_reserve(out, n, err)) {
+        error_set(err, ERROR_MEMORY, "cannot allocate room to normalise %zu bytes", n);
+        goto out;
+    }
+    for (size_t i = 0; i < n;) {
+        uint32_t c = 0;
+        size_t len = utf8_decode(text + i, n - i, &c);
+        count += utf8proc_decompose_char((utf8proc_int32_t)c, cp + count, MAX_DECOMPOSITION,
+                                         UTF8PROC_STABLE | UTF8PROC_DECOMPOSE, &boundary);
+        i += len;
+    }
+    order_all(cp, (size_t)count, scratch);
+    count = utf8proc_normalize_utf32(cp, count, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+    for (utf8proc_ssize_t i = 0; i < count; i++) {
+        char encoded[4];
+        if (!buffer_append(out, encoded, utf8_encode((uint32_t)cp[i], encoded), err)) {
+            goto out;
+        }
+    }
+    ok = true;
+out:
+    free(cp);
+    free(scratch);
     return ok;
 }

@@ -1,0 +1,263 @@
+/* lockstep tokenize: text or a chat to token ids, and ids back to text. Reads the tokenizer's files
+ * alone; starts no ranks. */
+#include <jansson.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli/command.h"
+#include "text/chat.h"
+#include "text/tokenizer.h"
+
+enum { MAX_INPUT_BYTES = 1 << 30 };
+
+struct tokenize_options {
+    struct common_options common;
+    const char *text;
+    const char *file;
+    const char *chat;
+    const char *tools;
+    const char *decode;
+    const char *date;
+    bool no_special;
+    bool no_generation_prompt;
+    bool no_thinking;
+    bool skip_special;
+    bool json;
+    bool has_text, has_file, has_chat, has_decode;
+};
+
+enum { OWN_OPTION_COUNT = 12, OPTION_COUNT = OWN_OPTION_COUNT + COMMON_OPTION_COUNT };
+
+static void fill_table(struct tokenize_options *o, struct option *table) {
+    const struct option own[OWN_OPTION_COUNT] = {
+        {OPTION_SECTION, .name = "Input (one of)"},
+        {OPTION_STRING, "text", .value = &o->text, .seen = &o->has_text, .arg = "TEXT",
+         .help = "this text"},
+        {OPTION_STRING, "file", .value = &o->file, .seen = &o->has_file, .arg = "FILE",
+         .help = "the text in FILE; - is standard input"},
+        {OPTION_STRING, "chat", .value = &o->chat, .seen = &o->has_chat, .arg = "FILE",
+         .help = "a JSON array of {\"role\", \"content\"}, rendered by the chat template"},
+        {OPTION_STRING, "decode", .value = &o->decode, .seen = &o->has_decode, .arg = "IDS",
+         .help = "token ids, as 1,2,3: prints their text"},
+        {OPTION_STRING, "tools", .value = &o->tools, .arg = "FILE",
+         .help = "with --chat: a JSON array of tools"},
+        {OPTION_FLAG, "no-thinking", .value = &o->no_thinking,
+         .help = "with --chat: Qwen3's enable_thinking=false"},
+        {OPTION_FLAG, "no-generation-prompt", .value = &o->no_generation_prompt,
+         .help = "with --chat: do not begin the assistant's answer"},
+        {OPTION_STRING, "date", .value = &o->date, .arg = "DATE",
+         .help = "with --chat: today's date for Llama 3.1 and later (26 Jul 2024)"},
+        {OPTION_FLAG, "no-special", .value = &o->no_special,
+         .help = "do not add what the tokenizer puts around a text (such as BOS);\n"
+                 "with --decode: leave special tokens out"},
+        {OPTION_SECTION, .name = "Output"},
+        {OPTION_FLAG, "json", .value = &o->json, .help = "one JSON object: ids, text"},
+    };
+    memcpy(table, own, sizeof own);
+    common_options_table(&o->common, table + OWN_OPTION_COUNT);
+}
+
+static bool parse(struct tokenize_options *o, struct option *table, int argc, char **argv,
+                  struct error *err) {
+    int n_arg = 0;
+    const char *args[1];
+    fill_table(o, table);
+    if (!options_parse(table, OPTION_COUNT, argc, argv, args, 0, &n_arg, err) ||
+        !common_options_apply(&o->common, err)) {
+        return false;
+    }
+    if (o->common.help) {
+        return true;
+    }
+    int inputs = o->has_text + o->has_file + o->has_chat + o->has_decode;
+    if (inputs != 1) {
+        return error_set(err, ERROR_USAGE, "%s: give one of --text, --file, --chat and --decode",
+                         inputs == 0 ? "nothing to tokenize" : "more than one input");
+    }
+    if (!o->has_chat && (o->tools || o->no_thinking || o->no_generation_prompt || o->date)) {
+        return error_set(err, ERROR_USAGE, "%s goes with --chat",
+                         o->tools         ? "--tools"
+                         : o->no_thinking ? "--no-thinking"
+                         : o->date        ? "--date"
+                                          : "--no-generation-prompt");
+    }
+    return true;
+}
+
+/* ---- input ---- */
+
+static bool read_stdin(struct buffer *out, struct error *err) {
+    for (;;) {
+        if (out->size > MAX_INPUT_BYTES) {
+            return error_set(err, ERROR_INPUT, "standard input: more than %d bytes",
+                             MAX_INPUT_BYTES);
+        }
+        if (!buffer_reserve(out, 65536, err)) {
+            return false;
+        }
+        ssize_t n = read(STDIN_FILENO, out->data + out->size, 65536);
+        if (n < 0) {
+            return error_set(err, ERROR_IO, "standard input: %m");
+        }
+        if (n == 0) {
+            return true;
+        }
+        out->size += (size_t)n;
+    }
+}
+
+static bool read_input(const char *path, struct buffer *out, struct error *err) {
+    return strcmp(path, "-") == 0 ? read_stdin(out, err)
+                                  : buffer_read_file(out, path, MAX_INPUT_BYTES, err);
+}
+
+static bool read_json(const char *path, json_t **out, struct error *err) {
+    struct buffer text = {0};
+    json_error_t e;
+    if (!read_input(path, &text, err)) {
+        buffer_finish(&text);
+        return false;
+    }
+    *out =
+        json_loadb((const char *)text.data, text.size, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &e);
+    buffer_finish(&text);
+    return *out ||
+           error_set(err, ERROR_JSON, "%s: line %d, column %d: %s", path, e.line, e.column, e.text);
+}
+
+/* Renders --chat (and --tools) to text. */
+static bool render_chat(const struct tokenize_options *o, const struct tokenizer *t,
+                        struct buffer *out, struct error *err) {
+    enum chat_template template;
+    json_t *messages = NULL;
+    json_t *tools = NULL;
+    const struct chat_options chat = {.add_generation_prompt = !o->no_generation_prompt,
+                                      .enable_thinking = !o->no_thinking,
+                                      .date = o->date};
+    bool ok = chat_template_detect(t, &template, err) && read_json(o->chat, &messages, err) &&
+              (!o->tools || read_json(o->tools, &tools, err)) &&
+              (chat_render(template, messages, tools, &chat, tokenizer_bos_token(t), out, err) ||
+               error_wrap(err, "%s", o->chat));
+    json_decref(messages);
+    json_decref(tools);
+    return ok;
+}
+
+/* ---- output ---- */
+
+static void print_ids(const struct token_list *ids) {
+    for (size_t i = 0; i < ids->n; i++) {
+        printf("%s%d", i ? " " : "", (int)ids->ids[i]);
+    }
+    putchar('\n');
+}
+
+/* {"ids": [...], "text": "..."}; text NULL leaves it out. */
+static bool print_json(const struct token_list *ids, const struct buffer *text, struct error *err) {
+    json_t *list = json_array();
+    json_t *object = json_object();
+    for (size_t i = 0; i < ids->n; i++) {
+        json_array_append_new(list, json_integer(ids->ids[i]));
+    }
+    json_object_set_new(object, "ids", list);
+    if (text) {
+        json_object_set_new(object, "text",
+                            json_stringn(text->data ? (const char *)text->data : "", text->size));
+    }
+    bool ok = object && json_dumpf(object, stdout, JSON_COMPACT) == 0;
+    putchar('\n');
+    json_decref(object);
+    return ok || error_set(err, ERROR_IO, "standard output: cannot write the JSON");
+}
+
+static bool flush(struct error *err) {
+    return (fflush(stdout) == 0 && !ferror(stdout)) ||
+           error_set(err, ERROR_IO, "standard output: %m");
+}
+
+/* ---- the two directions ---- */
+
+static bool run_encode(const struct tokenize_options *o, const struct tokenizer *t,
+                       struct error *err) {
+    struct buffer text = {0};
+    struct token_list ids = {0};
+    bool ok = false;
+
+    if (o->has_text   ? !buffer_append(&text, o->text, strlen(o->text), err)
+        : o->has_file ? !read_input(o->file, &text, err)
+                      : !render_chat(o, t, &text, err)) {
+        goto out;
+    }
+    const char *bytes = text.data ? (const char *)text.data : "";
+    if (!tokenizer_encode(t, bytes, text.size, !o->has_chat && !o->no_special, &ids, err)) {
+        error_wrap(err, "%s", o->has_text ? "--text" : o->has_file ? o->file : o->chat);
+        goto out;
+    }
+    if (o->json) {
+        ok = print_json(&ids, o->has_chat ? &text : NULL, err);
+    } else {
+        print_ids(&ids);
+        ok = true;
+    }
+    ok = ok && flush(err);
+out:
+    buffer_finish(&text);
+    token_list_finish(&ids);
+    return ok;
+}
+
+/* Prints the text as it is; JSON must be UTF-8, so there what is not a character becomes U+FFFD. */
+static bool run_decode(const struct tokenize_options *o, const struct tokenizer *t,
+                       struct error *err) {
+    int32_t *ids = NULL;
+    int n = 0;
+    struct buffer text = {0};
+    struct detokenizer stream = {0};
+    bool ok = options_parse_ints(o->decode, "--decode", &ids, &n, err);
+    struct token_list list = {.ids = ids, .n = (size_t)n};
+    if (ok && o->json) {
+        for (int i = 0; ok && i < n; i++) {
+            ok = detokenizer_push(&stream, t, ids[i], o->no_special, &text, err);
+        }
+        ok = ok && detokenizer_flush(&stream, &text, err) && print_json(&list, &text, err);
+    } else if (ok) {
+        ok = tokenizer_decode(t, ids, (size_t)n, o->no_special, &text, err);
+        if (ok) {
+            fwrite(text.data, 1, text.size, stdout);
+            putchar('\n');
+        }
+    }
+    ok = ok && flush(err);
+    free(ids);
+    buffer_finish(&text);
+    return ok;
+}
+
+static bool run(const struct command *self, int argc, char **argv, struct error *err) {
+    struct tokenize_options o = {0};
+    struct option table[OPTION_COUNT];
+    struct tokenizer *t = NULL;
+    if (!parse(&o, table, argc, argv, err)) {
+        return false;
+    }
+    if (o.common.help) {
+        command_print_help(self, table, OPTION_COUNT);
+        return true;
+    }
+    if (!tokenizer_load(&t, o.common.model, 0, err)) {
+        return false;
+    }
+    bool ok = o.has_decode ? run_decode(&o, t, err) : run_encode(&o, t, err);
+    tokenizer_destroy(t);
+    return ok;
+}
+
+const struct command command_tokenize = {
+    .name = "tokenize",
+    .summary = "text or a chat to token ids and back",
+    .synopsis = "[--model DIR] (--text T | --file F | --chat F | --decode IDS) [--json]",
+    .run = run,
+};
