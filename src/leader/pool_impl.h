@@ -29,11 +29,15 @@ struct pool {
     uint64_t seq;                          /* of the last request */
     uint64_t settled; /* troubles of requests up to this one have been reported */
     bool stuck;       /* a send never ended: MPI may still read the buffers */
+    double last_poll;
     char isa[32];
 };
 
 /* Reads what ranks tell without being asked. False: one of them is in trouble. */
 bool pool_read_notices(void *pool, struct error *err);
+
+/* The same, at most once a millisecond: for inside collectives. */
+bool pool_poll(void *pool, struct error *err);
 
 /* Notes how far `rank` is with loading, and passes the sums on. */
 void pool_note_progress(struct pool *p, int rank, uint64_t done, uint64_t total);

@@ -147,11 +147,15 @@ bool pool_init(struct pool *p, struct error *err) {
         return false; /* somebody is not there: a broadcast would wait for it */
     }
     struct error e = {0};
-    if (!worker_join(p->worker, ready, &e) && ready) {
-        *err = e;
-        return error_at_rank(err, 0);
+    if (worker_join(p->worker, ready, &e) || !ready) {
+        return ready;
     }
-    return ready;
+    *err = e;
+    error_at_rank(err, 0);
+    if (!pool_read_notices(p, &e)) { /* another rank may know better why */
+        pool_keep_error(err, &e);
+    }
+    return false;
 }
 
 /* ---- sanity ---- */
