@@ -351,7 +351,7 @@ static bool run_generate(const struct command *self, int argc, char **argv, stru
 
 const struct command command_generate = {
     .name = "generate",
-    .summary = "continue a prompt, streaming the text to stdout",
+    .summary = "Continue a prompt, streaming the text to stdout.",
     .synopsis = "[--model DIR] (--prompt TEXT | --prompt-file FILE | - | --ids 1,2,3) [options]",
     .run = run_generate,
 };

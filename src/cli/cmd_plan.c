@@ -70,7 +70,7 @@ static void find_dtype(struct plan *p) {
 
 static bool plan_init(struct plan *p, const struct plan_options *o, struct error *err) {
     int ctx = o->common.ctx;
-    p->dir = o->common.model ? o->common.model : common_demo_model();
+    p->dir = common_model(&o->common);
     p->memory = o->memory;
     p->has_memory = o->has_memory;
     if (!model_config_load(&p->config, p->dir, err)) {

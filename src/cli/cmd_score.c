@@ -232,7 +232,7 @@ static bool run_score(const struct command *self, int argc, char **argv, struct 
 
 const struct command command_score = {
     .name = "score",
-    .summary = "log-probabilities, perplexity and logits of a text",
+    .summary = "Log-probabilities, perplexity and logits of a text.",
     .synopsis = "[--model DIR] (--text TEXT | --file FILE | --ids 1,2,3) [options]",
     .run = run_score,
 };

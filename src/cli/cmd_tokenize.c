@@ -1,5 +1,6 @@
 /* lockstep tokenize: text or a chat to token ids, and ids back to text. Reads the tokenizer's files
  * alone; starts no ranks. */
+#include <errno.h>
 #include <jansson.h>
 #include <limits.h>
 #include <stdio.h>
@@ -100,7 +101,7 @@ static bool read_stdin(struct buffer *out, struct error *err) {
         }
         ssize_t n = read(STDIN_FILENO, out->data + out->size, 65536);
         if (n < 0) {
-            return error_set(err, ERROR_IO, "standard input: %m");
+            return error_set(err, ERROR_IO, "standard input: %s", strerror(errno));
         }
         if (n == 0) {
             return true;
@@ -175,7 +176,7 @@ static bool print_json(const struct token_list *ids, const struct buffer *text, 
 
 static bool flush(struct error *err) {
     return (fflush(stdout) == 0 && !ferror(stdout)) ||
-           error_set(err, ERROR_IO, "standard output: %m");
+           error_set(err, ERROR_IO, "standard output: %s", strerror(errno));
 }
 
 /* ---- the two directions ---- */
@@ -247,7 +248,7 @@ static bool run(const struct command *self, int argc, char **argv, struct error 
         command_print_help(self, table, OPTION_COUNT);
         return true;
     }
-    if (!tokenizer_load(&t, o.common.model, 0, err)) {
+    if (!tokenizer_load(&t, common_model(&o.common), 0, err)) {
         return false;
     }
     bool ok = o.has_decode ? run_decode(&o, t, err) : run_encode(&o, t, err);
@@ -257,7 +258,7 @@ static bool run(const struct command *self, int argc, char **argv, struct error 
 
 const struct command command_tokenize = {
     .name = "tokenize",
-    .summary = "text or a chat to token ids and back",
+    .summary = "Text or a chat to token ids, and back.",
     .synopsis = "[--model DIR] (--text T | --file F | --chat F | --decode IDS) [--json]",
     .run = run,
 };

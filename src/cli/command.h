@@ -54,4 +54,7 @@ bool common_options_apply(const struct common_options *c, struct error *err);
  */
 const char *common_demo_model(void);
 
+/* The directory given with --model, or the demo model's. */
+const char *common_model(const struct common_options *c);
+
 void command_print_help(const struct command *self, const struct option *table, int n);

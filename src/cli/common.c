@@ -147,6 +147,10 @@ const char *common_demo_model(void) {
     return LOCKSTEP_DATADIR "/models/" DEMO_MODEL;
 }
 
+const char *common_model(const struct common_options *c) {
+    return c->model ? c->model : common_demo_model();
+}
+
 void command_print_help(const struct command *self, const struct option *table, int n) {
     if (!launch_env_is_leader()) {
         return;

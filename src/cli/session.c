@@ -28,7 +28,7 @@ static bool load_model(struct session *s, struct pool *pool, struct error *err) 
     const struct common_options *c = s->common;
     bool progress = wants_progress(c);
     struct engine_options options = {
-        .dir = c->model,
+        .dir = s->model,
         .ctx = c->ctx,
         .max_seqs = 1,
         .progress.report = progress ? report : NULL,
@@ -38,7 +38,7 @@ static bool load_model(struct session *s, struct pool *pool, struct error *err) 
         fprintf(stderr, "\r\033[K");
     }
     if (ok) {
-        log_debug("loaded %s: %.1f MB on %d ranks in %.2f s", c->model,
+        log_debug("loaded %s: %.1f MB on %d ranks in %.2f s", s->model,
                   (double)engine_load_bytes(s->engine) / 1e6, pool_world(pool),
                   engine_load_seconds(s->engine));
     }
@@ -54,8 +54,7 @@ struct lead_context {
 
 static bool open_tokenizer(struct session *s, bool required, struct error *err) {
     struct error ignored;
-    return tokenizer_load(&s->tokenizer, s->common->model, 0, required ? err : &ignored) ||
-           !required;
+    return tokenizer_load(&s->tokenizer, s->model, 0, required ? err : &ignored) || !required;
 }
 
 static bool lead(struct pool *pool, void *user, struct error *err) {
@@ -77,7 +76,9 @@ static bool lead(struct pool *pool, void *user, struct error *err) {
 
 bool session_run(const struct common_options *common, const struct session_job *job,
                  struct error *err) {
-    struct lead_context c = {.job = job, .session.common = common};
+    struct lead_context c = {.job = job};
+    c.session.common = common;
+    c.session.model = common_model(common);
     return launch_run(common, lead, &c, err);
 }
 

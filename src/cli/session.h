@@ -8,6 +8,7 @@
 
 struct session {
     const struct common_options *common;
+    const char *model;           /* its directory: the one asked for, or the demo model's */
     struct tokenizer *tokenizer; /* NULL when the job needs none */
     struct engine *engine;
 };
