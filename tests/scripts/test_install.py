@@ -48,11 +48,12 @@ class TestInstall(unittest.TestCase):
 
     def test_a_program_that_embeds_the_engine(self):
         library = os.path.dirname(find(self.top, "liblockstep.so"))
-        there = {"PKG_CONFIG_PATH": os.path.join(library, "pkgconfig")}
-        # The destdir is not where the .pc file says it is: MPI's own paths must not be prefixed with it.
-        prefix = run("pkg-config", "--variable=prefix", "lockstep", **there).strip()
-        flags = run("pkg-config", "--define-variable=prefix=" + self.top + prefix, "--cflags", "--libs",
-                    "lockstep", **there)
+        # The .pc file says where things will be once they are taken from the destdir to /.
+        with open(os.path.join(library, "pkgconfig", "lockstep.pc"), encoding="utf-8") as f:
+            text = f.read()
+        with open(os.path.join(self.dir, "lockstep.pc"), "w", encoding="utf-8") as f:
+            f.write(text.replace("prefix=/", f"prefix={self.top}/".replace(" ", "\\ "), 1))
+        flags = run("pkg-config", "--cflags", "--libs", "lockstep", PKG_CONFIG_PATH=self.dir)
         program = os.path.join(self.dir, "embed")
         run("sh", "-c", f'cc -Wall -Werror "$1" -o "$2" {flags}', "sh",
             os.path.join(ROOT, "examples/embed.c"), program)
