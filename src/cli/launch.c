@@ -1,12 +1,14 @@
 #include "cli/launch.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "base/buffer.h"
 #include "base/log.h"
 #include "cli/interrupt.h"
 #include "cli/launch_env.h"
@@ -67,6 +69,36 @@ static void prepare_environment(void) {
     }
 }
 
+/* More OpenMP threads than cores, and each waits by spinning: a token takes seconds. The runtime
+ * reads its policy when it is loaded, so the program starts over with the one that sleeps. */
+static void start_over_if_crowded(int threads) {
+    struct buffer command = {0};
+    char *argv[1024];
+    size_t n = 0;
+    if (threads < 2 || getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT") ||
+        threads * launch_env_local_size() <= host_cores_usable()) {
+        return;
+    }
+    setenv("OMP_WAIT_POLICY", "passive", 1);
+    int fd = open("/proc/self/cmdline", O_RDONLY | O_CLOEXEC);
+    ssize_t got = 1;
+    while (fd >= 0 && got > 0 && buffer_reserve(&command, 4096, NULL)) {
+        got = read(fd, command.data + command.size, 4096);
+        command.size += got > 0 ? (size_t)got : 0;
+    }
+    for (size_t i = 0; got == 0 && i < command.size && n < 1023; n++) {
+        argv[n] = (char *)command.data + i;
+        i += strlen(argv[n]) + 1;
+    }
+    argv[n] = NULL;
+    if (n > 0 && n < 1023) {
+        execv("/proc/self/exe",
+              argv); /* returns only where it failed: then it is slow, not wrong */
+    }
+    buffer_finish(&command);
+    close(fd);
+}
+
 /* ---- MPI ---- */
 
 static bool mpi_try(int code, const char *what, struct error *err) {
@@ -112,6 +144,7 @@ static bool start(const struct common_options *options, struct error *err) {
     if (!launch_env_check(err)) {
         return false;
     }
+    start_over_if_crowded(options->threads);
     prepare_environment();
     gethostname(launch.facts.host, sizeof launch.facts.host - 1);
     snprintf(who, sizeof who, "rank %d (%s)", launch_env_read().rank, launch.facts.host);

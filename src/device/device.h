@@ -150,13 +150,15 @@ struct device_ops {
 
 struct device {
     const struct device_ops *ops; /* first member of every device */
-    int n_sharer; /* ranks that share this device's memory; 0 counts as 1 */
+    int n_thread;                 /* host threads that this rank may use; at least 1 */
+    int n_sharer;                 /* ranks that share this device's memory; at least 1 */
 };
 
 /* ---- the host device ---- */
 
 struct host_options {
     int n_thread;    /* OpenMP threads; >= 1 */
+    int n_sharer;    /* ranks on this host; 0: only this one */
     const char *isa; /* "generic", "avx2", "avx512" or NULL: the best this CPU has */
 };
 

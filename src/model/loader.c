@@ -203,7 +203,7 @@ bool loader_run(struct loader *l, const struct model_progress *progress, uint64_
     struct error first = {0};
     double last_report = clock_now();
 
-#pragma omp parallel
+#pragma omp parallel num_threads(l->device->n_thread)
     {
         unsigned char *buffer = malloc(l->buffer_bytes + 1);
         struct error mine = {0};

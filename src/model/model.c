@@ -86,9 +86,8 @@ static bool check_memory(struct model *m, const struct st_set *set, struct error
                                      .max_logits = OUTPUT_CHUNK};
     struct footprint f = footprint_of_shard(&m->config, &m->nn.shard, &sizes);
     m->bytes = footprint_total(&f);
-    uint64_t sharers = d->n_sharer > 1 ? (uint64_t)d->n_sharer : 1;
-    return footprint_require(&m->config, &m->nn.shard, &sizes, d->ops->memory_free(d) / sharers,
-                             err) ||
+    return footprint_require(&m->config, &m->nn.shard, &sizes,
+                             d->ops->memory_free(d) / (size_t)d->n_sharer, err) ||
            error_wrap(err, "%s", p->dir);
 }
 

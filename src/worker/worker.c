@@ -173,6 +173,7 @@ static bool handle_init(struct worker *w, const struct message *request, struct 
         return error_set(err, ERROR_PROTOCOL, "timeout_s is not above 0");
     }
     struct host_options options = {.n_thread = w->options.threads,
+                                   .n_sharer = w->options.facts.local_size,
                                    .isa = *init->isa ? init->isa : NULL};
     w->options.timeout_s = init->timeout_s;
     device_destroy(w->device);

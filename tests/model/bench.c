@@ -7,7 +7,6 @@
  * pairs of decode rounds, one with the tree and one with an unordered sum (one partial result per
  * rank), interleaved. */
 #include <mpi.h>
-#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -126,8 +125,7 @@ int main(int argc, char **argv) {
         fprintf(stderr, "usage: model_bench MODEL_DIR [THREADS [PAIRS]]\n");
         return 2;
     }
-    struct host_options host = {threads, NULL};
-    omp_set_num_threads(threads);
+    struct host_options host = {.n_thread = threads};
     if (!host_device_create(&host, &device, &err) ||
         !(world == 1 ? comm_self_create(&comm, &err)
                      : comm_mpi_new_id(id, &err) &&

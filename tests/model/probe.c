@@ -9,7 +9,6 @@
 #include <jansson.h>
 #include <math.h>
 #include <mpi.h>
-#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -253,8 +252,7 @@ int main(int argc, char **argv) {
     }
     MPI_Init(&argc, &argv);
     MPI_Comm_size(MPI_COMM_WORLD, &world);
-    struct host_options host = {atoi(argv[3]), argv[4]};
-    omp_set_num_threads(host.n_thread);
+    struct host_options host = {.n_thread = atoi(argv[3]), .isa = argv[4]};
     if (!host_device_create(&host, &device, &err)) {
         die("device", &err);
     }

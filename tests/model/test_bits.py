@@ -33,7 +33,8 @@ def isas():
 def run(model, expected, world, threads, isa):
     launch = [MPIEXEC, "-n", str(world)] if world > 1 else []
     done = subprocess.run(launch + [PROBE, model, expected, str(threads), isa],
-                          capture_output=True, text=True, timeout=300)
+                          capture_output=True, text=True, timeout=300,
+                          env=dict(os.environ, OMP_WAIT_POLICY="passive"))
     if done.returncode != 0:
         sys.exit(f"{model} np={world} threads={threads} isa={isa}: exit {done.returncode}\n"
                  f"{done.stdout}{done.stderr}")

@@ -174,8 +174,11 @@ bool host_device_create(const struct host_options *options, struct device **out,
     if (!h) {
         return error_set(err, ERROR_MEMORY, "no memory for a device");
     }
-    *h = (struct host_device){
-        .base.ops = &host_ops, .kernels = kernels, .n_thread = options->n_thread};
+    *h = (struct host_device){.base = {.ops = &host_ops,
+                                       .n_thread = options->n_thread,
+                                       .n_sharer = options->n_sharer > 1 ? options->n_sharer : 1},
+                              .kernels = kernels,
+                              .n_thread = options->n_thread};
     h->scratch = calloc((size_t)h->n_thread, sizeof *h->scratch);
     if (!h->scratch) {
         host_destroy(&h->base);
