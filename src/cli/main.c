@@ -14,7 +14,8 @@
 #include "rpc/build_id.h"
 
 static const struct command *const commands[] = {
-    &command_check, &command_generate, &command_score, &command_plan, NULL,
+    &command_check, &command_generate, &command_score,
+    &command_tokenize, &command_plan, NULL,
 };
 
 static void print_help(FILE *out) {
