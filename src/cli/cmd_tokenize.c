@@ -2,13 +2,13 @@
  * alone; starts no ranks. */
 #include <errno.h>
 #include <jansson.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "cli/command.h"
+#include "cli/launch_env.h"
 #include "text/chat.h"
 #include "text/tokenizer.h"
 
@@ -25,7 +25,6 @@ struct tokenize_options {
     bool no_special;
     bool no_generation_prompt;
     bool no_thinking;
-    bool skip_special;
     bool json;
     bool has_text, has_file, has_chat, has_decode;
 };
@@ -34,28 +33,60 @@ enum { OWN_OPTION_COUNT = 12, OPTION_COUNT = OWN_OPTION_COUNT + COMMON_OPTION_CO
 
 static void fill_table(struct tokenize_options *o, struct option *table) {
     const struct option own[OWN_OPTION_COUNT] = {
-        {OPTION_SECTION, .name = "Input (one of)"},
-        {OPTION_STRING, "text", .value = &o->text, .seen = &o->has_text, .arg = "TEXT",
+        {.type = OPTION_SECTION, .name = "Input (one of)"},
+        {.type = OPTION_STRING,
+         .name = "text",
+         .value = &o->text,
+         .seen = &o->has_text,
+         .arg = "TEXT",
          .help = "this text"},
-        {OPTION_STRING, "file", .value = &o->file, .seen = &o->has_file, .arg = "FILE",
+        {.type = OPTION_STRING,
+         .name = "file",
+         .value = &o->file,
+         .seen = &o->has_file,
+         .arg = "FILE",
          .help = "the text in FILE; - is standard input"},
-        {OPTION_STRING, "chat", .value = &o->chat, .seen = &o->has_chat, .arg = "FILE",
-         .help = "a JSON array of {\"role\", \"content\"}, rendered by the chat template"},
-        {OPTION_STRING, "decode", .value = &o->decode, .seen = &o->has_decode, .arg = "IDS",
+        {.type = OPTION_STRING,
+         .name = "chat",
+         .value = &o->chat,
+         .seen = &o->has_chat,
+         .arg = "FILE",
+         .help = "a JSON array of {\"role\", \"content\"}, rendered by the chat template;\n"
+                 "- is standard input"},
+        {.type = OPTION_STRING,
+         .name = "decode",
+         .value = &o->decode,
+         .seen = &o->has_decode,
+         .arg = "IDS",
          .help = "token ids, as 1,2,3: prints their text"},
-        {OPTION_STRING, "tools", .value = &o->tools, .arg = "FILE",
-         .help = "with --chat: a JSON array of tools"},
-        {OPTION_FLAG, "no-thinking", .value = &o->no_thinking,
-         .help = "with --chat: Qwen3's enable_thinking=false"},
-        {OPTION_FLAG, "no-generation-prompt", .value = &o->no_generation_prompt,
-         .help = "with --chat: do not begin the assistant's answer"},
-        {OPTION_STRING, "date", .value = &o->date, .arg = "DATE",
-         .help = "with --chat: today's date for Llama 3.1 and later (26 Jul 2024)"},
-        {OPTION_FLAG, "no-special", .value = &o->no_special,
-         .help = "do not add what the tokenizer puts around a text (such as BOS);\n"
+        {.type = OPTION_SECTION, .name = "How"},
+        {.type = OPTION_STRING,
+         .name = "tools",
+         .value = &o->tools,
+         .arg = "FILE",
+         .help = "a JSON array of tools (with --chat)"},
+        {.type = OPTION_FLAG,
+         .name = "no-thinking",
+         .value = &o->no_thinking,
+         .help = "ask Qwen3 to answer without thinking first (with --chat)"},
+        {.type = OPTION_FLAG,
+         .name = "no-generation-prompt",
+         .value = &o->no_generation_prompt,
+         .help = "do not begin the assistant's answer (with --chat)"},
+        {.type = OPTION_STRING,
+         .name = "date",
+         .value = &o->date,
+         .arg = "DATE",
+         .help = "today for Llama 3.1 and later; default 26 Jul 2024 (with --chat)"},
+        {.type = OPTION_FLAG,
+         .name = "no-special",
+         .value = &o->no_special,
+         .help = "do not add what the tokenizer puts around a text, such as BOS;\n"
                  "with --decode: leave special tokens out"},
-        {OPTION_SECTION, .name = "Output"},
-        {OPTION_FLAG, "json", .value = &o->json, .help = "one JSON object: ids, text"},
+        {.type = OPTION_FLAG,
+         .name = "json",
+         .value = &o->json,
+         .help = "print one JSON object with ids and, of a chat or --decode, text"},
     };
     memcpy(table, own, sizeof own);
     common_options_table(&o->common, table + OWN_OPTION_COUNT);
@@ -174,11 +205,6 @@ static bool print_json(const struct token_list *ids, const struct buffer *text, 
     return ok || error_set(err, ERROR_IO, "standard output: cannot write the JSON");
 }
 
-static bool flush(struct error *err) {
-    return (fflush(stdout) == 0 && !ferror(stdout)) ||
-           error_set(err, ERROR_IO, "standard output: %s", strerror(errno));
-}
-
 /* ---- the two directions ---- */
 
 static bool run_encode(const struct tokenize_options *o, const struct tokenizer *t,
@@ -203,7 +229,6 @@ static bool run_encode(const struct tokenize_options *o, const struct tokenizer 
         print_ids(&ids);
         ok = true;
     }
-    ok = ok && flush(err);
 out:
     buffer_finish(&text);
     token_list_finish(&ids);
@@ -231,7 +256,6 @@ static bool run_decode(const struct tokenize_options *o, const struct tokenizer 
             putchar('\n');
         }
     }
-    ok = ok && flush(err);
     free(ids);
     buffer_finish(&text);
     return ok;
@@ -246,6 +270,9 @@ static bool run(const struct command *self, int argc, char **argv, struct error 
     }
     if (o.common.help) {
         command_print_help(self, table, OPTION_COUNT);
+        return true;
+    }
+    if (!launch_env_is_leader()) { /* under a launcher the others have nothing to add */
         return true;
     }
     if (!tokenizer_load(&t, common_model(&o.common), 0, err)) {

@@ -23,12 +23,13 @@ bool tokenizer_read_id(const json_t *v, const char *path, int limit, int32_t *ou
 
 /* Refuses the variants of BPE that are not byte-level. */
 static bool check_model(const json_t *model, struct error *err) {
-    const char *type = json_string_value(json_object_get(model, "type"));
-    if (type && strcmp(type, "BPE") != 0) { /* old files leave it out */
-        return error_set(err, ERROR_UNSUPPORTED, "model.type: \"%.40s\" (BPE is supported)", type);
+    json_t *type; /* files of old converters leave it out */
+    if (!json_field_get(model, "model", "type", JSON_STRING, true, &type, err)) {
+        return false;
     }
-    if (!type && json_object_get(model, "type")) {
-        return error_set(err, ERROR_TOKENIZER, "model.type: must be a string");
+    if (type && strcmp(json_string_value(type), "BPE") != 0) {
+        return error_set(err, ERROR_UNSUPPORTED, "model.type: \"%.40s\" (BPE is supported)",
+                         json_string_value(type));
     }
     static const char *const affixes[] = {"continuing_subword_prefix", "end_of_word_suffix"};
     for (int i = 0; i < 2; i++) {
