@@ -77,6 +77,16 @@ static bool flush_results(struct error *err) {
     return true;
 }
 
+/* Exit code of a command that only prints. */
+static int end_of_output(void) {
+    struct error err;
+    if (flush_results(&err)) {
+        return 0;
+    }
+    status_print_error(&err);
+    return error_exit_code(err.kind);
+}
+
 static int run_command(const struct command *command, int argc, char **argv) {
     struct error err = {0};
     status_set_command(command->name);
@@ -105,13 +115,13 @@ int main(int argc, char **argv) {
         if (leader) {
             print_help(stdout);
         }
-        return 0;
+        return end_of_output();
     }
     if (strcmp(word, "--version") == 0 || strcmp(word, "-V") == 0) {
         if (leader) {
             print_version();
         }
-        return 0;
+        return end_of_output();
     }
     const struct command *command = find_command(word);
     if (!command) {

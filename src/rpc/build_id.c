@@ -1,6 +1,6 @@
 #include "rpc/build_id.h"
 
-#include "build_id_value.h" /* generated */
+#include "rpc/build_id_value.h" /* generated */
 
 const char *build_id(void) {
     return LOCKSTEP_BUILD_ID;

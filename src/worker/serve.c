@@ -17,6 +17,7 @@ struct server {
     uint64_t seq;                   /* of the request being handled */
     double timeout_s;
     double progress_last;
+    double poll_last;
     bool stuck; /* a send never ended: MPI may still read the buffers */
 };
 
@@ -56,12 +57,11 @@ static bool read_notice(struct server *s, const struct frame *f, struct error *e
 static bool poll_notices(void *user, struct error *err) {
     static const double every_s = 1e-3;
     struct server *s = user;
-    static double last;
     double now = clock_now();
-    if (now - last < every_s) {
+    if (now - s->poll_last < every_s) {
         return true;
     }
-    last = now;
+    s->poll_last = now;
     struct frame f;
     bool got = false;
     return transport_poll(s->t, 0, SIDE_NOTICE, &f, &got, err) && (!got || read_notice(s, &f, err));

@@ -178,8 +178,12 @@ static bool handle_init(struct worker *w, const struct message *request, struct 
     w->options.timeout_s = init->timeout_s;
     device_destroy(w->device);
     w->device = NULL;
+    if (!host_device_create(&options, &w->device, err)) {
+        return false;
+    }
+    w->device->n_sharer = w->options.facts.local_size;
     reply->type = MESSAGE_INIT_OK;
-    return host_device_create(&options, &w->device, err);
+    return true;
 }
 
 static bool need_comm(const struct worker *w, struct error *err) {

@@ -1,0 +1,276 @@
+#!/usr/bin/env python3
+"""lockstep check, usage errors and exit codes: directly and under mpirun with 1 to 4 ranks.
+
+usage: test_check.py LOCKSTEP MPIRUN
+"""
+import json
+import os
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+LOCKSTEP, MPIRUN = sys.argv[1:3]
+MARK = f"LOCKSTEP_TEST_MARK={os.getpid()}"
+
+
+def run(*args, np=None, env=None, program=LOCKSTEP):
+    command = [program, *args] if np is None else [MPIRUN, "-n", str(np), program, *args]
+    key, value = MARK.split("=")
+    full = {**os.environ, key: value, **(env or {})}
+    return subprocess.run(command, env=full, capture_output=True, text=True, timeout=60,
+                          stdin=subprocess.DEVNULL)
+
+
+def left_over():
+    """Processes that this test started and that are still there."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as f:
+                if MARK.encode() in f.read().split(b"\0") and int(pid) != os.getpid():
+                    found.append(pid)
+        except OSError:
+            pass
+    return found
+
+
+def blame(done):
+    """lockstep's own lines of stderr."""
+    return [line for line in done.stderr.splitlines() if line.startswith("lockstep")]
+
+
+def unpack(b, at=0):
+    """One msgpack object, as far as traces use it: (value, next offset)."""
+    def number(fmt):
+        return struct.unpack_from(">" + fmt, b, at + 1)[0], at + 1 + struct.calcsize(fmt)
+
+    def items(n, at):
+        out = []
+        for _ in range(n):
+            value, at = unpack(b, at)
+            out.append(value)
+        return out, at
+
+    head = b[at]
+    if head < 0x80:
+        return head, at + 1
+    if head >= 0xe0:
+        return head - 256, at + 1
+    if head >= 0xa0 and head < 0xc0:
+        n = head & 31
+        return b[at + 1:at + 1 + n].decode(), at + 1 + n
+    if head >= 0x90 and head < 0xa0:
+        return items(head & 15, at + 1)
+    if head >= 0x80 and head < 0x90:
+        flat, end = items(2 * (head & 15), at + 1)
+        return dict(zip(flat[::2], flat[1::2])), end
+    scalars = {0xca: "f", 0xcb: "d", 0xcc: "B", 0xcd: "H", 0xce: "I", 0xcf: "Q", 0xd0: "b",
+               0xd1: "h", 0xd2: "i", 0xd3: "q"}
+    if head in scalars:
+        return number(scalars[head])
+    if head in (0xc4, 0xc5, 0xd9, 0xda):
+        n, start = number("B" if head in (0xc4, 0xd9) else "H")
+        raw = b[start:start + n]
+        return (raw if head < 0xd0 else raw.decode()), start + n
+    if head == 0xde:
+        n, start = number("H")
+        flat, end = items(2 * n, start)
+        return dict(zip(flat[::2], flat[1::2])), end
+    raise ValueError(f"byte {head:#x} at {at}")
+
+
+class Check(unittest.TestCase):
+    def assert_ok(self, done):
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+
+    def test_world_of_one_without_launcher(self):
+        done = run("check")
+        self.assert_ok(done)
+        self.assertIn("world of one rank", done.stdout)
+        self.assertEqual(done.stderr, "")
+
+    def test_json_at_every_size(self):
+        for np in (1, 2, 3, 4):
+            with self.subTest(np=np):
+                done = run("check", "--json", np=np)
+                self.assert_ok(done)
+                found = json.loads(done.stdout)
+                self.assertTrue(found["ok"])
+                self.assertEqual(found["world"], np)
+                ranks = found["ranks"]
+                self.assertEqual([r["rank"] for r in ranks], list(range(np)))
+                self.assertEqual([r["sum"] for r in ranks], [np] * np)
+                self.assertEqual(len({r["pid"] for r in ranks}), np)
+                self.assertEqual(len({r["build"] for r in ranks}), 1)
+                for r in ranks:
+                    times = r["ping_us"]
+                    self.assertLessEqual(times["min"], times["median"])
+                    self.assertLessEqual(times["median"], times["max"])
+                    self.assertGreaterEqual(times["n"], 25)
+                    self.assertGreater(r["memory"], 0)
+                    self.assertGreaterEqual(r["cores"], 1)
+                    self.assertIn("generic", r["isas"].split())
+                self.assertEqual(found["communicator"], "self" if np == 1 else "mpi")
+                if np > ranks[0]["cores_host"]:
+                    self.assertTrue(any("cores" in n for n in found["notes"]), found["notes"])
+
+    def test_table(self):
+        done = run("check", np=2)
+        self.assert_ok(done)
+        rows = [line for line in done.stdout.splitlines() if line.split()[:1] in (["0"], ["1"])]
+        self.assertEqual(len(rows), 2, done.stdout)
+        self.assertIn("sanity  2 2", done.stdout)
+        self.assertIn("init ", done.stdout)
+
+    def test_threads_and_isa(self):
+        done = run("check", "--json", "--threads", "3", "--isa", "generic", np=2)
+        self.assert_ok(done)
+        found = json.loads(done.stdout)
+        self.assertEqual([r["threads"] for r in found["ranks"]], [3, 3])
+        self.assertEqual(found["isa"], "generic")
+        done = run("check", "--json", env={"OMP_NUM_THREADS": "5"})
+        self.assertEqual(json.loads(done.stdout)["ranks"][0]["threads"], 5)
+
+    def test_bandwidth(self):
+        done = run("check", "--json", "--bandwidth", "-b", "8", "-e", "4K", "-f", "8", "-n", "2",
+                   np=3)
+        self.assert_ok(done)
+        rows = json.loads(done.stdout)["bandwidth"]["rows"]
+        self.assertEqual({r["collective"] for r in rows},
+                         {"all_reduce", "all_gather", "broadcast"})
+        self.assertTrue(all(r["wrong"] == 0 and r["iters"] == 2 for r in rows))
+        done = run("check", "--bandwidth", "--collective", "broadcast", "-e", "1K", "-n", "2", np=2)
+        self.assert_ok(done)
+        self.assertIn("#wrong", done.stdout)
+        self.assertNotIn("all_reduce", done.stdout)
+
+    def test_usage_errors(self):
+        cases = [
+            (("check", "--jsn"), "lockstep check: unknown option --jsn; did you mean --json?; "
+                                 "try: lockstep check --help"),
+            (("check", "--timeout"), "lockstep check: --timeout needs a value"),
+            (("check", "--timeout", "0"), "lockstep check: --timeout 0: must be between"),
+            (("check", "--device", "gpu"), "must be one of auto|host|cuda"),
+            (("check", "-b", "8"), "need --bandwidth"),
+            (("check", "--bandwidth", "-b", "8", "-e", "4"), "-e 4"),
+            (("check", "word"), "unexpected word 'word'"),
+            (("chekc",), "lockstep: unknown command chekc; did you mean check?"),
+            (("--verison",), "lockstep: unknown option --verison"),
+        ]
+        for np in (None, 3):
+            for args, expect in cases[:None if np is None else 2]:
+                with self.subTest(args=args, np=np):
+                    done = run(*args, np=np)
+                    self.assertEqual(done.returncode, 2, done.stderr)
+                    self.assertEqual(done.stdout, "")
+                    lines = blame(done)
+                    self.assertEqual(len(lines), 1, done.stderr)
+                    self.assertIn(expect, lines[0])
+
+    def test_help_and_version(self):
+        done = run()
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("usage: lockstep", done.stderr)
+        for args in (("--help",), ("check", "--help"), ("--version",)):
+            for np in (None, 2):
+                done = run(*args, np=np)
+                self.assert_ok(done)
+                word = "msgpack" if args == ("--version",) else "usage: lockstep"
+                self.assertEqual(done.stdout.count(word), 1, done.stdout)
+
+    def test_errors_of_ranks(self):
+        for np in (None, 2):
+            with self.subTest(np=np), tempfile.TemporaryDirectory() as folder:
+                path = os.path.join(folder, "status.json")
+                done = run("check", "--device", "cuda", "--json", "--status-file", path, np=np)
+                self.assertEqual(done.returncode, 2, done.stderr)
+                self.assertEqual(len(blame(done)), 1, done.stderr)
+                self.assertIn("lockstep: unsupported: --device cuda", done.stderr)
+                self.assertFalse(json.loads(done.stdout)["ok"])
+                with open(path, encoding="utf-8") as f:
+                    status = json.load(f)
+                self.assertEqual((status["ok"], status["exit_code"], status["kind"]),
+                                 (False, 2, "unsupported"))
+                self.assertEqual(os.listdir(folder), ["status.json"])
+
+    def test_status_of_success(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "status.json")
+            self.assert_ok(run("check", "--status-file", path, np=2))
+            with open(path, encoding="utf-8") as f:
+                status = json.load(f)
+            self.assertEqual((status["ok"], status["exit_code"]), (True, 0))
+
+    def test_unwritable_places(self):
+        done = run("check", "--trace-rpc", "/nonexistent/trace", np=2)
+        self.assertEqual(done.returncode, 2, done.stderr)
+        self.assertIn("lockstep: io: --trace-rpc: /nonexistent/trace", done.stderr)
+        with open("/dev/full", "w", encoding="utf-8") as full:
+            done = subprocess.run([LOCKSTEP, "--help"], stdout=full, stderr=subprocess.PIPE,
+                                  text=True, timeout=60)
+            self.assertEqual(done.returncode, 2)
+            done = subprocess.run([LOCKSTEP, "check"], stdout=full, stderr=subprocess.PIPE,
+                                  text=True, timeout=60)
+            self.assertEqual(done.returncode, 2)
+            self.assertIn("standard output", done.stderr)
+
+    def test_trace(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "trace")
+            self.assert_ok(run("check", "--trace-rpc", path, np=2))
+            with open(path, "rb") as f:
+                data = f.read()
+        header, at = unpack(data)
+        self.assertEqual(header[:3], ["lockstep-trace", 1, 2])
+        frames = []
+        while at < len(data):
+            (when, direction, peer, side, raw), at = unpack(data, at)
+            frames.append((when, direction, peer, side, unpack(raw)[0]))
+        self.assertEqual([f[0] for f in frames], sorted(f[0] for f in frames))
+        seen = [(d, p, m["t"]) for _, d, p, _, m in frames]
+        for peer in (0, 1):
+            for request, reply in (("hello", "hello_ok"), ("ping", "pong"), ("init", "init_ok"),
+                                   ("sanity", "sanity_result"), ("shutdown", "bye")):
+                self.assertIn((0, peer, request), seen)
+                self.assertIn((1, peer, reply), seen)
+        asked = {m["s"] for _, d, _, _, m in frames if d == 0}
+        self.assertTrue(all(m["s"] in asked for _, d, _, _, m in frames if d == 1))
+
+    def test_separate_worlds_are_named(self):
+        """A launcher that does not speak this MPI's PMIx."""
+        for env, words in (
+                ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "4"}, "srun --mpi=pmix"),
+                ({"PMI_RANK": "0", "PMI_SIZE": "3"}, "worlds of one")):
+            done = run("check", env=env)
+            self.assertEqual(done.returncode, 3, done.stderr)
+            self.assertEqual(len(blame(done)), 1)
+            self.assertIn("comm_init_failed", done.stderr)
+            self.assertIn(words, done.stderr)
+        done = run("check", env={"PMI_RANK": "2", "PMI_SIZE": "3"})
+        self.assertEqual((done.returncode, done.stderr), (0, ""))  # rank 0 alone speaks
+
+    def test_start_is_quick(self):
+        """Neither the version nor a world of one looks for fabrics or starts daemons."""
+        best = {}
+        for args in (("--version",), ("check",)):
+            times = []
+            for _ in range(3):
+                start = time.monotonic()
+                self.assert_ok(run(*args))
+                times.append(time.monotonic() - start)
+            best[args[0]] = min(times)
+        self.assertLess(best["--version"], 1)
+        self.assertLess(best["check"], 2)
+
+    def tearDown(self):
+        deadline = time.monotonic() + 3
+        while left_over() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        self.assertEqual(left_over(), [])
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1], verbosity=2)
