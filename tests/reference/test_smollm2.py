@@ -21,36 +21,41 @@ class TestSmolLM2(unittest.TestCase):
         with open(DATA, encoding="utf-8") as f:
             cls.reference = json.load(f)
 
-    def each_case(self):
+    def cases(self, check):
         for case in self.reference["cases"]:
             with self.subTest(text=case["text"]):
-                yield case
+                check(case)
 
     def test_logits_and_likelihood(self):
         tolerance = self.reference["tolerance"]["logits"]
-        with tempfile.TemporaryDirectory() as folder:
-            path = os.path.join(folder, "logits")
-            for case in self.each_case():
-                got = PROGRAM.json(2, "score", "--ids", joined(case["ids"]), "--logits", path)
-                for ours, theirs in zip(got["logprobs"], case["nll"], strict=True):
-                    self.assertLess(abs(-ours - theirs), TOKEN_TOLERANCE)
-                logits, last = array.array("f"), case["last"]
-                with open(path, "rb") as f:
-                    logits.frombytes(f.read())
-                for token, value in zip(last["top_ids"], last["top_logits"]):
-                    self.assertLess(abs(logits[token] - value), tolerance)
-                self.assertLess(abs(sum(logits) / len(logits) - last["mean"]), tolerance)
-                self.assertLess(abs(min(logits) - last["min"]), tolerance)
+        folder = self.enterContext(tempfile.TemporaryDirectory())
+        path = os.path.join(folder, "logits")
+
+        def check(case):
+            got = PROGRAM.json(2, "score", "--ids", joined(case["ids"]), "--logits", path)
+            for ours, theirs in zip(got["logprobs"], case["nll"], strict=True):
+                self.assertLess(abs(-ours - theirs), TOKEN_TOLERANCE)
+            logits, last = array.array("f"), case["last"]
+            with open(path, "rb") as f:
+                logits.frombytes(f.read())
+            for token, value in zip(last["top_ids"], last["top_logits"], strict=True):
+                self.assertLess(abs(logits[token] - value), tolerance)
+            self.assertLess(abs(sum(logits) / len(logits) - last["mean"]), tolerance)
+            self.assertLess(abs(min(logits) - last["min"]), tolerance)
+
+        self.cases(check)
 
     def test_greedy_ids(self):
-        for ranks in (1, 2, 3):
-            for case in self.each_case():
+        def check(case):
+            for ranks in (1, 2, 3):
                 got = PROGRAM.json(ranks, "generate", "--ids", joined(case["ids"]), "--ignore-eos",
                                    "--temperature", "0", "--max-tokens", str(len(case["greedy_ids"])))
-                self.assertEqual(got["ids"], case["greedy_ids"])
+                self.assertEqual(got["ids"], case["greedy_ids"], f"{ranks} ranks")
+
+        self.cases(check)
 
     def test_text_and_chats_become_the_same_ids(self):
-        for case in self.each_case():
+        def check(case):
             if "messages" in case:
                 with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as f:
                     json.dump(case["messages"], f)
@@ -60,6 +65,8 @@ class TestSmolLM2(unittest.TestCase):
             else:
                 got = PROGRAM.json(1, "tokenize", "--text", case["text"])
             self.assertEqual(got["ids"], case["ids"])
+
+        self.cases(check)
 
 
 if __name__ == "__main__":
