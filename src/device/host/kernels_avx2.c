@@ -1,7 +1,7 @@
 #include "device/host/vec_avx2.h"
 
 #define KERNELS            avx2
-#define LINEAR_TILES(X)    X(1, 6) X(2, 3) X(3, 2) X(4, 1) X(5, 1) X(6, 1)
+#define LINEAR_TILES(X)    X(1, 6) X(2, 2) X(3, 1) X(4, 1) X(5, 1) X(6, 1)
 #define LINEAR_TILE        6
 #define ATTENTION_TILES(X) X(1) X(2) X(3)
 #define ATTENTION_TILE     3

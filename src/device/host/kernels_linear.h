@@ -3,8 +3,8 @@
 #pragma once
 
 enum {
-    LINEAR_DEPTH = 256,  /* columns of one pass when several tiles share the weights */
-    LINEAR_AHEAD = 2048, /* bytes */
+    LINEAR_DEPTH = 256,   /* columns of one pass when several tiles share the weights */
+    LINEAR_AHEAD = 16384, /* bytes that are on their way from memory, all panels together */
 };
 
 struct block {
@@ -17,11 +17,20 @@ struct block {
     size_t size; /* floats */
 };
 
-/* Prefetching past the end of the panels continues where the next block's panels begin. */
-static size_t block_ahead(const struct block *b, int column) {
-    size_t element = dtype_size(b->job->dtype) * VEC_WIDTH;
-    bool near_end = (size_t)(b->job->cols - column) * element <= LINEAR_AHEAD;
-    return LINEAR_AHEAD + (near_end ? (size_t)(b->width - 1) * b->job->panel_bytes : 0);
+/* Bytes of a column of a panel. */
+static int column_bytes(const struct block *b) {
+    return VEC_WIDTH * (int)dtype_size(b->job->dtype);
+}
+
+/* The first column whose prefetch leaves the panel. From there on it goes where the next block's
+ * panels begin. */
+static int last_stretch(const struct block *b) {
+    return b->job->cols - LINEAR_AHEAD / b->width / column_bytes(b);
+}
+
+static size_t prefetch_ahead(const struct block *b, int column) {
+    size_t skip = column < last_stretch(b) ? 0 : (size_t)(b->width - 1) * b->job->panel_bytes;
+    return LINEAR_AHEAD / b->width + skip;
 }
 
 /* acc (+)= chain over columns [i, i + n) for every tile. Panels that the matrix does not have
@@ -29,7 +38,7 @@ static size_t block_ahead(const struct block *b, int column) {
 static void block_pass(const struct block *b, float *acc, int i, int n, bool resume) {
     const struct linear_job *job = b->job;
     const void *w[LINEAR_MAX_PANELS];
-    size_t column = (size_t)i * VEC_WIDTH * dtype_size(job->dtype);
+    size_t column = (size_t)i * column_bytes(b);
     for (int p = 0; p < b->width; p++) {
         int panel = b->panel + (p < b->n_panel ? p : b->n_panel - 1);
         w[p] = job->w + (size_t)panel * job->panel_bytes + column;
@@ -37,7 +46,7 @@ static void block_pass(const struct block *b, float *acc, int i, int n, bool res
     struct chain_args c = {.acc = acc,
                            .acc_step = (size_t)b->width * VEC_WIDTH,
                            .w = w,
-                           .ahead = block_ahead(b, i),
+                           .ahead = prefetch_ahead(b, i),
                            .n = n,
                            .resume = resume};
     for (int tile = b->tiles.first; tile < b->tiles.end; tile++) {
@@ -53,11 +62,11 @@ static void block_leaf(const struct block *b, float *acc, int first, int end) {
         memset(acc, 0, b->size * sizeof *acc);
     }
     int one_tile = b->tiles.end - b->tiles.first == 1;
-    int near_end = b->job->cols - LINEAR_AHEAD / VEC_WIDTH / (int)dtype_size(b->job->dtype);
+    int stretch = last_stretch(b);
     for (int i = first, n; i < end; i += n) {
         n = one_tile || end - i < LINEAR_DEPTH ? end - i : LINEAR_DEPTH;
-        if (i < near_end && i + n > near_end) {
-            n = near_end - i;
+        if (i < stretch && i + n > stretch) {
+            n = stretch - i;
         }
         block_pass(b, acc, i, n, i > first);
     }
