@@ -134,7 +134,7 @@ bool pool_init(struct pool *p, struct error *err) {
     const char *device = p->options.device ? p->options.device : "auto";
     struct message m = {.type = MESSAGE_INIT};
     if (strcmp(device, "cuda") == 0) {
-        return error_set(err, ERROR_UNSUPPORTED, "--device cuda: %s", p->ranks[0].device_why);
+        return error_set(err, ERROR_DEVICE, "--device cuda: %s", p->ranks[0].device_why);
     }
     if (!choose_isa(p, err)) {
         return false;

@@ -181,7 +181,6 @@ static bool handle_init(struct worker *w, const struct message *request, struct 
     if (!host_device_create(&options, &w->device, err)) {
         return false;
     }
-    w->device->n_sharer = w->options.facts.local_size;
     reply->type = MESSAGE_INIT_OK;
     return true;
 }
