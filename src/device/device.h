@@ -58,8 +58,8 @@ struct attention_shape {
 };
 
 /* One layer's KV pool: n_block blocks, each [n_kv_head][KV_BLOCK][head_dim] f32 for K and for V.
- * Host layout within a (block, head): K transposed [head_dim][KV_BLOCK], V [KV_BLOCK][head_dim_pad]
- * with head_dim padded to 16; sizes come from device_kv_block_bytes(). */
+ * Host layout within a (block, head): K transposed [head_dim_pad][KV_BLOCK], V
+ * [KV_BLOCK][head_dim_pad] with head_dim padded to 16; sizes come from device_kv_block_bytes(). */
 struct kv_layer {
     void *k; /* device */
     void *v; /* device */
@@ -119,8 +119,8 @@ struct device_ops {
     bool (*silu_mul)(struct device *, float *y, const float *gu, int n_tok, int dim,
                      struct error *);
     /* For every row: optional per-head RMSNorm of q and k (q_norm, k_norm [head_dim], NULL: none),
-     * rotate-half RoPE of q and k by the row's position, q left in place, k and v appended to the
-     * KV pool.
+     * rotate-half RoPE of q and k by the row's position, both in place, k and v appended to the KV
+     * pool.
      * qkv [M][(n_head + 2 n_kv_head) * head_dim] f32 device: q heads, k heads, v heads.
      * rope [n_position][head_dim] f32 device: cos in [0, head_dim/2), sin in the rest.
      * Rotation: a' = a*cos - b*sin, b' = b*cos + a*sin with a = x[i], b = x[i + head_dim/2];
@@ -134,7 +134,8 @@ struct device_ops {
      *   l_j = 16 lanes, lane i = ((e_i + e_{i+16}) + e_{i+32}) + e_{i+48}, then as in rmsnorm
      *   o_j[d] = chain over t of (e_t, v_t[d])
      * Blocks merge in order: m' = max(m, m_j), a = exp(m - m'), b = exp(m_j - m'),
-     *   l = fma(l_j, b, l * a), o[d] = fma(o_j[d], b, o[d] * a). out = o * (1 / l). */
+     *   l = fma(l_j, b, l * a), o[d] = fma(o_j[d], b, o[d] * a); the first is taken as it is.
+     * out = o * (1 / l). Positions past p count as e = +0. exp: device/host/vec_math.h. */
     bool (*attention)(struct device *, float *out, const float *qkv, const struct attention_shape *,
                       const struct seq_run *seqs, int n_seq, struct kv_layer, struct error *);
     /* Bytes of one KV block of K (and as many of V) for n_kv_head heads. */

@@ -114,6 +114,10 @@ static void reference_row(struct layer *l, int seq, int row, int pos) {
     }
 }
 
+enum {
+    POISON_LAST = -1
+}; /* as `odd`: the step's last token is NaN, which none before it may see */
+
 /* The next step: up to max_tok new tokens for every sequence, in rows that need not be in order. */
 static void next_step(struct random *r, struct layer *l, int max_tok, int odd) {
     drop_step(l);
@@ -132,7 +136,10 @@ static void next_step(struct random *r, struct layer *l, int max_tok, int odd) {
     l->qkv = malloc(n * sizeof(float));
     l->q_want = calloc(n_out, sizeof(float));
     l->want = calloc(n_out, sizeof(float));
-    fill_floats(r, l->qkv, n, odd);
+    fill_floats(r, l->qkv, n, odd > 0 ? odd : 0);
+    for (size_t i = n - stride(l); i < n && odd == POISON_LAST; i++) {
+        l->qkv[i] = NAN;
+    }
     for (int s = 0; s < l->n_seq; s++) {
         for (int t = 0; t < l->seqs[s].n_tok; t++) {
             reference_row(l, s, l->seqs[s].row + t, l->seqs[s].pos + t);
@@ -240,6 +247,22 @@ static void long_contexts(void **state) {
     drop_layer(&l);
 }
 
+static void later_tokens_are_not_seen(void **state) {
+    (void)state;
+    struct random r;
+    random_init(&r, 14);
+    for (int i = 0; i < 3; i++) {
+        struct layer l = make_layer(&r, 32, false);
+        struct pool p = make_pool(&l, isa_names[i], 2);
+        next_step(&r, &l, 90, POISON_LAST);
+        assert_true(l.n_row > 2 &&
+                    isfinite(l.want[(size_t)(l.n_row - 1) * l.shape.n_head * 32 - 1]));
+        check_step(&l, &p);
+        drop_pool(&p);
+        drop_layer(&l);
+    }
+}
+
 static void close_to_double(void **state) {
     (void)state;
     enum { N = 150, DIM = 64 };
@@ -286,9 +309,8 @@ static void wrong_shapes_are_refused(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_isa_equals_the_reference),
-        cmocka_unit_test(long_contexts),
-        cmocka_unit_test(close_to_double),
+        cmocka_unit_test(every_isa_equals_the_reference), cmocka_unit_test(long_contexts),
+        cmocka_unit_test(later_tokens_are_not_seen),      cmocka_unit_test(close_to_double),
         cmocka_unit_test(wrong_shapes_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
