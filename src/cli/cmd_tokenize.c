@@ -9,6 +9,7 @@
 
 #include "cli/command.h"
 #include "cli/launch_env.h"
+#include "format/show.h"
 #include "text/chat.h"
 #include "text/tokenizer.h"
 
@@ -156,8 +157,8 @@ static bool read_json(const char *path, json_t **out, struct error *err) {
     *out =
         json_loadb((const char *)text.data, text.size, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &e);
     buffer_finish(&text);
-    return *out ||
-           error_set(err, ERROR_JSON, "%s: line %d, column %d: %s", path, e.line, e.column, e.text);
+    return *out || error_set(err, ERROR_JSON, "%s: line %d, column %d: %s", show_path(path).text,
+                             e.line, e.column, show_text(e.text).text);
 }
 
 /* Renders --chat (and --tools) to text. */

@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <string.h>
 
+#include "format/show.h"
 #include "text/chat_impl.h"
 #include "text/json_field.h"
 
@@ -105,8 +106,8 @@ bool chat_tool_calls(const struct chat_message *m, const json_t **out, struct er
 }
 
 bool chat_refuse_role(const struct chat_message *m, const char *supported, struct error *err) {
-    return error_set(err, ERROR_UNSUPPORTED, "messages[%zu].role: \"%.40s\" (%s)", m->index,
-                     m->role.p, supported);
+    return error_set(err, ERROR_UNSUPPORTED, "messages[%zu].role: \"%s\" (%s)", m->index,
+                     show_text(m->role.p).text, supported);
 }
 
 /* ---- plain ChatML ---- */

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "format/show.h"
 #include "text/json_field.h"
 
 /* What ByteLevel cuts by when use_regex is true. */
@@ -42,8 +43,8 @@ static bool build_split(struct builder *b, const json_t *json, const char *path,
         return false;
     }
     if (strcmp(json_string_value(behavior), "Isolated") != 0) {
-        return error_set(err, ERROR_UNSUPPORTED, "%s.behavior: \"%.40s\" (Isolated is supported)",
-                         path, json_string_value(behavior));
+        return error_set(err, ERROR_UNSUPPORTED, "%s.behavior: \"%s\" (Isolated is supported)",
+                         path, show_text(json_string_value(behavior)).text);
     }
     if (invert) {
         return error_set(err, ERROR_UNSUPPORTED, "%s.invert: true", path);
@@ -109,7 +110,8 @@ static bool build(struct builder *b, const json_t *json, const char *path, int d
         return false;
     }
     if (b->byte_level) {
-        return error_set(err, ERROR_UNSUPPORTED, "%s: \"%.40s\" after ByteLevel", path, type);
+        return error_set(err, ERROR_UNSUPPORTED, "%s: \"%s\" after ByteLevel", path,
+                         show_text(type).text);
     }
     if (strcmp(type, "Sequence") == 0) {
         return build_sequence(b, json, path, depth, err);
@@ -124,8 +126,8 @@ static bool build(struct builder *b, const json_t *json, const char *path, int d
         return build_byte_level(b, json, path, err);
     }
     return error_set(err, ERROR_UNSUPPORTED,
-                     "%s: \"%.40s\" (Sequence, Split, Digits and ByteLevel are supported)", path,
-                     type);
+                     "%s: \"%s\" (Sequence, Split, Digits and ByteLevel are supported)", path,
+                     show_text(type).text);
 }
 
 bool pretokenizer_init(struct pretokenizer *p, const json_t *json, const char *path,

@@ -2,6 +2,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "format/show.h"
 #include "text/json_field.h"
 #include "text/tokenizer_impl.h"
 
@@ -61,7 +62,7 @@ static bool load_config(struct tokenizer *t, const char *path, struct error *err
     ok = ok && load_chat_template(t, json_object_get(config, "chat_template"), err) &&
          load_bos(t, json_object_get(config, "bos_token"), err);
     json_decref(config);
-    return ok || error_wrap(err, "%s", path);
+    return ok || error_wrap(err, "%s", show_path(path).text);
 }
 
 /* Newer checkpoints keep the template in a file of its own, which then counts. */

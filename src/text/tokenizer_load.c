@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "format/show.h"
 #include "text/json_field.h"
 #include "text/tokenizer_impl.h"
 #include "text/unicode.h"
@@ -19,8 +20,8 @@ bool tokenizer_read_json(const char *path, size_t limit, json_t **out, struct er
     *out =
         json_loadb((const char *)text.data, text.size, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &e);
     buffer_finish(&text);
-    return *out ||
-           error_set(err, ERROR_JSON, "%s: line %d, column %d: %s", path, e.line, e.column, e.text);
+    return *out || error_set(err, ERROR_JSON, "%s: line %d, column %d: %s", show_path(path).text,
+                             e.line, e.column, show_text(e.text).text);
 }
 
 static bool push_added(struct tokenizer *t, const json_t *content, int32_t id, bool lstrip,
@@ -106,7 +107,8 @@ static bool load_normalizer(struct tokenizer *t, const json_t *n, const char *pa
         return true;
     }
     if (strcmp(type, "Sequence") != 0 || depth > 3) {
-        return error_set(err, ERROR_UNSUPPORTED, "%s: \"%.40s\" (NFC is supported)", path, type);
+        return error_set(err, ERROR_UNSUPPORTED, "%s: \"%s\" (NFC is supported)", path,
+                         show_text(type).text);
     }
     json_t *list;
     if (!json_field_get(n, path, "normalizers", JSON_ARRAY, false, &list, err)) {
@@ -126,11 +128,11 @@ static bool load_normalizer(struct tokenizer *t, const json_t *n, const char *pa
 static bool push_template_token(struct tokenizer *t, const json_t *processor, const json_t *name,
                                 const char *path, struct token_list *out, struct error *err) {
     const json_t *special = json_object_get(processor, "special_tokens");
-    const json_t *entry = json_object_get(special, name ? json_string_value(name) : "");
+    const json_t *entry = json_object_get(special, json_string_value(name));
     json_t *ids;
     if (!entry) {
-        return error_set(err, ERROR_TOKENIZER, "%s: \"%.40s\" is not in special_tokens", path,
-                         name ? json_string_value(name) : "");
+        return error_set(err, ERROR_TOKENIZER, "%s: \"%s\" is not in special_tokens", path,
+                         show_text(json_string_value(name)).text);
     }
     if (!json_field_get(entry, path, "ids", JSON_ARRAY, false, &ids, err)) {
         return false;
@@ -191,8 +193,8 @@ static bool load_post_processor(struct tokenizer *t, const json_t *p, const char
     }
     if (strcmp(type, "Sequence") != 0 || depth > 3) {
         return error_set(err, ERROR_UNSUPPORTED,
-                         "%s: \"%.40s\" (ByteLevel and TemplateProcessing are supported)", path,
-                         type);
+                         "%s: \"%s\" (ByteLevel and TemplateProcessing are supported)", path,
+                         show_text(type).text);
     }
     json_t *list;
     if (!json_field_get(p, path, "processors", JSON_ARRAY, false, &list, err)) {
@@ -216,7 +218,8 @@ static bool check_decoder(const json_t *root, struct error *err) {
         return false;
     }
     return strcmp(type, "ByteLevel") == 0 ||
-           error_set(err, ERROR_UNSUPPORTED, "decoder: \"%.40s\" (ByteLevel is supported)", type);
+           error_set(err, ERROR_UNSUPPORTED, "decoder: \"%s\" (ByteLevel is supported)",
+                     show_text(type).text);
 }
 
 static bool load_root(struct tokenizer *t, const json_t *root, int vocab, struct error *err) {
@@ -247,7 +250,7 @@ bool tokenizer_load(struct tokenizer **out, const char *dir, int vocab, struct e
         goto out;
     }
     if (!load_root(t, root, vocab, err)) {
-        error_wrap(err, "%s", (const char *)path.data);
+        error_wrap(err, "%s", show_path((const char *)path.data).text);
         goto out;
     }
     if (!tokenizer_load_config(t, dir, err)) {

@@ -1,6 +1,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "format/show.h"
 #include "text/json_field.h"
 #include "text/tokenizer_impl.h"
 
@@ -28,8 +29,8 @@ static bool check_model(const json_t *model, struct error *err) {
         return false;
     }
     if (type && strcmp(json_string_value(type), "BPE") != 0) {
-        return error_set(err, ERROR_UNSUPPORTED, "model.type: \"%.40s\" (BPE is supported)",
-                         json_string_value(type));
+        return error_set(err, ERROR_UNSUPPORTED, "model.type: \"%s\" (BPE is supported)",
+                         show_text(json_string_value(type)).text);
     }
     static const char *const affixes[] = {"continuing_subword_prefix", "end_of_word_suffix"};
     for (int i = 0; i < 2; i++) {
@@ -38,8 +39,8 @@ static bool check_model(const json_t *model, struct error *err) {
             return false;
         }
         if (json_string_length(affix) > 0) {
-            return error_set(err, ERROR_UNSUPPORTED, "model.%s: \"%.40s\"", affixes[i],
-                             json_string_value(affix));
+            return error_set(err, ERROR_UNSUPPORTED, "model.%s: \"%s\"", affixes[i],
+                             show_text(json_string_value(affix)).text);
         }
     }
     bool byte_fallback;
@@ -70,8 +71,7 @@ static bool init_vocab(struct tokenizer *t, json_t *vocab, const json_t *added, 
     json_t *value;
     json_object_foreach(vocab, key, value) {
         if (!tokenizer_read_id(value, "model.vocab", limit, &id, err)) {
-            snprintf(path, sizeof path, "token \"%.40s\"", key);
-            return error_wrap(err, "%s", path);
+            return error_wrap(err, "token \"%s\"", show_text(key).text);
         }
         largest = id > largest ? id : largest;
     }
@@ -108,7 +108,7 @@ static bool fill_vocab(struct tokenizer *t, json_t *vocab, struct error *err) {
                        inside ? (char *)bytes.data : key, inside ? bytes.size : n,
                        inside ? VOCAB_MODEL : 0, err);
         if (!ok) {
-            error_wrap(err, "model.vocab: token \"%.40s\"", key);
+            error_wrap(err, "model.vocab: token \"%s\"", show_text(key).text);
             break;
         }
     }
@@ -135,8 +135,8 @@ static bool merge_halves(const json_t *merge, const char *half[2], size_t n[2], 
     }
     const char *space = strchr(text, ' ');
     if (!space || strchr(space + 1, ' ')) {
-        return error_set(err, ERROR_TOKENIZER, "\"%.40s\" is not two parts with a space between",
-                         text);
+        return error_set(err, ERROR_TOKENIZER, "\"%s\" is not two parts with a space between",
+                         show_text(text).text);
     }
     half[0] = text;
     n[0] = (size_t)(space - text);
@@ -160,8 +160,8 @@ static bool add_merge(struct tokenizer *t, const json_t *merge, uint32_t rank,
             return false;
         }
         if (!inside || scratch->size == cut) {
-            return error_set(err, ERROR_TOKENIZER, "its %s part \"%.40s\" is not in model.vocab",
-                             i == 0 ? "first" : "second", half[i]);
+            return error_set(err, ERROR_TOKENIZER, "its %s part \"%s\" is not in model.vocab",
+                             i == 0 ? "first" : "second", show_text(half[i]).text);
         }
         cut = i == 0 ? scratch->size : cut;
     }
@@ -202,9 +202,8 @@ bool tokenizer_load_model(struct tokenizer *t, const json_t *root, const json_t 
     if (unk) {
         const json_t *id = json_object_get(vocab, json_string_value(unk));
         if (!id) {
-            return error_set(err, ERROR_TOKENIZER,
-                             "model.unk_token: \"%.40s\" is not in model.vocab",
-                             json_string_value(unk));
+            return error_set(err, ERROR_TOKENIZER, "model.unk_token: \"%s\" is not in model.vocab",
+                             show_text(json_string_value(unk)).text);
         }
         t->bpe.unk_id = (int32_t)json_integer_value(id);
     }
