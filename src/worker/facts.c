@@ -79,7 +79,7 @@ static double cgroup_cores(void) {
         read_cgroup("/cpu", "cpu", "cpu.cfs_period_us", &period, &unused) == 1 && period > 0) {
         return quota / period;
     }
-    return INFINITY;
+    return (double)INFINITY;
 }
 
 /* ---- cores ---- */

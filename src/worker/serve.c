@@ -140,7 +140,7 @@ bool worker_serve(struct worker *w, struct transport *t, struct error *err) {
     worker_set_progress(w, &progress);
     while (ok && !done) {
         struct frame f;
-        ok = transport_receive(t, 0, TRANSPORT_ANY_SIDE, INFINITY, &f, err);
+        ok = transport_receive(t, 0, TRANSPORT_ANY_SIDE, (double)INFINITY, &f, err);
         if (ok) {
             ok = serve_frame(&s, &f, &done, err);
         } else if (err->kind == ERROR_PROTOCOL) {
