@@ -17,7 +17,8 @@ import subprocess
 import tempfile
 import time
 
-TOOLS = ["munged", "mungekey", "slurmctld", "slurmd", "srun", "sbatch", "sinfo", "squeue", "scancel"]
+TOOLS = ["munged", "mungekey", "slurmctld", "slurmd", "srun", "sbatch", "sinfo", "squeue", "scancel",
+         "scontrol"]
 PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 PR_SET_PDEATHSIG = 1
 
@@ -106,6 +107,18 @@ class Cluster:
         options.setdefault("stdin", subprocess.DEVNULL)
         return subprocess.run(command, timeout=timeout, text=True, capture_output=True, check=False,
                               **options)
+
+    def wait_for_job(self, job, seconds):
+        """The exit code of a batch job once it has ended. (`sbatch --wait` looks every few seconds.)"""
+        facts = {}
+
+        def ended():
+            shown = self.run(["scontrol", "--oneliner", "show", "job", job]).stdout
+            facts.update(word.split("=", 1) for word in shown.split() if "=" in word)
+            return facts.get("JobState") in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
+
+        self._wait(ended, seconds, f"job {job} did not end")
+        return int(facts["ExitCode"].split(":")[0])
 
     def _start(self):
         for name in ("run", "state", "log"):
@@ -200,7 +213,7 @@ SlurmctldTimeout=30
 SlurmdTimeout=30
 InactiveLimit=0
 MinJobAge=30
-KillWait=5
+KillWait=1
 {nodes}
 PartitionName=lab Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
