@@ -52,9 +52,13 @@ struct lead_context {
     struct session session;
 };
 
+/* The configuration comes first: it says which ids there are. */
 static bool open_tokenizer(struct session *s, bool required, struct error *err) {
+    struct model_config config;
     struct error ignored;
-    return tokenizer_load(&s->tokenizer, s->model, 0, required ? err : &ignored) || !required;
+    return model_config_load(&config, s->model, err) &&
+           (tokenizer_load(&s->tokenizer, s->model, config.vocab, required ? err : &ignored) ||
+            !required);
 }
 
 static bool lead(struct pool *pool, void *user, struct error *err) {

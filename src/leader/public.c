@@ -52,8 +52,10 @@ static bool open_local(struct lockstep *l, MPI_Comm comm, const struct lockstep_
 
 static bool open_leader(struct lockstep *l, const struct lockstep_options *o, struct error *err) {
     struct engine_options engine = {.dir = o->model, .ctx = o->ctx, .max_seqs = 1};
+    struct model_config config;
     return pool_create(&l->pool, &l->options, err) && pool_start(l->pool, err) &&
-           tokenizer_load(&l->tokenizer, o->model, 0, err) &&
+           model_config_load(&config, o->model, err) &&
+           tokenizer_load(&l->tokenizer, o->model, config.vocab, err) &&
            engine_open(&l->engine, l->pool, &engine, err);
 }
 

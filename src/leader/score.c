@@ -11,7 +11,7 @@ enum { ROWS = 32 }; /* logits of so many positions are held at once */
 
 /* log softmax(logits)[id], in f64. NaN where the logits are. */
 static double log_probability(const float *logits, int vocab, int32_t id) {
-    double most = -INFINITY, sum = 0;
+    double most = -HUGE_VAL, sum = 0;
     for (int i = 0; i < vocab; i++) {
         double x = (double)logits[i];
         most = x > most || isnan(x) ? x : most;
