@@ -16,13 +16,13 @@ LOCKSTEP, MPIRUN = sys.argv[1:3]
 MARK = f"LOCKSTEP_TEST_MARK={os.getpid()}"
 
 
-def run(*args, np=None, env=None, program=LOCKSTEP):
-    command = [program, *args] if np is None else [MPIRUN, "-n", str(np), program, *args]
+def run(*args, np=None, env=None, stdout=subprocess.PIPE):
+    command = [LOCKSTEP, *args] if np is None else [MPIRUN, "-n", str(np), LOCKSTEP, *args]
     key, value = MARK.split("=")
     # Open MPI leaks from modules that it unloads; leaks of our own show in the unit suite.
     full = {"ASAN_OPTIONS": "detect_leaks=0", **os.environ, key: value, **(env or {})}
-    return subprocess.run(command, env=full, capture_output=True, text=True, timeout=60,
-                          stdin=subprocess.DEVNULL)
+    return subprocess.run(command, env=full, stdout=stdout, stderr=subprocess.PIPE, text=True,
+                          timeout=60, stdin=subprocess.DEVNULL)
 
 
 def left_over():
@@ -210,11 +210,8 @@ class Check(unittest.TestCase):
         self.assertEqual(done.returncode, 2, done.stderr)
         self.assertIn("lockstep: io: --trace-rpc: /nonexistent/trace", done.stderr)
         with open("/dev/full", "w", encoding="utf-8") as full:
-            done = subprocess.run([LOCKSTEP, "--help"], stdout=full, stderr=subprocess.PIPE,
-                                  text=True, timeout=60)
-            self.assertEqual(done.returncode, 2)
-            done = subprocess.run([LOCKSTEP, "check"], stdout=full, stderr=subprocess.PIPE,
-                                  text=True, timeout=60)
+            self.assertEqual(run("--help", stdout=full).returncode, 2)
+            done = run("check", stdout=full)
             self.assertEqual(done.returncode, 2)
             self.assertIn("standard output", done.stderr)
 
