@@ -6,6 +6,7 @@
 
 #include "cli/launch.h"
 #include "cli/session.h"
+#include "cli/stdio_util.h"
 #include "leader/generate.h"
 #include "text/chat.h"
 
@@ -27,7 +28,7 @@ struct generate_options {
     struct token_list prompt_ids;
 };
 
-enum { N_OWN = 20, DEFAULT_MAX_TOKENS = 128 };
+enum { N_OWN = 25, DEFAULT_MAX_TOKENS = 128 };
 
 static int options_table(struct generate_options *o, struct option *table) {
     struct sampling *s = &o->sampling;
@@ -149,10 +150,10 @@ static int options_table(struct generate_options *o, struct option *table) {
          .value = &o->stats,
          .help = "times and rates, on stderr"},
     };
-    int n = (int)(sizeof own / sizeof own[0]);
+    _Static_assert(sizeof own / sizeof own[0] == N_OWN, "the table has room for them");
     memcpy(table, own, sizeof own);
-    common_options_table(&o->common, table + n);
-    return n + COMMON_OPTION_COUNT;
+    common_options_table(&o->common, table + N_OWN);
+    return N_OWN + COMMON_OPTION_COUNT;
 }
 
 static bool check_options(struct generate_options *o, int n_arg, const char **args,
@@ -218,7 +219,7 @@ static bool render_chat(const struct generate_options *o, const struct tokenizer
 static bool encode_text(struct generate_options *o, const struct tokenizer *t, struct error *err) {
     struct buffer text = {0}, rendered = {0};
     bool ok = o->prompt ? buffer_append(&text, o->prompt, strlen(o->prompt), err)
-                        : session_read_text(o->prompt_file, &text, err);
+                        : stdio_read(o->prompt_file, &text, err);
     if (ok && text.size == 0) {
         ok = error_set(err, ERROR_INPUT, "the prompt is empty: there is nothing to continue");
     }
@@ -241,38 +242,20 @@ static bool write_text(void *user, const char *text, size_t n) {
     return fwrite(text, 1, n, stdout) == n && fflush(stdout) == 0;
 }
 
-static json_t *ids_json(const int32_t *ids, size_t n) {
-    json_t *list = json_array();
-    for (size_t i = 0; i < n; i++) {
-        json_array_append_new(list, json_integer(ids[i]));
-    }
-    return list;
-}
-
 /* JSON text must be UTF-8; a model that stopped inside a character leaves U+FFFD, never a bad byte.
  */
 static json_t *result_json(const struct generate_options *o, const struct session *s,
                            const struct generate_result *r) {
     double decoded = r->ids.n > 1 ? (double)(r->ids.n - 1) : 0;
-    return json_pack(
-        "{s:o, s:o, s:s%, s:s, s:{s:f, s:f, s:f, s:f, s:f}}", "prompt_ids",
-        ids_json(o->prompt_ids.ids, o->prompt_ids.n), "ids", ids_json(r->ids.ids, r->ids.n), "text",
-        r->text.data ? (const char *)r->text.data : "", r->text.size, "finish_reason",
-        finish_reason_name(r->finish), "timings", "load_s", engine_load_seconds(s->engine),
-        "prefill_s", r->prefill_seconds, "decode_s", r->decode_seconds, "prefill_tok_s",
-        r->prefill_seconds > 0 ? (double)o->prompt_ids.n / r->prefill_seconds : 0.0, "decode_tok_s",
-        r->decode_seconds > 0 ? decoded / r->decode_seconds : 0.0);
-}
-
-static bool print_json(json_t *object, struct error *err) {
-    char *text = object ? json_dumps(object, JSON_REAL_PRECISION(9)) : NULL;
-    json_decref(object);
-    if (!text) {
-        return error_set(err, ERROR_MEMORY, "cannot build the JSON output");
-    }
-    bool ok = puts(text) >= 0 && fflush(stdout) == 0;
-    free(text);
-    return ok || error_set(err, ERROR_IO, "cannot write to standard output");
+    return json_pack("{s:o, s:o, s:s%, s:s, s:{s:f, s:f, s:f, s:f, s:f}}", "prompt_ids",
+                     stdio_ids_json(o->prompt_ids.ids, o->prompt_ids.n), "ids",
+                     stdio_ids_json(r->ids.ids, r->ids.n), "text",
+                     r->text.data ? (const char *)r->text.data : "", r->text.size, "finish_reason",
+                     finish_reason_name(r->finish), "timings", "load_s",
+                     engine_load_seconds(s->engine), "prefill_s", r->prefill_seconds, "decode_s",
+                     r->decode_seconds, "prefill_tok_s",
+                     r->prefill_seconds > 0 ? (double)o->prompt_ids.n / r->prefill_seconds : 0.0,
+                     "decode_tok_s", r->decode_seconds > 0 ? decoded / r->decode_seconds : 0.0);
 }
 
 static void print_stats(const struct generate_options *o, const struct session *s,
@@ -311,10 +294,10 @@ static bool run_loaded(void *user, struct session *s, struct error *err) {
     }
     bool ok = true;
     if (o->json) {
-        ok = print_json(result_json(o, s, &result), err);
+        ok = stdio_print_json(result_json(o, s, &result), JSON_REAL_PRECISION(9), err);
     } else if (s->tokenizer) {
-        ok = (putchar('\n') != EOF && fflush(stdout) == 0) ||
-             error_set(err, ERROR_IO, "cannot write to standard output");
+        putchar('\n');
+        ok = stdio_flush(err);
     }
     if (o->stats) {
         print_stats(o, s, &result);
@@ -328,7 +311,7 @@ static bool run_loaded(void *user, struct session *s, struct error *err) {
 
 static bool run_generate(const struct command *self, int argc, char **argv, struct error *err) {
     struct generate_options o = {0};
-    struct option table[N_OWN + COMMON_OPTION_COUNT + 8];
+    struct option table[N_OWN + COMMON_OPTION_COUNT];
     const char *args[1];
     int n_arg, n = options_table(&o, table);
     if (!options_parse(table, n, argc, argv, args, 1, &n_arg, err)) {

@@ -7,6 +7,7 @@
 
 #include "cli/command.h"
 #include "cli/launch_env.h"
+#include "cli/stdio_util.h"
 #include "format/safetensors.h"
 #include "format/show.h"
 #include "model/config.h"
@@ -305,9 +306,7 @@ static bool show_json(const struct plan *p, const int32_t *np, int n, struct err
     if (root && p->has_memory) {
         json_object_set_new(root, "memory", json_integer((json_int_t)p->memory));
     }
-    bool ok = root && json_dumpf(root, stdout, JSON_INDENT(2)) == 0 && putchar('\n') != EOF;
-    json_decref(root);
-    return ok || error_set(err, ERROR_IO, "cannot write the plan");
+    return stdio_print_json(root, JSON_INDENT(2), err);
 }
 
 static bool show_text_plan(const struct plan *p, const int32_t *np, int n, struct error *err) {
@@ -317,7 +316,7 @@ static bool show_text_plan(const struct plan *p, const int32_t *np, int n, struc
             return false;
         }
     }
-    return fflush(stdout) == 0 || error_set(err, ERROR_IO, "cannot write the plan");
+    return stdio_flush(err);
 }
 
 static bool parse_np(const char *text, int32_t **out, int *n_out, struct error *err) {

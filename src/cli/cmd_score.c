@@ -6,6 +6,7 @@
 
 #include "cli/launch.h"
 #include "cli/session.h"
+#include "cli/stdio_util.h"
 #include "leader/generate.h"
 
 struct score_options {
@@ -87,7 +88,7 @@ static bool prepare(void *user, struct session *session, struct error *err) {
         return ok;
     }
     ok = (o->text ? buffer_append(&text, o->text, strlen(o->text), err)
-                  : session_read_text(o->file, &text, err)) &&
+                  : stdio_read(o->file, &text, err)) &&
          tokenizer_encode(session->tokenizer, (const char *)text.data, text.size, true, &o->tokens,
                           err);
     buffer_finish(&text);
@@ -144,23 +145,17 @@ static struct summary summarise(const struct score_options *o, const struct sess
 static bool print_json(const struct score_options *o, const struct summary *m,
                        const struct score_result *r, struct error *err) {
     char hash[24];
-    json_t *ids = json_array(), *logprobs = json_array();
-    for (size_t i = 0; i < o->tokens.n; i++) {
-        json_array_append_new(ids, json_integer(o->tokens.ids[i]));
-    }
+    json_t *logprobs = json_array();
     for (int i = 0; i < r->n; i++) {
         json_array_append_new(logprobs, number(r->logprobs[i]));
     }
     snprintf(hash, sizeof hash, "%016llx", (unsigned long long)r->hash);
-    json_t *object = json_pack("{s:o, s:o, s:i, s:I, s:o, s:o, s:o, s:s}", "ids", ids, "logprobs",
-                               logprobs, "tokens", r->n, "bytes", (json_int_t)m->bytes, "mean_nll",
+    json_t *object = json_pack("{s:o, s:o, s:i, s:I, s:o, s:o, s:o, s:s}", "ids",
+                               stdio_ids_json(o->tokens.ids, o->tokens.n), "logprobs", logprobs,
+                               "tokens", r->n, "bytes", (json_int_t)m->bytes, "mean_nll",
                                number(m->nll), "perplexity", number(m->perplexity), "bits_per_byte",
                                number(m->bits_per_byte), "logits_hash", hash);
-    char *text = object ? json_dumps(object, JSON_REAL_PRECISION(12)) : NULL;
-    json_decref(object);
-    bool ok = text && puts(text) >= 0;
-    free(text);
-    return ok || error_set(err, ERROR_IO, "cannot write the JSON output");
+    return stdio_print_json(object, JSON_REAL_PRECISION(12), err);
 }
 
 static void print_table(const struct score_options *o, const struct session *s,
@@ -204,7 +199,7 @@ static bool run_loaded(void *user, struct session *s, struct error *err) {
     } else if (ok) {
         print_table(o, s, &m, &r);
     }
-    ok = ok && (fflush(stdout) == 0 || error_set(err, ERROR_IO, "cannot write to standard output"));
+    ok = ok && stdio_flush(err);
     score_result_finish(&r);
     return ok;
 }

@@ -9,6 +9,7 @@
 
 #include "cli/command.h"
 #include "cli/launch_env.h"
+#include "cli/stdio_util.h"
 #include "format/show.h"
 #include "text/chat.h"
 #include "text/tokenizer.h"
@@ -122,45 +123,6 @@ static bool parse(struct tokenize_options *o, struct option *table, int argc, ch
 
 /* ---- input ---- */
 
-static bool read_stdin(struct buffer *out, struct error *err) {
-    for (;;) {
-        if (out->size > MAX_INPUT_BYTES) {
-            return error_set(err, ERROR_INPUT, "standard input: more than %d bytes",
-                             MAX_INPUT_BYTES);
-        }
-        if (!buffer_reserve(out, 65536, err)) {
-            return false;
-        }
-        ssize_t n = read(STDIN_FILENO, out->data + out->size, 65536);
-        if (n < 0) {
-            return error_set(err, ERROR_IO, "standard input: %s", strerror(errno));
-        }
-        if (n == 0) {
-            return true;
-        }
-        out->size += (size_t)n;
-    }
-}
-
-static bool read_input(const char *path, struct buffer *out, struct error *err) {
-    return strcmp(path, "-") == 0 ? read_stdin(out, err)
-                                  : buffer_read_file(out, path, MAX_INPUT_BYTES, err);
-}
-
-static bool read_json(const char *path, json_t **out, struct error *err) {
-    struct buffer text = {0};
-    json_error_t e;
-    if (!read_input(path, &text, err)) {
-        buffer_finish(&text);
-        return false;
-    }
-    *out =
-        json_loadb((const char *)text.data, text.size, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &e);
-    buffer_finish(&text);
-    return *out || error_set(err, ERROR_JSON, "%s: line %d, column %d: %s", show_path(path).text,
-                             e.line, e.column, show_text(e.text).text);
-}
-
 /* Renders --chat (and --tools) to text. */
 static bool render_chat(const struct tokenize_options *o, const struct tokenizer *t,
                         struct buffer *out, struct error *err) {
@@ -170,8 +132,8 @@ static bool render_chat(const struct tokenize_options *o, const struct tokenizer
     const struct chat_options chat = {.add_generation_prompt = !o->no_generation_prompt,
                                       .enable_thinking = !o->no_thinking,
                                       .date = o->date};
-    bool ok = chat_template_detect(t, &template, err) && read_json(o->chat, &messages, err) &&
-              (!o->tools || read_json(o->tools, &tools, err)) &&
+    bool ok = chat_template_detect(t, &template, err) && stdio_read_json(o->chat, &messages, err) &&
+              (!o->tools || stdio_read_json(o->tools, &tools, err)) &&
               (chat_render(template, messages, tools, &chat, tokenizer_bos_token(t), out, err) ||
                error_wrap(err, "%s", o->chat));
     json_decref(messages);
@@ -190,20 +152,12 @@ static void print_ids(const struct token_list *ids) {
 
 /* {"ids": [...], "text": "..."}; text NULL leaves it out. */
 static bool print_json(const struct token_list *ids, const struct buffer *text, struct error *err) {
-    json_t *list = json_array();
-    json_t *object = json_object();
-    for (size_t i = 0; i < ids->n; i++) {
-        json_array_append_new(list, json_integer(ids->ids[i]));
-    }
-    json_object_set_new(object, "ids", list);
+    json_t *object = json_pack("{s:o}", "ids", stdio_ids_json(ids->ids, ids->n));
     if (text) {
         json_object_set_new(object, "text",
                             json_stringn(text->data ? (const char *)text->data : "", text->size));
     }
-    bool ok = object && json_dumpf(object, stdout, JSON_COMPACT) == 0;
-    putchar('\n');
-    json_decref(object);
-    return ok || error_set(err, ERROR_IO, "standard output: cannot write the JSON");
+    return stdio_print_json(object, JSON_COMPACT, err);
 }
 
 /* ---- the two directions ---- */
@@ -215,7 +169,7 @@ static bool run_encode(const struct tokenize_options *o, const struct tokenizer 
     bool ok = false;
 
     if (o->has_text   ? !buffer_append(&text, o->text, strlen(o->text), err)
-        : o->has_file ? !read_input(o->file, &text, err)
+        : o->has_file ? !stdio_read(o->file, &text, err)
                       : !render_chat(o, t, &text, err)) {
         goto out;
     }

@@ -7,8 +7,6 @@
 #include "base/log.h"
 #include "cli/launch.h"
 
-enum { MAX_TEXT_BYTES = 256 << 20 };
-
 /* ---- progress while loading: a line that is rewritten on a terminal, nothing in a log ---- */
 
 static bool wants_progress(const struct common_options *c) {
@@ -84,26 +82,4 @@ bool session_run(const struct common_options *common, const struct session_job *
     c.session.common = common;
     c.session.model = common_model(common);
     return launch_run(common, lead, &c, err);
-}
-
-static bool read_stdin(struct buffer *out, struct error *err) {
-    for (;;) {
-        if (!buffer_reserve(out, 1 << 16, err)) {
-            return false;
-        }
-        ssize_t n = read(STDIN_FILENO, out->data + out->size, 1 << 16);
-        if (n <= 0) {
-            return n == 0 || error_set(err, ERROR_IO, "standard input cannot be read");
-        }
-        out->size += (size_t)n;
-        if (out->size > MAX_TEXT_BYTES) {
-            return error_set(err, ERROR_INPUT, "standard input: more than %d bytes",
-                             MAX_TEXT_BYTES);
-        }
-    }
-}
-
-bool session_read_text(const char *path, struct buffer *out, struct error *err) {
-    return strcmp(path, "-") == 0 ? read_stdin(out, err)
-                                  : buffer_read_file(out, path, MAX_TEXT_BYTES, err);
 }

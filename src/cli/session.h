@@ -27,6 +27,3 @@ struct session_job {
  * Errors: all that may go wrong from MPI_Init to the end. */
 bool session_run(const struct common_options *common, const struct session_job *job,
                  struct error *err);
-
-/* Text of a file, or of stdin for "-": UTF-8 is checked by the tokenizer. Errors: IO. */
-bool session_read_text(const char *path, struct buffer *out, struct error *err);

@@ -1,0 +1,24 @@
+/* What commands read and print: text from a file or standard input, JSON and plain text to stdout.
+ * A result that could not be written is an error: a full disk must not look like success. */
+#pragma once
+
+#include <jansson.h>
+
+#include "base/buffer.h"
+#include "text/tokenizer.h"
+
+/* A file's text, or standard input's for "-"; at most 256 MiB. Errors: IO, INPUT, MEMORY. */
+bool stdio_read(const char *path, struct buffer *out, struct error *err);
+
+/* The JSON of a file, or of standard input for "-". Errors: stdio_read's, JSON. */
+bool stdio_read_json(const char *path, json_t **out, struct error *err);
+
+/* Prints an object (takes it over; NULL: it could not be built) with json_dumps' flags, and a
+ * newline. Errors: MEMORY, IO. */
+bool stdio_print_json(json_t *object, size_t flags, struct error *err);
+
+/* Flushes stdout. Errors: IO, where anything since the start could not be written. */
+bool stdio_flush(struct error *err);
+
+/* A JSON array of token ids. */
+json_t *stdio_ids_json(const int32_t *ids, size_t n);
