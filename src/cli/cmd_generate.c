@@ -28,7 +28,7 @@ struct generate_options {
     struct token_list prompt_ids;
 };
 
-enum { N_OWN = 25, DEFAULT_MAX_TOKENS = 128 };
+enum { N_OWN = 23, DEFAULT_MAX_TOKENS = 128 };
 
 static int options_table(struct generate_options *o, struct option *table) {
     struct sampling *s = &o->sampling;

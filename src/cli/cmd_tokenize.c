@@ -1,11 +1,9 @@
 /* lockstep tokenize: text or a chat to token ids, and ids back to text. Reads the tokenizer's files
  * alone; starts no ranks. */
-#include <errno.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "cli/command.h"
 #include "cli/launch_env.h"
@@ -13,8 +11,6 @@
 #include "format/show.h"
 #include "text/chat.h"
 #include "text/tokenizer.h"
-
-enum { MAX_INPUT_BYTES = 1 << 30 };
 
 struct tokenize_options {
     struct common_options common;

@@ -54,6 +54,9 @@ static void prepare_environment(void) {
     struct launch_env env = launch_env_read();
     if (env.launcher == LAUNCHER_NONE && !env.has_pmix) {
         set_default("OMPI_MCA_ess_singleton_isolated", "1"); /* no daemon beside it */
+        /* Its directory in /tmp has one name for all isolated singletons of a user: two that start
+         * at once fail at each other's mkdir. It is for files that nobody will write. */
+        set_default("OMPI_MCA_orte_create_session_dirs", "0");
         if (!getenv("OMPI_MCA_pml") && !getenv("OMPI_MCA_btl")) {
             set_default("OMPI_MCA_pml", "ob1"); /* nobody to talk to: no fabrics to look for */
             set_default("OMPI_MCA_btl", "self");

@@ -187,9 +187,9 @@ class Check(unittest.TestCase):
             with self.subTest(np=np), tempfile.TemporaryDirectory() as folder:
                 path = os.path.join(folder, "status.json")
                 done = run("check", "--device", "cuda", "--json", "--status-file", path, np=np)
-                self.assertEqual(done.returncode, 2, done.stderr)
+                self.assertEqual(done.returncode, 3, done.stderr)
                 self.assertEqual(len(blame(done)), 1, done.stderr)
-                self.assertIn("lockstep: unsupported: --device cuda", done.stderr)
+                self.assertIn("lockstep: device_failed: --device cuda", done.stderr)
                 self.assertFalse(json.loads(done.stdout)["ok"])
                 with open(path, encoding="utf-8") as f:
                     status = json.load(f)
