@@ -187,14 +187,14 @@ class Check(unittest.TestCase):
             with self.subTest(np=np), tempfile.TemporaryDirectory() as folder:
                 path = os.path.join(folder, "status.json")
                 done = run("check", "--device", "cuda", "--json", "--status-file", path, np=np)
-                self.assertEqual(done.returncode, 2, done.stderr)
+                self.assertEqual(done.returncode, 3, done.stderr)
                 self.assertEqual(len(blame(done)), 1, done.stderr)
-                self.assertIn("lockstep: unsupported: --device cuda", done.stderr)
+                self.assertIn("lockstep: device_failed: --device cuda", done.stderr)
                 self.assertFalse(json.loads(done.stdout)["ok"])
                 with open(path, encoding="utf-8") as f:
                     status = json.load(f)
                 self.assertEqual((status["ok"], status["exit_code"], status["kind"]),
-                                 (False, 2, "unsupported"))
+                                 (False, 3, "device_failed"))
                 self.assertEqual(os.listdir(folder), ["status.json"])
 
     def test_status_of_success(self):
