@@ -194,7 +194,7 @@ class Check(unittest.TestCase):
                 with open(path, encoding="utf-8") as f:
                     status = json.load(f)
                 self.assertEqual((status["ok"], status["exit_code"], status["kind"]),
-                                 (False, 2, "unsupported"))
+                                 (False, 3, "device_failed"))
                 self.assertEqual(os.listdir(folder), ["status.json"])
 
     def test_status_of_success(self):
