@@ -9,6 +9,7 @@
 #include "cli/stdio_util.h"
 #include "leader/generate.h"
 #include "text/chat.h"
+#include "text/stop.h"
 
 struct generate_options {
     struct common_options common;
@@ -181,18 +182,9 @@ static bool check_options(struct generate_options *o, int n_arg, const char **ar
         return error_set(err, ERROR_USAGE, "--%s does nothing without --chat",
                          o->system ? "system" : "no-thinking");
     }
-    return sampling_validate(&o->sampling, err);
-}
-
-static bool encode_ids(struct generate_options *o, struct error *err) {
-    int32_t *ids = NULL;
-    int n = 0;
-    bool ok = options_parse_ints(o->ids, "--ids", &ids, &n, err);
-    for (int i = 0; ok && i < n; i++) {
-        ok = token_list_push(&o->prompt_ids, ids[i], err);
-    }
-    free(ids);
-    return ok;
+    struct stop_matcher stops; /* owns nothing before its first push */
+    return sampling_validate(&o->sampling, err) &&
+           stop_matcher_init(&stops, o->stops.n, o->stops.item, err);
 }
 
 /* The chat's text: an optional system message and the user's. */
@@ -233,7 +225,10 @@ static bool encode_text(struct generate_options *o, const struct tokenizer *t, s
 
 static bool prepare(void *user, struct session *session, struct error *err) {
     struct generate_options *o = user;
-    return o->ids ? encode_ids(o, err) : encode_text(o, session->tokenizer, err);
+    return (o->ids ? session_encode_ids(o->ids, &o->prompt_ids, err)
+                   : encode_text(o, session->tokenizer, err)) &&
+           engine_check_ids(&session->config, session->ctx, "prompt", o->prompt_ids.ids,
+                            (int)o->prompt_ids.n, err);
 }
 
 /* Streams to stdout; a reader that went away ends the generation. */

@@ -73,26 +73,21 @@ static bool check_options(const struct score_options *o, struct error *err) {
     return true;
 }
 
-static bool prepare(void *user, struct session *session, struct error *err) {
-    struct score_options *o = user;
+static bool encode_text(struct score_options *o, const struct tokenizer *t, struct error *err) {
     struct buffer text = {0};
-    int32_t *ids = NULL;
-    int n = 0;
-    bool ok;
-    if (o->ids) {
-        ok = options_parse_ints(o->ids, "--ids", &ids, &n, err);
-        for (int i = 0; ok && i < n; i++) {
-            ok = token_list_push(&o->tokens, ids[i], err);
-        }
-        free(ids);
-        return ok;
-    }
-    ok = (o->text ? buffer_append(&text, o->text, strlen(o->text), err)
-                  : stdio_read(o->file, &text, err)) &&
-         tokenizer_encode(session->tokenizer, (const char *)text.data, text.size, true, &o->tokens,
-                          err);
+    bool ok = (o->text ? buffer_append(&text, o->text, strlen(o->text), err)
+                       : stdio_read(o->file, &text, err)) &&
+              tokenizer_encode(t, (const char *)text.data, text.size, true, &o->tokens, err);
     buffer_finish(&text);
     return ok || error_wrap(err, "%s", o->text ? "--text" : o->file);
+}
+
+static bool prepare(void *user, struct session *session, struct error *err) {
+    struct score_options *o = user;
+    return (o->ids ? session_encode_ids(o->ids, &o->tokens, err)
+                   : encode_text(o, session->tokenizer, err)) &&
+           engine_check_ids(&session->config, session->ctx, "text", o->tokens.ids, (int)o->tokens.n,
+                            err);
 }
 
 /* Bytes of text that the scored tokens (all but the first) stand for; 0 without a tokenizer. */

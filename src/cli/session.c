@@ -1,6 +1,7 @@
 #include "cli/session.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -34,11 +35,10 @@ static bool load_model(struct session *s, struct pool *pool, struct error *err) 
     bool ok = engine_open(&s->engine, pool, &options, err);
     if (progress) {
         fprintf(stderr, "\r\033[K");
-    }
-    if (ok) {
-        log_debug("loaded %s: %.1f MB on %d ranks in %.2f s", s->model,
-                  (double)engine_load_bytes(s->engine) / 1e6, pool_world(pool),
-                  engine_load_seconds(s->engine));
+    } else if (ok) {
+        log_info("loaded %s: %.1f MB on %d ranks in %.2f s", s->model,
+                 (double)engine_load_bytes(s->engine) / 1e6, pool_world(pool),
+                 engine_load_seconds(s->engine));
     }
     return ok;
 }
@@ -50,13 +50,14 @@ struct lead_context {
     struct session session;
 };
 
-/* The configuration comes first: it says which ids there are. */
-static bool open_tokenizer(struct session *s, bool required, struct error *err) {
-    struct model_config config;
+/* The configuration comes first: it says which ids there are, and how many fit. */
+static bool open_files(struct session *s, bool tokenizer_required, struct error *err) {
     struct error ignored;
-    return model_config_load(&config, s->model, err) &&
-           (tokenizer_load(&s->tokenizer, s->model, config.vocab, required ? err : &ignored) ||
-            !required);
+    return model_config_load(&s->config, s->model, err) &&
+           engine_context(&s->config, s->common->ctx, &s->ctx, err) &&
+           (tokenizer_load(&s->tokenizer, s->model, s->config.vocab,
+                           tokenizer_required ? err : &ignored) ||
+            !tokenizer_required);
 }
 
 static bool lead(struct pool *pool, void *user, struct error *err) {
@@ -64,7 +65,7 @@ static bool lead(struct pool *pool, void *user, struct error *err) {
     struct session *s = &c->session;
     const struct session_job *job = c->job;
     struct error at_close;
-    bool ok = pool_start(pool, err) && open_tokenizer(s, job->tokenizer, err) &&
+    bool ok = pool_start(pool, err) && open_files(s, job->tokenizer, err) &&
               job->prepare(job->user, s, err) && load_model(s, pool, err) &&
               job->run(job->user, s, err);
     /* After a failure the ranks may be anywhere: pool_shutdown finds out. */
@@ -82,4 +83,15 @@ bool session_run(const struct common_options *common, const struct session_job *
     c.session.common = common;
     c.session.model = common_model(common);
     return launch_run(common, lead, &c, err);
+}
+
+bool session_encode_ids(const char *text, struct token_list *out, struct error *err) {
+    int32_t *ids = NULL;
+    int n = 0;
+    bool ok = options_parse_ints(text, "--ids", &ids, &n, err);
+    for (int i = 0; ok && i < n; i++) {
+        ok = token_list_push(out, ids[i], err);
+    }
+    free(ids);
+    return ok;
 }

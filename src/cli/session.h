@@ -8,7 +8,9 @@
 
 struct session {
     const struct common_options *common;
-    const char *model;           /* its directory: the one asked for, or the demo model's */
+    const char *model; /* its directory: the one asked for, or the demo model's */
+    struct model_config config;
+    int ctx;                     /* the context that --ctx means for it */
     struct tokenizer *tokenizer; /* NULL when the job needs none */
     struct engine *engine;
 };
@@ -22,6 +24,9 @@ struct session_job {
     bool (*run)(void *user, struct session *session, struct error *err);
     void *user;
 };
+
+/* The ids of --ids "1,2,3". Errors: USAGE, MEMORY. */
+bool session_encode_ids(const char *text, struct token_list *out, struct error *err);
 
 /* Every rank calls it; ranks other than 0 work until rank 0 is done, and return true.
  * Errors: all that may go wrong from MPI_Init to the end. */

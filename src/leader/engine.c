@@ -42,13 +42,38 @@ static void fill_free_blocks(struct engine *e) {
     e->n_free = e->n_block;
 }
 
-static bool choose_sizes(struct engine *e, const struct engine_options *o, struct error *err) {
-    int most = e->config.max_positions;
-    e->ctx = o->ctx ? o->ctx : most < DEFAULT_CTX ? most : DEFAULT_CTX;
-    if (e->ctx < 1 || e->ctx > most) {
+bool engine_context(const struct model_config *c, int asked, int *ctx, struct error *err) {
+    int most = c->max_positions;
+    if (asked < 0 || asked > most) {
         return error_set(err, ERROR_USAGE,
                          "--ctx %d: the model has 1 to %d positions (max_position_embeddings)",
-                         e->ctx, most);
+                         asked, most);
+    }
+    *ctx = asked ? asked : most < DEFAULT_CTX ? most : DEFAULT_CTX;
+    return true;
+}
+
+bool engine_check_ids(const struct model_config *c, int ctx, const char *what, const int32_t *ids,
+                      int n, struct error *err) {
+    if (n < 1) {
+        return error_set(err, ERROR_INPUT, "the %s is empty: there is nothing to go on from", what);
+    }
+    if (n > ctx) {
+        return error_set(err, ERROR_INPUT, "the %s has %d tokens, the context only %d (--ctx)",
+                         what, n, ctx);
+    }
+    for (int i = 0; i < n; i++) {
+        if (ids[i] < 0 || ids[i] >= c->vocab) {
+            return error_set(err, ERROR_INPUT, "%s token %d is %d; the vocabulary has %d", what, i,
+                             (int)ids[i], c->vocab);
+        }
+    }
+    return true;
+}
+
+static bool choose_sizes(struct engine *e, const struct engine_options *o, struct error *err) {
+    if (!engine_context(&e->config, o->ctx, &e->ctx, err)) {
+        return false;
     }
     e->max_seqs = o->max_seqs;
     e->max_tok = o->max_tok ? o->max_tok : DEFAULT_MAX_TOK;

@@ -6,6 +6,15 @@
 #include "model/config.h"
 #include "nn/step.h"
 
+/* The context that `asked` (--ctx) means for a model; 0: the smaller of the model's and 4096.
+ * Errors: USAGE. */
+bool engine_context(const struct model_config *c, int asked, int *ctx, struct error *err);
+
+/* Can these ids be fed to a fresh sequence? `what` names them: "prompt", "text".
+ * Errors: INPUT (none, more than the context, not in the vocabulary). */
+bool engine_check_ids(const struct model_config *c, int ctx, const char *what, const int32_t *ids,
+                      int n, struct error *err);
+
 struct engine;   /* opaque */
 struct sequence; /* opaque: one growing list of positions in the KV cache */
 

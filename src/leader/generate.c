@@ -133,31 +133,14 @@ static bool run(struct generation *g, struct error *err) {
     return add_text(g, 0, true, &more, err);
 }
 
-static bool check_prompt(const struct engine *e, const struct generate_request *q,
-                         struct error *err) {
-    if (q->n_prompt < 1) {
-        return error_set(err, ERROR_INPUT, "the prompt is empty: there is nothing to continue");
-    }
-    if (q->n_prompt > engine_ctx(e)) {
-        return error_set(err, ERROR_INPUT, "the prompt has %d tokens, the context only %d (--ctx)",
-                         q->n_prompt, engine_ctx(e));
-    }
-    int vocab = engine_config(e)->vocab;
-    for (int i = 0; i < q->n_prompt; i++) {
-        if (q->prompt[i] < 0 || q->prompt[i] >= vocab) {
-            return error_set(err, ERROR_INPUT, "prompt token %d is %d; the vocabulary has %d", i,
-                             q->prompt[i], vocab);
-        }
-    }
-    return true;
-}
-
 bool generate(struct engine *e, const struct tokenizer *tokenizer,
               const struct generate_request *request, struct generate_result *out,
               struct error *err) {
     struct generate_result result = {0};
     struct generation g = {.engine = e, .tokenizer = tokenizer, .request = request, .out = &result};
-    bool ok = check_prompt(e, request, err) && sampling_validate(&request->sampling, err) &&
+    bool ok = engine_check_ids(engine_config(e), engine_ctx(e), "prompt", request->prompt,
+                               request->n_prompt, err) &&
+              sampling_validate(&request->sampling, err) &&
               stop_matcher_init(&g.stop, request->n_stop, request->stops, err) &&
               sampler_create(&g.sampler, &request->sampling, err) &&
               sequence_create(e, &g.seq, err);

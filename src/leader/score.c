@@ -37,29 +37,12 @@ static void score_rows(struct score_result *s, const float *logits, int vocab, c
     s->hash = hash_bytes(s->hash, logits, (size_t)n * (size_t)vocab * sizeof *logits);
 }
 
-static bool check_ids(const struct engine *e, const int32_t *ids, int n_ids, struct error *err) {
-    if (n_ids < 1) {
-        return error_set(err, ERROR_INPUT, "the text is empty: there is nothing to score");
-    }
-    if (n_ids > engine_ctx(e)) {
-        return error_set(err, ERROR_INPUT, "the text has %d tokens, the context only %d (--ctx)",
-                         n_ids, engine_ctx(e));
-    }
-    for (int i = 0; i < n_ids; i++) {
-        if (ids[i] < 0 || ids[i] >= engine_config(e)->vocab) {
-            return error_set(err, ERROR_INPUT, "token %d is %d; the vocabulary has %d", i, ids[i],
-                             engine_config(e)->vocab);
-        }
-    }
-    return true;
-}
-
 bool score(struct engine *e, const int32_t *ids, int n_ids, bool (*interrupted)(void),
            struct score_result *out, struct error *err) {
     int vocab = engine_config(e)->vocab;
     struct score_result s = {.hash = HASH_START};
     struct sequence *seq = NULL;
-    bool ok = check_ids(e, ids, n_ids, err);
+    bool ok = engine_check_ids(engine_config(e), engine_ctx(e), "text", ids, n_ids, err);
     if (ok) {
         s.logprobs = malloc((size_t)n_ids * sizeof *s.logprobs);
         s.last = malloc((size_t)vocab * sizeof *s.last);
