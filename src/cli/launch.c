@@ -74,7 +74,8 @@ static void prepare_environment(void) {
 
 /* More OpenMP threads than cores, and each waits by spinning: a token takes seconds. The runtime
  * reads its policy when it is loaded, so the program starts over with the one that sleeps. */
-static void start_over_if_crowded(int threads) {
+static void start_over_if_crowded(int asked) {
+    int threads = host_threads_wanted(asked);
     struct buffer command = {0};
     char *argv[1024];
     size_t n = 0;

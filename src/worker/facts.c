@@ -160,10 +160,14 @@ static int env_count(const char *name) {
     return v >= 1 && v <= 1024 ? (int)v : 0; /* "4,2", nested levels: the first counts */
 }
 
-int host_facts_threads(const struct host_facts *f, int asked) {
+int host_threads_wanted(int asked) {
     int n = asked;
     n = n ? n : env_count("OMP_NUM_THREADS");
-    n = n ? n : env_count("SLURM_CPUS_PER_TASK");
+    return n ? n : env_count("SLURM_CPUS_PER_TASK");
+}
+
+int host_facts_threads(const struct host_facts *f, int asked) {
+    int n = host_threads_wanted(asked);
     n = n ? n : f->cores / f->sharers;
     return n > 1 ? n : 1;
 }

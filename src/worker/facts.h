@@ -23,8 +23,11 @@ bool host_facts_read(MPI_Comm comm, struct host_facts *out, struct error *err);
 /* More ranks than cores: waiting must yield early. */
 bool host_facts_oversubscribed(const struct host_facts *f);
 
-/* Threads of this rank: `asked` (--threads) where it is not 0, else OMP_NUM_THREADS, else
- * SLURM_CPUS_PER_TASK, else the rank's share of its cores; at least 1. */
+/* Threads somebody asked for: `asked` (--threads) where it is not 0, else OMP_NUM_THREADS, else
+ * SLURM_CPUS_PER_TASK; 0 where nobody did. Needs no MPI. */
+int host_threads_wanted(int asked);
+
+/* Threads of this rank: those wanted, else the rank's share of its cores; at least 1. */
 int host_facts_threads(const struct host_facts *f, int asked);
 
 /* Cores that this process may use: affinity and cgroup limit. Needs no MPI. */

@@ -3,6 +3,8 @@
 logits to the last bit, and those agree with the float64 reference.
 
     test_bits.py PROBE MPIEXEC MODELS_DIR DATA_DIR [quick]
+
+quick: every world size, but instruction sets and threads on fewer of them.
 """
 import os
 import subprocess
@@ -47,9 +49,9 @@ def main():
     for name, model, expected, worlds in CASES:
         runs = [(w, 1, best) for w in worlds] + [(1, 2, best), (2, 2, best)]
         for isa in isas()[:-1]:
-            runs.append((1, 1, isa))
-            if not QUICK:
-                runs.append((2, 1, isa))
+            runs += [(1, 1, isa)] if QUICK else [(w, t, isa) for w in worlds for t in (1, 2)]
+        if not QUICK:
+            runs += [(w, 2, best) for w in worlds[2:]]
         reference = None
         for world, threads, isa in runs:
             hashes, worst = run(model, expected, world, threads, isa)
