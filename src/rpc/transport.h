@@ -1,7 +1,9 @@
 /* Frames over MPI point-to-point, with a deadline on every wait and next to no CPU while idle.
  *
- * Never blocks inside MPI: sends are MPI_Isend and MPI_Test, receives MPI_Improbe and MPI_Imrecv.
- * One transport per process and communicator, used by the main thread only. */
+ * Never blocks inside MPI: sends are MPI_Isend and MPI_Test, receives are posted into buffers of a
+ * fixed size before the frame comes, and tested; a frame that does not fit there is announced
+ * first. One transport per process and communicator, used by the main thread only: rank 0 receives
+ * replies and notices, the other ranks requests and notices from rank 0. */
 #pragma once
 
 #include <mpi.h>
@@ -20,12 +22,12 @@ enum { TRANSPORT_ANY_RANK = -1, TRANSPORT_ANY_SIDE = -1 };
 struct frame {
     int source;
     enum message_side side;
-    const void *data; /* borrowed from the transport until it receives again */
+    const void *data; /* borrowed from the transport until it looks for frames again */
     size_t size;
 };
 
 /* `comm` is borrowed, errors must return. yield_early: more ranks than cores share this host.
- * Errors: MEMORY, COMM. */
+ * Errors: MEMORY. */
 bool transport_create(struct transport **out, MPI_Comm comm, bool yield_early, struct error *err);
 void transport_destroy(struct transport *t);
 
@@ -53,8 +55,10 @@ bool transport_flush(struct transport *t, double timeout_s, struct error *err);
 /* True when nothing posted is still on its way; does not wait. */
 bool transport_is_flushed(struct transport *t);
 
-/* Receives a frame if one is there: *got says so. source and side may be ANY.
- * Errors: COMM, MEMORY, PROTOCOL (too large; the frame is gone). */
+/* Receives a frame if one is there: *got says so. source and side may be ANY; of notices to rank 0
+ * the source must be.
+ * Errors: COMM, MEMORY, PROTOCOL (too large, or not as announced; the frame is gone), DEADLINE (a
+ * large frame began but never ended). */
 bool transport_poll(struct transport *t, int source, int side, struct frame *out, bool *got,
                     struct error *err);
 

@@ -23,7 +23,7 @@ static bool lead(const struct pool_options *o, double seconds, struct error *err
     struct error deadline;
     bool ok = pool_create(&p, o, err) && pool_start(p, err) &&
               transport_create(&t, o->control, host_facts_oversubscribed(&o->facts), err);
-    if (ok && transport_receive(t, 0, SIDE_REPLY, seconds, &f, &deadline)) {
+    if (ok && transport_receive(t, 1, SIDE_REPLY, seconds, &f, &deadline)) {
         ok = error_set(err, ERROR_INTERNAL, "a reply came from nowhere");
     }
     transport_destroy(t);

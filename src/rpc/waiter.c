@@ -1,0 +1,42 @@
+#include "rpc/waiter.h"
+
+#include <math.h>
+#include <sched.h>
+
+#include "base/clock.h"
+
+enum { SPINS_PER_CLOCK = 16 };
+
+static const double yield_s = 20e-6; /* from here on spinning gives way to others */
+static const double spin_s = 2e-3;
+static const double nap_first_s = 50e-6;
+static const double nap_longest_s = 3e-3;
+
+static void relax(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+}
+
+bool waiter_pause(struct waiter *w) {
+    if (w->nap > 0) {
+        clock_sleep(w->nap);
+        w->nap = fmin(2 * w->nap, nap_longest_s);
+    } else if (w->yield_early) {
+        sched_yield();
+    } else {
+        relax();
+    }
+    if (w->nap == 0 && ++w->spins % SPINS_PER_CLOCK) {
+        return false;
+    }
+    w->now = clock_now();
+    if (w->start == 0) {
+        w->start = w->now;
+    } else if (w->nap == 0 && w->now - w->start > spin_s) {
+        w->nap = nap_first_s;
+    } else if (w->nap == 0 && w->now - w->start > yield_s) {
+        sched_yield(); /* who has the answer may be waiting for this core */
+    }
+    return true;
+}
