@@ -5,6 +5,7 @@
 
 #include "base/random.h"
 #include "rpc/frame_check.h"
+#include "rpc/frame_map.h"
 #include "rpc/messages.h"
 
 static const int32_t tokens_a[] = {1, -2, INT32_MAX, INT32_MIN};
@@ -220,6 +221,65 @@ static void random_damage_does_no_harm(void **state) {
     message_decoder_finish(&d);
 }
 
+/* What is read directly is what msgpack-c reads, however a frame is damaged. */
+static void both_ways_of_reading_agree(void **state) {
+    (void)state;
+    struct buffer frame = {0};
+    struct error err;
+    struct random r;
+    msgpack_zone *zone = NULL;
+    int direct = 0, refused = 0;
+    random_init(&r, 7);
+    for (int i = 0; i < 40000; i++) {
+        struct message in = example((enum message_type)(i % MESSAGE_COUNT));
+        in.seq = random_u64(&r) >> random_u64(&r) % 64;
+        assert_ok(message_encode(&frame, &in, &err), &err);
+        for (int j = (int)(random_u64(&r) % 3); j > 0; j--) {
+            frame.data[random_u64(&r) % frame.size] = (unsigned char)random_u64(&r);
+        }
+        size_t n = random_u64(&r) % 4 ? frame.size : random_u64(&r) % frame.size;
+        unsigned char *copy = malloc(n + !n);
+        assert_non_null(copy);
+        memcpy(copy, frame.data, n);
+        struct frame_map_room room;
+        msgpack_object_map a, b;
+        if (!frame_map_read_flat(copy, n, &room, &a)) {
+            refused++;
+        } else {
+            direct++;
+            assert_ok(frame_map_unpack(copy, n, &zone, &b, &err), &err);
+            assert_int_equal(a.size, b.size);
+            for (uint32_t k = 0; k < a.size; k++) {
+                assert_true(msgpack_object_equal(a.ptr[k].key, b.ptr[k].key));
+                assert_true(msgpack_object_equal(a.ptr[k].val, b.ptr[k].val));
+            }
+        }
+        free(copy);
+    }
+    assert_true(direct > 5000 && refused > 5000);
+    msgpack_zone_free(zone);
+    buffer_finish(&frame);
+}
+
+/* The frames of the hot path are among those that are read directly. */
+static void pings_are_read_directly(void **state) {
+    (void)state;
+    static const enum message_type types[] = {MESSAGE_PING, MESSAGE_PONG, MESSAGE_SANITY_RESULT};
+    struct buffer frame = {0};
+    struct error err;
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
+        for (uint64_t seq = 1; seq; seq = seq < UINT64_C(1) << 56 ? 131 * seq : 0) {
+            struct message m = {.type = types[i], .seq = seq};
+            struct frame_map_room room;
+            msgpack_object_map map;
+            m.pong.rank = 700;
+            assert_ok(message_encode(&frame, &m, &err), &err);
+            assert_true(frame_map_read_flat(frame.data, frame.size, &room, &map));
+        }
+    }
+    buffer_finish(&frame);
+}
+
 #define BYTES(s) s, sizeof(s) - 1
 
 static void shapes_are_checked_before_they_are_believed(void **state) {
@@ -339,6 +399,8 @@ int main(void) {
         cmocka_unit_test(every_message_round_trips),
         cmocka_unit_test(every_truncation_is_refused),
         cmocka_unit_test(random_damage_does_no_harm),
+        cmocka_unit_test(both_ways_of_reading_agree),
+        cmocka_unit_test(pings_are_read_directly),
         cmocka_unit_test(shapes_are_checked_before_they_are_believed),
         cmocka_unit_test(errors_name_message_and_field),
         cmocka_unit_test(unknown_keys_are_ignored),

@@ -147,13 +147,11 @@ static void lead_bad_load(const struct pool_options *o) {
 
 /* ---- frames that no leader sends ---- */
 
-static void expect_error(struct transport *t, const void *bytes, size_t n, const char *what) {
+static void expect_error_reply(struct transport *t, const char *what) {
     struct message_decoder d = {0};
     struct message reply;
     struct frame f;
     struct error err;
-    CHECK_OK(transport_post(t, world - 1, SIDE_REQUEST, bytes, n, &err), &err);
-    CHECK_OK(transport_flush(t, 5, &err), &err);
     CHECK_OK(transport_receive(t, world - 1, SIDE_REPLY, 5, &f, &err), &err);
     CHECK_OK(message_decode(&d, f.data, f.size, SIDE_REPLY, &reply, &err), &err);
     CHECK(reply.type == MESSAGE_ERROR && strcmp(reply.error.kind, "protocol") == 0);
@@ -162,6 +160,13 @@ static void expect_error(struct transport *t, const void *bytes, size_t n, const
         MPI_Abort(MPI_COMM_WORLD, 1);
     }
     message_decoder_finish(&d);
+}
+
+static void expect_error(struct transport *t, const void *bytes, size_t n, const char *what) {
+    struct error err;
+    CHECK_OK(transport_post(t, world - 1, SIDE_REQUEST, bytes, n, &err), &err);
+    CHECK_OK(transport_flush(t, 5, &err), &err);
+    expect_error_reply(t, what);
 }
 
 static void lead_malformed(const struct pool_options *o) {
@@ -179,7 +184,9 @@ static void lead_malformed(const struct pool_options *o) {
                  10, "unknown request 'bye'");
     char *large = calloc(1, 100000);
     CHECK(large);
-    expect_error(t, large, 100000, "frame"); /* a rendezvous message */
+    expect_error(t, large, 100000, "frame");                      /* one that is announced */
+    MPI_Send(large, 100000, MPI_BYTE, world - 1, 64, o->control); /* and one that is not */
+    expect_error_reply(t, "100000 bytes is larger than the limit of 2048");
     free(large);
     transport_destroy(t);
     struct pool *p = new_pool(o); /* the worker lives */
