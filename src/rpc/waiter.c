@@ -5,7 +5,11 @@
 
 #include "base/clock.h"
 
-enum { SPINS_PER_CLOCK = 16 };
+enum {
+    SPINS_PER_CLOCK = 16,
+    SPINS_PER_YIELD =
+        4, /* of a crowd: MPI yields too where it knows of it, and twice is too much */
+};
 
 static const double yield_s = 20e-6; /* from here on spinning gives way to others */
 static const double spin_s = 2e-3;
@@ -22,7 +26,7 @@ bool waiter_pause(struct waiter *w) {
     if (w->nap > 0) {
         clock_sleep(w->nap);
         w->nap = fmin(2 * w->nap, nap_longest_s);
-    } else if (w->yield_early) {
+    } else if (w->yield_early && w->spins % SPINS_PER_YIELD == SPINS_PER_YIELD - 1) {
         sched_yield();
     } else {
         relax();
