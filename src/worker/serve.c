@@ -18,10 +18,10 @@ struct server {
     double timeout_s;
     double progress_last;
     double poll_last;
-    bool called_off;       /* the leader has given up the request that this rank is in */
-    double patience_s;     /* until the leader speaks: INFINITY, but after a missed deadline */
-    struct error overdue;  /* what was missed */
-    bool stuck; /* a send never ended: MPI may still read the buffers */
+    bool called_off;      /* the leader has given up the request that this rank is in */
+    double patience_s;    /* until the leader speaks: INFINITY, but after a missed deadline */
+    struct error overdue; /* what was missed */
+    bool stuck;           /* a send never ended: MPI may still read the buffers */
 };
 
 static bool send_message(struct server *s, struct buffer *frame, const struct message *m,
@@ -60,8 +60,8 @@ static bool read_notice(struct server *s, const struct frame *f, struct error *e
     return message_to_error(&m, err);
 }
 
-/* This rank waited in vain inside a request. A leader that lives gives its verdict soon, and one that
- * does not must not be waited for for ever. */
+/* This rank waited in vain inside a request. A leader that lives gives its verdict soon, and one
+ * that does not must not be waited for for ever. */
 static void expect_verdict(struct server *s, const struct error *failure, double seconds) {
     if (failure->kind == ERROR_DEADLINE && !s->called_off) {
         s->patience_s = seconds;
@@ -161,8 +161,7 @@ static bool serve_frame(struct server *s, const struct frame *f, bool *done, str
 }
 
 bool worker_serve(struct worker *w, struct transport *t, struct error *err) {
-    struct server s = {
-        .worker = w, .t = t, .timeout_s = 60, .patience_s = (double)INFINITY};
+    struct server s = {.worker = w, .t = t, .timeout_s = 60, .patience_s = (double)INFINITY};
     struct model_progress progress = {.report = report_progress, .user = &s};
     bool done = false, ok = true;
     worker_set_poll(w, poll_notices, &s);
