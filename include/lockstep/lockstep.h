@@ -36,7 +36,7 @@ struct lockstep_error {
 };
 
 struct lockstep_options {
-    const char *model; /* Hugging Face directory; must be the same on every rank */
+    const char *model; /* Hugging Face directory: rank 0's counts, every rank must reach it */
     const char *isa;   /* "generic", "avx2", "avx512"; NULL: the best every rank has */
     int threads;       /* per rank; 0: 1 */
     int ctx;           /* positions; 0: the smaller of the model's and 4096 */

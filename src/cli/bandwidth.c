@@ -40,11 +40,6 @@ bool bandwidth_check_options(const struct bandwidth_options *options, struct err
     return true;
 }
 
-bool bandwidth_measure_here(void *comm, enum sweep_collective which, uint64_t bytes, int iters,
-                            int warmup, struct sweep_sample *out, struct error *err) {
-    return sweep_measure(comm, which, bytes, iters, warmup, out, err);
-}
-
 static int iters_for(const struct bandwidth_options *options, uint64_t bytes) {
     if (options->iters > 0) {
         return options->iters;

@@ -46,10 +46,6 @@ struct bandwidth_measurer {
     void *user;
 };
 
-/* The measurer for a caller that runs on every rank: user is the struct comm. */
-bool bandwidth_measure_here(void *comm, enum sweep_collective which, uint64_t bytes, int iters,
-                            int warmup, struct sweep_sample *out, struct error *err);
-
 /* Measures every wanted collective at every size. Wrong elements are no error here.
  * Errors: USAGE (options), MEMORY, the measurer's. */
 bool bandwidth_run(const struct bandwidth_options *options, int world, const char *backend,

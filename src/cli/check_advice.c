@@ -80,16 +80,11 @@ static void advise_cores(const struct check_report *r, struct notes *notes) {
     }
 }
 
+/* Another build of lockstep is no advice: hello refuses it. */
 static void advise_versions(const struct check_report *r, struct notes *notes) {
     const struct message_hello_ok *first = &r->ranks[0].hello;
     for (int i = 1; i < r->world; i++) {
         const struct message_hello_ok *h = &r->ranks[i].hello;
-        if (strcmp(h->build, first->build) != 0) {
-            note(notes,
-                 "%s runs build %s, %s runs build %s: install the same lockstep on all hosts",
-                 first->host, first->build, h->host, h->build);
-            return;
-        }
         if (strcmp(h->mpi, first->mpi) != 0) {
             note(notes, "%s uses %s, %s uses %s: use the same MPI on all hosts", first->host,
                  first->mpi, h->host, h->mpi);

@@ -6,7 +6,6 @@
 #include "cli/check_report.h"
 #include "cli/command.h"
 #include "cli/launch.h"
-#include "cli/status.h"
 #include "config.h"
 
 enum {
@@ -39,6 +38,9 @@ static struct check_times summarise(double *v, int n) {
 
 /* One round: pings, then as many bare round trips, so that both meet the same machine. */
 static bool ping_round(struct pool *pool, int rank, double *ping, double *bare, struct error *err) {
+    if (launch_interrupted()) {
+        return error_set(err, ERROR_INTERRUPTED, "interrupted");
+    }
     if (!pool_ping(pool, rank, NULL, err)) { /* wakes the rank up */
         return false;
     }
@@ -80,7 +82,6 @@ static bool greet(struct pool *pool, struct check_report *r, struct error *err) 
     }
     for (int i = 0; i < r->world; i++) {
         r->ranks[i].hello = *pool_rank(pool, i);
-        status_set_place(i, r->ranks[i].hello.host, r->ranks[i].hello.device);
     }
     r->has_hello = true;
     for (int i = 0; i < r->world; i++) {
@@ -116,7 +117,26 @@ static bool connect_ranks(struct pool *pool, struct check_report *r, struct erro
 
 static bool measure(void *user, enum sweep_collective which, uint64_t bytes, int iters, int warmup,
                     struct sweep_sample *out, struct error *err) {
+    if (launch_interrupted()) {
+        return error_set(err, ERROR_INTERRUPTED, "interrupted");
+    }
     return pool_measure(user, which, bytes, iters, warmup, out, err);
+}
+
+/* Each rank of a host holds what it sends, what it receives, and what the communicator keeps. */
+static bool fits(const struct check_report *r, uint64_t bytes, struct error *err) {
+    for (int i = 0; i < r->world; i++) {
+        const struct message_hello_ok *h = &r->ranks[i].hello;
+        double need = 3.0 * (double)bytes * h->local_size;
+        if (need > (double)h->memory) {
+            error_set(err, ERROR_MEMORY,
+                      "-e %llu: %d ranks would need %.1f GB on this host, which has %.1f GB free",
+                      (unsigned long long)bytes, h->local_size, 1e-9 * need,
+                      1e-9 * (double)h->memory);
+            return error_at_rank(err, i);
+        }
+    }
+    return true;
 }
 
 static bool sweep(struct pool *pool, const struct check_options *o, struct check_report *r,
@@ -124,6 +144,9 @@ static bool sweep(struct pool *pool, const struct check_options *o, struct check
     struct bandwidth_measurer measurer = {.measure = measure, .user = pool};
     if (!o->bandwidth) {
         return true;
+    }
+    if (!fits(r, o->sweep.max_bytes, err)) {
+        return false;
     }
     r->has_bandwidth = bandwidth_run(&o->sweep, r->world, r->comm, &measurer, &r->bandwidth, err);
     return r->has_bandwidth && bandwidth_verdict(&r->bandwidth, err);

@@ -187,6 +187,19 @@ static bool check_options(struct generate_options *o, int n_arg, const char **ar
            stop_matcher_init(&stops, o->stops.n, o->stops.item, err);
 }
 
+/* Where the prompt comes from, for errors. */
+static const char *source(const struct generate_options *o) {
+    return o->ids ? "--ids" : o->prompt ? "--prompt" : stdio_name(o->prompt_file);
+}
+
+/* jansson takes nothing but UTF-8. */
+static bool add_message(json_t *messages, const char *role, const char *text, size_t n,
+                        const char *name, struct error *err) {
+    json_t *message = json_pack("{s:s, s:s%}", "role", role, "content", text, n);
+    return (message && json_array_append_new(messages, message) == 0) ||
+           error_set(err, ERROR_INPUT, "%s: not UTF-8", name);
+}
+
 /* The chat's text: an optional system message and the user's. */
 static bool render_chat(const struct generate_options *o, const struct tokenizer *t,
                         const struct buffer *prompt, struct buffer *out, struct error *err) {
@@ -195,15 +208,13 @@ static bool render_chat(const struct generate_options *o, const struct tokenizer
         return false;
     }
     json_t *messages = json_array();
-    if (o->system) {
-        json_array_append_new(messages,
-                              json_pack("{s:s, s:s}", "role", "system", "content", o->system));
-    }
-    json_array_append_new(messages, json_pack("{s:s, s:s%}", "role", "user", "content",
-                                              (const char *)prompt->data, prompt->size));
     struct chat_options options = {.add_generation_prompt = true,
                                    .enable_thinking = !o->no_thinking};
-    bool ok = chat_render(kind, messages, NULL, &options, tokenizer_bos_token(t), out, err);
+    bool ok =
+        (!o->system ||
+         add_message(messages, "system", o->system, strlen(o->system), "--system", err)) &&
+        add_message(messages, "user", (const char *)prompt->data, prompt->size, source(o), err) &&
+        chat_render(kind, messages, NULL, &options, tokenizer_bos_token(t), out, err);
     json_decref(messages);
     return ok;
 }
@@ -213,22 +224,26 @@ static bool encode_text(struct generate_options *o, const struct tokenizer *t, s
     bool ok = o->prompt ? buffer_append(&text, o->prompt, strlen(o->prompt), err)
                         : stdio_read(o->prompt_file, &text, err);
     if (ok && text.size == 0) {
-        ok = error_set(err, ERROR_INPUT, "the prompt is empty: there is nothing to continue");
+        ok = error_set(err, ERROR_INPUT, "%s: the prompt is empty: there is nothing to continue",
+                       source(o));
     }
     ok = ok && (!o->chat || render_chat(o, t, &text, &rendered, err));
     const struct buffer *b = o->chat ? &rendered : &text;
-    ok = ok && tokenizer_encode(t, (const char *)b->data, b->size, !o->chat, &o->prompt_ids, err);
+    ok =
+        ok && (tokenizer_encode(t, (const char *)b->data, b->size, !o->chat, &o->prompt_ids, err) ||
+               error_wrap(err, "%s", source(o)));
     buffer_finish(&text);
     buffer_finish(&rendered);
-    return ok || error_wrap(err, "%s", o->prompt ? "--prompt" : o->prompt_file);
+    return ok;
 }
 
 static bool prepare(void *user, struct session *session, struct error *err) {
     struct generate_options *o = user;
     return (o->ids ? session_encode_ids(o->ids, &o->prompt_ids, err)
                    : encode_text(o, session->tokenizer, err)) &&
-           engine_check_ids(&session->config, session->ctx, "prompt", o->prompt_ids.ids,
-                            (int)o->prompt_ids.n, err);
+           (engine_check_ids(&session->config, session->ctx, "prompt", o->prompt_ids.ids,
+                             (int)o->prompt_ids.n, err) ||
+            error_wrap(err, "%s", source(o)));
 }
 
 /* Streams to stdout; a reader that went away ends the generation. */
@@ -269,6 +284,13 @@ static void print_stats(const struct generate_options *o, const struct session *
             finish_reason_name(r->finish));
 }
 
+/* All there is to show where no tokenizer makes text of them. */
+static void print_ids(const struct token_list *ids) {
+    for (size_t i = 0; i < ids->n; i++) {
+        printf("%s%d", i ? " " : "", (int)ids->ids[i]);
+    }
+}
+
 static bool run_loaded(void *user, struct session *s, struct error *err) {
     struct generate_options *o = user;
     struct generate_request request = {
@@ -290,7 +312,10 @@ static bool run_loaded(void *user, struct session *s, struct error *err) {
     bool ok = true;
     if (o->json) {
         ok = stdio_print_json(result_json(o, s, &result), JSON_REAL_PRECISION(9), err);
-    } else if (s->tokenizer) {
+    } else {
+        if (!s->tokenizer) {
+            print_ids(&result.ids);
+        }
         putchar('\n');
         ok = stdio_flush(err);
     }

@@ -73,21 +73,28 @@ static bool check_options(const struct score_options *o, struct error *err) {
     return true;
 }
 
+/* Where the text comes from, for errors. */
+static const char *source(const struct score_options *o) {
+    return o->ids ? "--ids" : o->text ? "--text" : stdio_name(o->file);
+}
+
 static bool encode_text(struct score_options *o, const struct tokenizer *t, struct error *err) {
     struct buffer text = {0};
     bool ok = (o->text ? buffer_append(&text, o->text, strlen(o->text), err)
                        : stdio_read(o->file, &text, err)) &&
-              tokenizer_encode(t, (const char *)text.data, text.size, true, &o->tokens, err);
+              (tokenizer_encode(t, (const char *)text.data, text.size, true, &o->tokens, err) ||
+               error_wrap(err, "%s", source(o)));
     buffer_finish(&text);
-    return ok || error_wrap(err, "%s", o->text ? "--text" : o->file);
+    return ok;
 }
 
 static bool prepare(void *user, struct session *session, struct error *err) {
     struct score_options *o = user;
     return (o->ids ? session_encode_ids(o->ids, &o->tokens, err)
                    : encode_text(o, session->tokenizer, err)) &&
-           engine_check_ids(&session->config, session->ctx, "text", o->tokens.ids, (int)o->tokens.n,
-                            err);
+           (engine_check_ids(&session->config, session->ctx, "text", o->tokens.ids,
+                             (int)o->tokens.n, err) ||
+            error_wrap(err, "%s", source(o)));
 }
 
 /* Bytes of text that the scored tokens (all but the first) stand for; 0 without a tokenizer. */

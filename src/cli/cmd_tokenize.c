@@ -131,7 +131,7 @@ static bool render_chat(const struct tokenize_options *o, const struct tokenizer
     bool ok = chat_template_detect(t, &template, err) && stdio_read_json(o->chat, &messages, err) &&
               (!o->tools || stdio_read_json(o->tools, &tools, err)) &&
               (chat_render(template, messages, tools, &chat, tokenizer_bos_token(t), out, err) ||
-               error_wrap(err, "%s", o->chat));
+               error_wrap(err, "%s", stdio_name(o->chat)));
     json_decref(messages);
     json_decref(tools);
     return ok;
@@ -171,7 +171,10 @@ static bool run_encode(const struct tokenize_options *o, const struct tokenizer 
     }
     const char *bytes = text.data ? (const char *)text.data : "";
     if (!tokenizer_encode(t, bytes, text.size, !o->has_chat && !o->no_special, &ids, err)) {
-        error_wrap(err, "%s", o->has_text ? "--text" : o->has_file ? o->file : o->chat);
+        error_wrap(err, "%s",
+                   o->has_text   ? "--text"
+                   : o->has_file ? stdio_name(o->file)
+                                 : stdio_name(o->chat));
         goto out;
     }
     if (o->json) {

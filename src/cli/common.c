@@ -9,7 +9,6 @@
 #include "base/log.h"
 #include "cli/command.h"
 #include "cli/launch_env.h"
-#include "cli/status.h"
 
 #define DEMO_MODEL "kjv-qwen3-3m"
 
@@ -102,7 +101,6 @@ bool common_options_apply(const struct common_options *c, struct error *err) {
                          c->log_level);
     }
     log_set_level(level);
-    status_set_file(c->status_file);
     return true;
 }
 

@@ -14,6 +14,9 @@
 #include "cli/launch_env.h"
 #include "cli/status.h"
 #include "rpc/watchdog.h"
+#include "worker/facts.h"
+
+enum { FAREWELL_S = 10 };
 
 static struct {
     bool mpi_up;
@@ -24,10 +27,6 @@ static struct {
     MPI_Comm control, tensor;
     struct host_facts facts;
 } launch = {.control = MPI_COMM_NULL, .tensor = MPI_COMM_NULL};
-
-const struct host_facts *launch_facts(void) {
-    return &launch.facts;
-}
 
 bool launch_is_up(void) {
     return launch.world_up;
@@ -172,6 +171,12 @@ static bool lead_pool(const struct pool_options *options, const char *trace, lau
         return false;
     }
     bool ok = (!trace || pool_trace(pool, trace, err)) && lead(pool, user, err);
+    for (int r = 0; r < pool_world(pool); r++) {
+        const struct message_hello_ok *h = pool_rank(pool, r);
+        if (*h->host) { /* else it never said hello */
+            status_set_place(r, h->host, h->device);
+        }
+    }
     launch.clean = pool_shutdown(pool, &at_end);
     pool_destroy(pool);
     if (ok && !launch.clean) {
@@ -208,7 +213,9 @@ int launch_finish(int code) {
             watchdog_phase("MPI_Abort", launch.timeout_s);
             MPI_Abort(MPI_COMM_WORLD, code);
         }
-        watchdog_phase("MPI_Finalize", launch.timeout_s);
+        /* Rank 0 may still wait for the bye of another rank, and says so itself if it waits in
+         * vain. */
+        watchdog_phase("MPI_Finalize", launch.timeout_s + (launch.rank == 0 ? 0 : FAREWELL_S));
         if (launch.control != MPI_COMM_NULL) {
             MPI_Comm_free(&launch.control);
         }

@@ -10,7 +10,6 @@
 #include "base/error.h"
 #include "cli/command.h"
 #include "leader/pool.h"
-#include "worker/facts.h"
 
 /* What rank 0 does once the ranks are up. The pool is created, not started: call pool_start. */
 typedef bool launch_lead(struct pool *pool, void *user, struct error *err);
@@ -20,9 +19,6 @@ typedef bool launch_lead(struct pool *pool, void *user, struct error *err);
  * rank that did not say bye. */
 bool launch_run(const struct common_options *options, launch_lead *lead, void *user,
                 struct error *err);
-
-/* What is known of this process and its host; valid inside lead. */
-const struct host_facts *launch_facts(void);
 
 /* True once the user wants an end (SIGINT, SIGTERM, SIGHUP). A second signal, or five seconds, end
  * the process whatever it does. */

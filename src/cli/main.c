@@ -11,6 +11,7 @@
 #include "cli/launch.h"
 #include "cli/launch_env.h"
 #include "cli/status.h"
+#include "cli/stdio_util.h"
 #include "rpc/build_id.h"
 
 static const struct command *const commands[] = {
@@ -90,6 +91,7 @@ static int end_of_output(void) {
 static int run_command(const struct command *command, int argc, char **argv) {
     struct error err = {0};
     status_set_command(command->name);
+    status_find_file(argc, argv);
     bool ok = command->run(command, argc, argv, &err) && flush_results(&err);
     /* Before the ranks are up, all of them stop for the same reason, and rank 0 says it. */
     bool speaks = launch_is_up() || launch_env_is_leader();
@@ -103,6 +105,7 @@ static int run_command(const struct command *command, int argc, char **argv) {
 }
 
 int main(int argc, char **argv) {
+    stdio_fill_closed();
     bool leader = launch_env_is_leader();
     if (argc < 2) {
         if (leader) {

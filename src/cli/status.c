@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -23,8 +24,16 @@ void status_set_command(const char *name) {
     command = name;
 }
 
-void status_set_file(const char *path) {
-    file = path;
+void status_find_file(int argc, char **argv) {
+    static const char name[] = "--status-file";
+    size_t n = sizeof name - 1;
+    for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) {
+        if (strncmp(argv[i], name, n) == 0 && argv[i][n] == '=') {
+            file = argv[i] + n + 1;
+        } else if (strcmp(argv[i], name) == 0 && i + 1 < argc) {
+            file = argv[++i];
+        }
+    }
 }
 
 void status_set_place(int rank, const char *host, const char *device) {
@@ -45,12 +54,13 @@ static const struct place *place_of(int rank) {
     return rank >= 0 && rank < n_place && places[rank].host[0] ? &places[rank] : NULL;
 }
 
-void status_describe_rank(int rank, char *out, int size) {
+/* "rank 3 (node7, host)", or "rank 3" where the place is not known. */
+static void describe_rank(int rank, char *out, size_t size) {
     const struct place *p = place_of(rank);
     if (p) {
-        snprintf(out, (size_t)size, "rank %d (%s, %s)", rank, p->host, p->device);
+        snprintf(out, size, "rank %d (%s, %s)", rank, p->host, p->device);
     } else {
-        snprintf(out, (size_t)size, "rank %d", rank);
+        snprintf(out, size, "rank %d", rank);
     }
 }
 
@@ -62,7 +72,7 @@ void status_print_error(const struct error *err) {
                      err->message, command);
     } else {
         if (err->has_rank) {
-            status_describe_rank(err->rank, who, sizeof who);
+            describe_rank(err->rank, who, sizeof who);
         }
         n = snprintf(line, sizeof line, "lockstep: %s%s%s: %s\n", who, *who ? ": " : "",
                      error_kind_name(err->kind), err->message);
@@ -95,17 +105,22 @@ static json_t *status_json(const struct error *err) {
     return j;
 }
 
-/* Written beside its place and moved there, so that a reader never sees half of it. */
+static bool write_text(const char *path, const char *text) {
+    FILE *f = fopen(path, "we");
+    bool ok = f && fprintf(f, "%s\n", text) > 0;
+    return f && fclose(f) == 0 && ok;
+}
+
+/* Written beside its place and moved there, so that a reader never sees half of it. What is no
+ * regular file, such as /dev/stderr or a link, must not be replaced by one. */
 static bool write_whole(const char *path, const char *text) {
     char temporary[4200];
-    snprintf(temporary, sizeof temporary, "%s.%d.tmp", path, (int)getpid());
-    FILE *f = fopen(temporary, "we");
-    if (!f) {
-        return false;
+    struct stat st;
+    if (lstat(path, &st) == 0 && !S_ISREG(st.st_mode)) {
+        return write_text(path, text);
     }
-    bool ok = fprintf(f, "%s\n", text) > 0;
-    ok = fclose(f) == 0 && ok;
-    ok = ok && rename(temporary, path) == 0;
+    snprintf(temporary, sizeof temporary, "%s.%d.tmp", path, (int)getpid());
+    bool ok = write_text(temporary, text) && rename(temporary, path) == 0;
     if (!ok) {
         int saved = errno;
         unlink(temporary);

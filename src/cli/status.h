@@ -7,13 +7,11 @@
 
 /* What the line and the file say besides the error. Borrowed for good. */
 void status_set_command(const char *name);
-void status_set_file(const char *path); /* NULL: none */
+/* Looks for --status-file in a command line; one that cannot be parsed otherwise has an end too. */
+void status_find_file(int argc, char **argv);
 
 /* Where a rank runs, for "rank 3 (node7, cuda:1)". */
 void status_set_place(int rank, const char *host, const char *device);
-
-/* "rank 3 (node7, host)", or "rank 3" where the place is not known. */
-void status_describe_rank(int rank, char *out, int size);
 
 /* Prints the line of blame: `lockstep: rank 3 (node7, host): st_truncated: ...`; a usage error
  * reads `lockstep generate: ...; try: lockstep generate --help`. */

@@ -1,19 +1,48 @@
 #include "cli/stdio_util.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "cli/launch.h"
 #include "format/show.h"
 
 enum { MAX_BYTES = 256 << 20, CHUNK = 1 << 16 };
+
+void stdio_fill_closed(void) {
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
+        /* the wrong direction on purpose; open takes the lowest number that is free */
+        if (fcntl(fd, F_GETFD) < 0 &&
+            open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) < 0) {
+            return;
+        }
+    }
+}
+
+const char *stdio_name(const char *path) {
+    return strcmp(path, "-") == 0 ? "standard input" : path;
+}
+
+/* False once the user wants an end. */
+static bool wait_for_stdin(void) {
+    struct pollfd fds[2] = {{.fd = STDIN_FILENO, .events = POLLIN},
+                            {.fd = launch_interrupt_fd(), .events = POLLIN}};
+    while (poll(fds, 2, -1) < 0 && errno == EINTR) {
+    }
+    return !launch_interrupted();
+}
 
 static bool read_stdin(struct buffer *out, struct error *err) {
     while (out->size <= MAX_BYTES) {
         if (!buffer_reserve(out, CHUNK, err)) {
             return false;
+        }
+        if (!wait_for_stdin()) {
+            return error_set(err, ERROR_INTERRUPTED, "interrupted");
         }
         ssize_t n = read(STDIN_FILENO, out->data + out->size, CHUNK);
         if (n < 0) {

@@ -7,7 +7,16 @@
 #include "base/buffer.h"
 #include "text/tokenizer.h"
 
-/* A file's text, or standard input's for "-"; at most 256 MiB. Errors: IO, INPUT, MEMORY. */
+/* Call first in main. Where a standard stream is closed, the next file or socket to be opened would
+ * take its number, and results would be written into it. Reads and writes of such a stream fail
+ * instead. */
+void stdio_fill_closed(void);
+
+/* What to call an input in errors: the path, or "standard input" for "-". */
+const char *stdio_name(const char *path);
+
+/* A file's text, or standard input's for "-"; at most 256 MiB. A signal that wants an
+ * end ends the wait for standard input. Errors (they name it): IO, INPUT, MEMORY, INTERRUPTED. */
 bool stdio_read(const char *path, struct buffer *out, struct error *err);
 
 /* The JSON of a file, or of standard input for "-". Errors: stdio_read's, JSON. */

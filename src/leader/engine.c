@@ -238,7 +238,10 @@ bool engine_feed(struct engine *e, const struct engine_part *part, struct step_r
 bool engine_close(struct engine *e, struct error *err) {
     bool ok = true;
     if (e) {
-        ok = pool_unload(e->pool, err);
+        /* After a failed collective the ranks may be anywhere, and no model can follow. */
+        ok = pool_comm(e->pool)->broken
+                 ? error_set(err, ERROR_COMM, "unload: an earlier collective failed")
+                 : pool_unload(e->pool, err);
         free(e->free_blocks);
         free(e->seqs);
         free(e);

@@ -64,5 +64,6 @@ bool engine_step(struct engine *e, const struct engine_part *parts, int n,
 bool engine_feed(struct engine *e, const struct engine_part *part, struct step_result *result,
                  bool (*interrupted)(void), struct error *err);
 
-/* Unloads the model on every rank; communicator and ranks stay. Accepts NULL. */
+/* Unloads the model on every rank; communicator and ranks stay. Accepts NULL.
+ * Errors: COMM (at once, where a collective failed before: only the pool's end can follow). */
 bool engine_close(struct engine *e, struct error *err);

@@ -131,7 +131,9 @@ static bool read_notice(struct pool *p, const struct frame *f, struct error *err
     }
     p->settled = p->seq;
     message_to_error(&m, err);
-    return error_at_rank(err, f->source);
+    error_at_rank(err, f->source);
+    p->trouble = *err;
+    return false;
 }
 
 bool pool_poll(void *pool, struct error *err) {
@@ -251,6 +253,38 @@ bool pool_ask(struct pool *p, int rank, struct message *request, struct message 
                      : pool_collect(p, rank, request->type + 1, p->options.timeout_s, reply, err);
 }
 
+bool pool_is_broken(struct pool *p) {
+    const struct comm *c = worker_comm(p->worker);
+    return c && c->broken;
+}
+
+void pool_call_off(struct pool *p, const struct error *cause) {
+    struct message m;
+    struct error e;
+    message_from_error(&m, MESSAGE_TROUBLE, p->seq, cause);
+    if (p->stuck || !message_encode(&p->notice, &m, &e)) {
+        return;
+    }
+    for (int r = 1; r < p->world; r++) {
+        if (!transport_post(p->t, r, SIDE_NOTICE, p->notice.data, p->notice.size, &e)) {
+            log_warn("rank %d: %s", r, e.message);
+        }
+    }
+}
+
+bool pool_own_failure(struct pool *p, struct error *err) {
+    if (p->trouble.kind != ERROR_NONE && err->has_rank && err->rank == p->trouble.rank) {
+        *err = p->trouble;
+    }
+    return error_at_rank(err, 0);
+}
+
+/* How long to wait for the others: after a failed collective they have failed too, or are stuck. */
+static double patience(struct pool *p, double seconds) {
+    static const double after_failure_s = 1;
+    return fmin(p->options.timeout_s, pool_is_broken(p) ? after_failure_s : seconds);
+}
+
 static bool is_echo(enum error_kind kind) {
     return kind == ERROR_COMM || kind == ERROR_DEADLINE;
 }
@@ -282,13 +316,18 @@ bool pool_ask_all(struct pool *p, struct message *request, pool_reply *on_reply,
     struct error first = {0}, e = {0};
     struct message reply;
     enum message_type expect = request->type + 1;
+    p->trouble.kind = ERROR_NONE;
     if (!pool_send(p, request, -1, err)) {
         return false;
     }
     if (!pool_own_share(p, request, &reply, &e) || (on_reply && !on_reply(user, 0, &reply, &e))) {
+        pool_own_failure(p, &e);
         pool_keep_error(&first, &e);
+        if (pool_is_broken(p)) {
+            pool_call_off(p, &e);
+        }
     }
-    double deadline = clock_now() + p->options.timeout_s;
+    double deadline = clock_now() + patience(p, p->options.timeout_s);
     for (int r = 1; r < p->world; r++) {
         if (!collect_patiently(p, r, expect, deadline, &reply, &e) ||
             (on_reply && !on_reply(user, r, &reply, &e))) {
@@ -307,10 +346,10 @@ bool pool_ask_all(struct pool *p, struct message *request, pool_reply *on_reply,
 /* ---- the end ---- */
 
 bool pool_shutdown(struct pool *p, struct error *err) {
-    static const double patience_s = 5;
+    static const double shutdown_s = 5;
     struct message request = {.type = MESSAGE_SHUTDOWN}, reply;
     struct error first = {0}, e = {0};
-    double deadline = clock_now() + fmin(p->options.timeout_s, patience_s);
+    double deadline = clock_now() + patience(p, shutdown_s);
     p->settled = UINT64_MAX; /* what goes wrong now is of no more interest */
     if (!flush(p, deadline - clock_now(), &e) || !pool_send(p, &request, -1, &e)) {
         log_warn("shutdown: %s", e.message);

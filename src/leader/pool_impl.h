@@ -27,8 +27,9 @@ struct pool {
     struct pool_load_state *loads;         /* owns [world] */
     const struct model_progress *progress; /* while loading; may be NULL */
     uint64_t seq;                          /* of the last request */
-    uint64_t settled; /* troubles of requests up to this one have been reported */
-    bool stuck;       /* a send never ended: MPI may still read the buffers */
+    uint64_t settled;     /* troubles of requests up to this one have been reported */
+    struct error trouble; /* the one heard during the request under way; kind NONE: none */
+    bool stuck;           /* a send never ended: MPI may still read the buffers */
     double last_poll;
     char isa[32];
 };
@@ -56,6 +57,17 @@ bool pool_collect(struct pool *p, int rank, enum message_type expect, double tim
 /* One request to one rank. */
 bool pool_ask(struct pool *p, int rank, struct message *request, struct message *reply,
               struct error *err);
+
+/* Tells every rank that the last request is given up, so that none waits for the others until its
+ * deadline. */
+void pool_call_off(struct pool *p, const struct error *cause);
+
+/* The communicator is of no more use: a collective failed. */
+bool pool_is_broken(struct pool *p);
+
+/* Where rank 0's own share failed because another rank told of its trouble: puts that rank's words
+ * in the place of those that rank 0 wrapped around them. Returns false. */
+bool pool_own_failure(struct pool *p, struct error *err);
 
 /* Of several ranks' errors, keeps the one to report: the first cause, not the echoes of it (ranks
  * that waited for the failed one). Returns false. */

@@ -91,7 +91,7 @@ bool pool_echo(struct pool *p, int rank, int count, double *seconds, struct erro
 
 static bool has_word(const char *list, const char *word) {
     size_t n = strlen(word);
-    for (const char *at = strstr(list, word); at; at = strstr(at + 1, word)) {
+    for (const char *at = strstr(list, word); n && at; at = strstr(at + 1, word)) {
         if ((at == list || at[-1] == ' ') && (at[n] == 0 || at[n] == ' ')) {
             return true;
         }
@@ -258,6 +258,10 @@ bool pool_load(struct pool *p, const struct model_params *params,
     if (ok && bytes_read) {
         *bytes_read = bytes;
     }
+    if (!ok && err->kind != ERROR_DEADLINE) { /* the ranks that could load must not keep it */
+        struct error ignored;
+        pool_unload(p, &ignored);
+    }
     return ok;
 }
 
@@ -268,40 +272,24 @@ bool pool_unload(struct pool *p, struct error *err) {
 
 /* ---- step ---- */
 
-/* Tells every rank that this step is given up, so that none waits for the others until its
- * deadline.
- */
-static void call_off(struct pool *p, const struct error *cause) {
-    struct message m;
-    struct error e;
-    message_from_error(&m, MESSAGE_TROUBLE, p->seq, cause);
-    if (p->stuck || !message_encode(&p->notice, &m, &e)) {
-        return;
-    }
-    for (int r = 1; r < p->world; r++) {
-        if (!transport_post(p->t, r, SIDE_NOTICE, p->notice.data, p->notice.size, &e)) {
-            log_warn("rank %d: %s", r, e.message);
-        }
-    }
-}
-
 bool pool_step(struct pool *p, const struct step *step, struct step_result *results,
                struct error *err) {
     struct message m;
     m.type = MESSAGE_STEP;
     m.step = *step;
+    p->trouble.kind = ERROR_NONE;
     if (!pool_send(p, &m, -1, err)) {
         return false;
     }
     if (worker_step(p->worker, step, results, err)) {
         return true;
     }
-    error_at_rank(err, 0);
+    pool_own_failure(p, err);
     if (p->settled < p->seq) {
         p->settled = p->seq;
     }
     if (err->kind != ERROR_PROTOCOL) {
-        call_off(p, err);
+        pool_call_off(p, err);
     }
     return false;
 }

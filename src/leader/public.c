@@ -53,8 +53,10 @@ static bool open_local(struct lockstep *l, MPI_Comm comm, const struct lockstep_
 static bool open_leader(struct lockstep *l, const struct lockstep_options *o, struct error *err) {
     struct engine_options engine = {.dir = o->model, .ctx = o->ctx, .max_seqs = 1};
     struct model_config config;
-    return pool_create(&l->pool, &l->options, err) && pool_start(l->pool, err) &&
-           model_config_load(&config, o->model, err) &&
+    /* First the pool: through it lockstep_close ends the others' lockstep_serve. */
+    return pool_create(&l->pool, &l->options, err) &&
+           (o->model || error_set(err, ERROR_USAGE, "options.model is not set")) &&
+           pool_start(l->pool, err) && model_config_load(&config, o->model, err) &&
            tokenizer_load(&l->tokenizer, o->model, config.vocab, err) &&
            engine_open(&l->engine, l->pool, &engine, err);
 }
@@ -69,9 +71,7 @@ int lockstep_open(struct lockstep **out, MPI_Comm comm, const struct lockstep_op
         return fail(error, &err);
     }
     l->control = l->tensor = MPI_COMM_NULL;
-    bool ok = options->model || error_set(&err, ERROR_USAGE, "options.model is not set");
-    ok =
-        ok && open_local(l, comm, options, &err) && (l->rank != 0 || open_leader(l, options, &err));
+    bool ok = open_local(l, comm, options, &err) && (l->rank != 0 || open_leader(l, options, &err));
     if (!ok) {
         lockstep_close(l); /* on rank 0 also ends the others' lockstep_serve */
         return fail(error, &err);

@@ -137,7 +137,7 @@ bool model_load(struct model **out, const struct model_params *params, struct de
         ok = ok && shard_compute(&m->nn.shard, &m->nn.dims, comm->world, comm->rank, err) &&
              load_local(m, progress, err);
     }
-    if (!comm_agree(comm, ok, err)) {
+    if (!ok) {
         model_destroy(m);
         return false;
     }

@@ -27,9 +27,10 @@ struct model_progress {
     void *user;
 };
 
-/* Reads this rank's shard. Collective: every rank learns whether every rank succeeded.
- * Errors: those of model_config_load and st_open, UNSUPPORTED (more ranks than query heads),
- * MEMORY (would not fit; checked before it is allocated). */
+/* Reads this rank's shard. No communication: one rank may take far longer than another, and only
+ * the control plane knows whether it still makes progress. Who called it on all ranks unloads those
+ * that succeeded when one did not. Errors: those of model_config_load and st_open, UNSUPPORTED
+ * (more ranks than query heads), MEMORY (would not fit; checked before it is allocated). */
 bool model_load(struct model **out, const struct model_params *params, struct device *device,
                 struct comm *comm, const struct model_progress *progress, struct error *err);
 

@@ -68,6 +68,7 @@ void trace_frame(struct trace *t, enum trace_direction direction, int peer, enum
     failed |= msgpack_pack_int(&pk, direction) | msgpack_pack_int(&pk, peer);
     failed |= msgpack_pack_int(&pk, side);
     failed |= msgpack_pack_bin(&pk, n) | (n ? msgpack_pack_bin_body(&pk, frame, n) : 0);
+    failed |= fflush(t->file); /* a trace is read most of all when the process was killed */
     if (failed) {
         give_up(t);
     }

@@ -18,7 +18,10 @@ struct server {
     double timeout_s;
     double progress_last;
     double poll_last;
-    bool stuck; /* a send never ended: MPI may still read the buffers */
+    bool called_off;      /* the leader has given up the request that this rank is in */
+    double patience_s;    /* until the leader speaks: INFINITY, but after a missed deadline */
+    struct error overdue; /* what was missed */
+    bool stuck;           /* a send never ended: MPI may still read the buffers */
 };
 
 static bool send_message(struct server *s, struct buffer *frame, const struct message *m,
@@ -50,7 +53,20 @@ static bool read_notice(struct server *s, const struct frame *f, struct error *e
         log_warn("ignored a notice: %s", ignored.message);
         return true;
     }
-    return m.type != MESSAGE_TROUBLE || m.seq < s->seq || message_to_error(&m, err);
+    if (m.type != MESSAGE_TROUBLE || m.seq < s->seq) {
+        return true;
+    }
+    s->called_off = true;
+    return message_to_error(&m, err);
+}
+
+/* This rank waited in vain inside a request. A leader that lives gives its verdict soon, and one
+ * that does not must not be waited for for ever. */
+static void expect_verdict(struct server *s, const struct error *failure, double seconds) {
+    if (failure->kind == ERROR_DEADLINE && !s->called_off) {
+        s->patience_s = seconds;
+        s->overdue = *failure;
+    }
 }
 
 /* Runs inside collectives. Rate-limited by the clock, for a probe costs more than a spin. */
@@ -85,9 +101,13 @@ static void report_progress(void *user, uint64_t bytes_done, uint64_t bytes_tota
 
 /* Handles a step, which has no reply: its failure is a notice. */
 static bool serve_step(struct server *s, const struct message *request, struct error *err) {
+    static const double verdict_s = 1;
     struct error failure;
-    return worker_step(s->worker, &request->step, NULL, &failure) ||
-           send_error(s, MESSAGE_TROUBLE, &failure, err);
+    if (worker_step(s->worker, &request->step, NULL, &failure)) {
+        return true;
+    }
+    expect_verdict(s, &failure, verdict_s);
+    return send_error(s, MESSAGE_TROUBLE, &failure, err);
 }
 
 /* Second half of init. Its failure is a notice as well: the reply has been sent. */
@@ -103,6 +123,7 @@ static bool serve_request(struct server *s, const struct frame *f, bool *done, s
     bool understood =
         message_decode(&s->requests, f->data, f->size, SIDE_REQUEST, &request, &failure);
     s->seq = request.seq;
+    s->called_off = false;
     if (!understood) {
         return send_error(s, request.type == MESSAGE_STEP ? MESSAGE_TROUBLE : MESSAGE_ERROR,
                           &failure, err);
@@ -110,10 +131,17 @@ static bool serve_request(struct server *s, const struct frame *f, bool *done, s
     if (request.type == MESSAGE_STEP) {
         return serve_step(s, &request, err);
     }
+    static const double slack_s = 5; /* the leader first hears all others */
     bool handled = worker_handle(s->worker, &request, &reply, &failure);
+    if (!handled) {
+        expect_verdict(s, &failure, s->timeout_s + slack_s);
+    }
     if (!(handled ? send_message(s, &s->frame, &reply, err)
                   : send_error(s, MESSAGE_ERROR, &failure, err))) {
         return false;
+    }
+    if (handled && request.type == MESSAGE_INIT) {
+        s->timeout_s = request.init.timeout_s;
     }
     *done = request.type == MESSAGE_SHUTDOWN;
     return request.type != MESSAGE_INIT || serve_join(s, err);
@@ -133,20 +161,24 @@ static bool serve_frame(struct server *s, const struct frame *f, bool *done, str
 }
 
 bool worker_serve(struct worker *w, struct transport *t, struct error *err) {
-    struct server s = {.worker = w, .t = t, .timeout_s = 60};
+    struct server s = {.worker = w, .t = t, .timeout_s = 60, .patience_s = (double)INFINITY};
     struct model_progress progress = {.report = report_progress, .user = &s};
     bool done = false, ok = true;
     worker_set_poll(w, poll_notices, &s);
     worker_set_progress(w, &progress);
     while (ok && !done) {
         struct frame f;
-        ok = transport_receive(t, 0, TRANSPORT_ANY_SIDE, (double)INFINITY, &f, err);
+        ok = transport_receive(t, 0, TRANSPORT_ANY_SIDE, s.patience_s, &f, err);
         if (ok) {
+            s.patience_s = (double)INFINITY;
             ok = serve_frame(&s, &f, &done, err);
         } else if (err->kind == ERROR_PROTOCOL) {
             s.seq = 0; /* a frame too large to be read */
             struct error cause = *err;
             ok = send_error(&s, MESSAGE_ERROR, &cause, err);
+        } else if (err->kind == ERROR_DEADLINE && isfinite(s.patience_s)) {
+            *err = s.overdue;
+            error_wrap(err, "no word from rank 0 after");
         }
     }
     worker_set_poll(w, NULL, NULL);

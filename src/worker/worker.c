@@ -43,9 +43,16 @@ bool worker_create(struct worker **out, const struct worker_options *options, st
     return true;
 }
 
+static void drop_model(struct worker *w) {
+    if (!w->comm || !w->comm->broken) { /* else leaked on purpose: see comm.h */
+        model_destroy(w->model);
+    }
+    w->model = NULL;
+}
+
 void worker_destroy(struct worker *w) {
     if (w) {
-        model_destroy(w->model);
+        drop_model(w);
         comm_destroy(w->comm);
         device_destroy(w->device);
         free(w);
@@ -54,14 +61,6 @@ void worker_destroy(struct worker *w) {
 
 struct comm *worker_comm(struct worker *w) {
     return w->comm;
-}
-
-struct model *worker_model(struct worker *w) {
-    return w->model;
-}
-
-struct device *worker_device(struct worker *w) {
-    return w->device;
 }
 
 void worker_set_poll(struct worker *w, transport_hook *poll, void *user) {
@@ -271,8 +270,7 @@ static bool handle_unload(struct worker *w, const struct message *request, struc
     }
     reply->type = MESSAGE_UNLOADED;
     reply->unloaded.bytes_freed = model_bytes(w->model);
-    model_destroy(w->model);
-    w->model = NULL;
+    drop_model(w);
     return true;
 }
 

@@ -49,11 +49,10 @@ void worker_set_poll(struct worker *w, transport_hook *poll, void *user);
 /* Told while a model loads. */
 void worker_set_progress(struct worker *w, const struct model_progress *progress);
 
-/* Borrowed; NULL before init, or load. */
+/* Borrowed; NULL before init. */
 struct comm *worker_comm(struct worker *w);
-struct model *worker_model(struct worker *w);
-struct device *worker_device(struct worker *w);
 
 /* Receives, dispatches and replies until shutdown. A frame that is malformed or unknown is answered
- * with an error and nothing else. Errors: COMM, MEMORY: this rank cannot go on. */
+ * with an error and nothing else. Errors: COMM, MEMORY, DEADLINE (this rank waited in vain inside a
+ * request, and then rank 0 said nothing either): this rank cannot go on. */
 bool worker_serve(struct worker *w, struct transport *t, struct error *err);

@@ -1,0 +1,184 @@
+#!/usr/bin/env python3
+"""How runs end: ranks that stop or are slow, Ctrl-C while reading, closed streams, the status file.
+
+    test_endings.py LOCKSTEP MPIEXEC SLOW_READ
+"""
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+ENV = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0:verify_asan_link_order=0"}
+DEMO = os.path.join(os.environ["LOCKSTEP_MODELS"], "kjv-qwen3-3m")
+QWEN = os.path.join(os.environ["LOCKSTEP_TEST_DATA"], "tiny-qwen3")
+
+
+def run(*args, stdin=subprocess.DEVNULL, prefix=(), **options):
+    return subprocess.run([*prefix, LOCKSTEP, *args], stdin=stdin, capture_output=True, text=True,
+                          timeout=60, env=ENV, **options)
+
+
+def blame(stderr):
+    """lockstep's own lines, without warnings and what is no error."""
+    return [l for l in stderr.splitlines()
+            if l.startswith("lockstep") and not l.startswith(("lockstep: warning", "lockstep: loaded"))]
+
+
+def rank_of(pid):
+    """The rank of a process that mpiexec started; None if it is none of them."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as f:
+            for entry in f.read().split(b"\0"):
+                if entry.startswith(b"OMPI_COMM_WORLD_RANK="):
+                    return int(entry.partition(b"=")[2])
+    except OSError:
+        pass
+    return None
+
+
+def ranks_of(launcher):
+    with open(f"/proc/{launcher}/task/{launcher}/children", encoding="ascii") as f:
+        return {rank_of(pid): int(pid) for pid in f.read().split()}
+
+
+class TestStoppedRank(unittest.TestCase):
+    TIMEOUT = 1.5
+
+    def setUp(self):
+        self.dir = self.enterContext(tempfile.TemporaryDirectory())
+
+    def long_context_model(self):
+        """The demo model with room for a generation that outlasts the test."""
+        model = os.path.join(self.dir, "model")
+        shutil.copytree(DEMO, model)
+        path = os.path.join(model, "config.json")
+        with open(path, encoding="utf-8") as f:
+            config = json.load(f)
+        config["max_position_embeddings"] = 100000
+        with open(path, "w", encoding="utf-8") as f:
+            json.dump(config, f)
+        return model
+
+    def stop(self, world, victim):
+        """Stops a rank in the midst of a generation: (exit code, seconds, blame, status)."""
+        status = os.path.join(self.dir, "status.json")
+        p = subprocess.Popen(
+            [MPIEXEC, "-n", str(world), LOCKSTEP, "generate", "--model", self.long_context_model(),
+             "--prompt", "In the beginning", "--max-tokens", "0", "--ignore-eos", "--ctx", "40000",
+             "--isa", "generic", "--threads", "1", "--timeout", str(self.TIMEOUT), "--status-file", status],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENV)
+        p.stdout.read(10)  # it is generating
+        os.kill(ranks_of(p.pid)[victim], signal.SIGSTOP)
+        start = time.monotonic()
+        try:
+            _, err = p.communicate(timeout=30)
+        except subprocess.TimeoutExpired:
+            for pid in ranks_of(p.pid).values():
+                os.kill(pid, signal.SIGKILL)
+            p.communicate(timeout=10)
+            self.fail(f"rank {victim} stopped, and the others wait for ever")
+        seconds = time.monotonic() - start
+        said = None
+        if os.path.exists(status):
+            with open(status, encoding="utf-8") as f:
+                said = json.load(f)
+        return p.returncode, seconds, blame(err), said
+
+    def test_a_stopped_worker(self):
+        code, seconds, lines, status = self.stop(3, 2)
+        self.assertEqual(code, 4)
+        self.assertLess(seconds, self.TIMEOUT + 5)  # not a timeout for each of step, unload, shutdown
+        self.assertEqual(len(lines), 1, lines)
+        self.assertRegex(lines[0], r"^lockstep: rank \d \(\S+, host\): deadline: step: .* waited .* for rank 2")
+        self.assertEqual(lines[0].count(" step:"), 1, lines)
+        self.assertEqual((status["exit_code"], status["kind"]), (4, "deadline"))
+
+    def test_a_stopped_leader(self):
+        code, seconds, lines, _ = self.stop(2, 0)
+        self.assertEqual(code, 4)
+        self.assertLess(seconds, self.TIMEOUT + 5)
+        self.assertIn("no word from rank 0", lines[0])
+
+
+class TestSlowRank(unittest.TestCase):
+    def test_a_rank_may_load_for_longer_than_the_timeout(self):
+        command = [LOCKSTEP, "generate", "--prompt", "In the beginning", "--max-tokens", "2",
+                   "--timeout", "1", "--threads", "1"]
+        start = time.monotonic()
+        done = subprocess.run([MPIEXEC, "-n", "1", *command, ":", "-n", "1", "-x", f"LD_PRELOAD={SLOW_READ}",
+                               *command], capture_output=True, text=True, timeout=60, env=ENV)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertGreater(time.monotonic() - start, 2)  # else this has tested nothing
+
+
+class TestStreams(unittest.TestCase):
+    def test_ctrl_c_while_reading_the_prompt(self):
+        p = subprocess.Popen([LOCKSTEP, "generate", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE, env=ENV)
+        time.sleep(1)
+        start = time.monotonic()
+        p.send_signal(signal.SIGINT)
+        p.wait(timeout=20)  # with its standard input still open
+        self.assertLess(time.monotonic() - start, 2)
+        self.assertEqual(p.returncode, 130)
+        p.communicate()
+
+    def test_closed_streams(self):
+        """Whatever is opened first must not become standard output or input."""
+        for redirection, name in ((">&-", "standard output"), ("<&-", "standard input")):
+            done = subprocess.run(["sh", "-c", f'"$0" generate - --max-tokens 2 {redirection}', LOCKSTEP],
+                                  input="In the beginning", capture_output=True, text=True, timeout=60, env=ENV)
+            self.assertEqual(done.returncode, 2)
+            self.assertIn(f"{name}: Bad file descriptor", done.stderr)
+
+    def test_errors_name_their_source_once(self):
+        for args, words in (
+                (["generate", "-"], "lockstep: bad_input: standard input: the prompt is empty"),
+                (["generate", "-f", "/nonexistent"], "lockstep: io: /nonexistent: No such"),
+                (["score", "-f", "/nonexistent"], "lockstep: io: /nonexistent: No such"),
+                (["generate", "--ids", "1,9999999"], "lockstep: bad_input: --ids: "),
+                (["score", "--ids", "1,9999999"], "lockstep: bad_input: --ids: "),
+                (["generate", "--model", QWEN, "--chat", "--prompt", "x", "--system", b"\xff"],
+                 "lockstep: bad_input: --system: not UTF-8")):
+            done = run(*args)
+            self.assertEqual(done.returncode, 2)
+            self.assertTrue(done.stderr.startswith(words), done.stderr)
+
+    def test_ids_without_a_tokenizer(self):
+        with tempfile.TemporaryDirectory() as model:
+            for name in ("config.json", "model.safetensors", "generation_config.json"):
+                os.symlink(os.path.join(DEMO, name), os.path.join(model, name))
+            ids = ["generate", "--ids", "5,6", "--max-tokens", "4"]
+            want = json.loads(run(*ids, "--json").stdout)["ids"]
+            self.assertEqual(run(*ids, "--model", model).stdout, " ".join(map(str, want)) + "\n")
+
+
+class TestStatusFile(unittest.TestCase):
+    def test_of_a_command_line_that_cannot_be_parsed(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for i, words in enumerate((["--foo", "--status-file", "{}"], ["--status-file={}", "--top-p"])):
+                path = os.path.join(folder, str(i))
+                self.assertEqual(run("generate", *(w.format(path) for w in words)).returncode, 2)
+                with open(path, encoding="utf-8") as f:
+                    self.assertEqual(json.load(f)["kind"], "usage")
+
+    def test_replaces_nothing_but_files(self):
+        with tempfile.TemporaryDirectory() as folder:
+            link, target = os.path.join(folder, "link"), os.path.join(folder, "target")
+            os.symlink(target, link)
+            run("generate", "--status-file", link)
+            self.assertTrue(os.path.islink(link))
+            with open(target, encoding="utf-8") as f:
+                self.assertEqual(json.load(f)["exit_code"], 2)
+
+
+if __name__ == "__main__":
+    SLOW_READ = sys.argv.pop()
+    MPIEXEC = sys.argv.pop()
+    LOCKSTEP = os.path.abspath(sys.argv.pop())
+    unittest.main(verbosity=2)

@@ -1,0 +1,56 @@
+/* The public header, under mpirun: engines one after another in one process, and openings that fail
+ * on rank 0 while the others are in lockstep_serve already. */
+#include <lockstep/lockstep.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int rank;
+
+/* Opens, generates where that succeeds, closes. words: what rank 0's error says; NULL: none. */
+static void try(const char *model, const char *isa, const char *words) {
+    struct lockstep_options options = LOCKSTEP_OPTIONS_DEFAULT;
+    struct lockstep_sampling sampling = LOCKSTEP_SAMPLING_GREEDY;
+    struct lockstep_error error = {0};
+    struct lockstep *engine;
+    int n_tokens = 0;
+    options.model = model;
+    options.isa = isa;
+    options.timeout_s = 10;
+    int status = lockstep_open(&engine, MPI_COMM_WORLD, &options, &error);
+    if (status == 0 && rank == 0) {
+        status = lockstep_generate(engine, "In the beginning", 3, &sampling, NULL, NULL, &n_tokens,
+                                   &error);
+    } else if (status == 0) {
+        status = lockstep_serve(engine, &error);
+    }
+    lockstep_close(engine);
+    int want = rank == 0 && words ? -1 : 0;
+    if (status != want || (want && !strstr(error.message, words)) ||
+        n_tokens != (rank == 0 && !words ? 3 : 0)) {
+        fprintf(stderr, "rank %d: status %d, %d tokens, '%s', not '%s'\n", rank, status, n_tokens,
+                error.message, words ? words : "");
+        MPI_Abort(MPI_COMM_WORLD, 1);
+    }
+}
+
+int main(int argc, char **argv) {
+    char model[2000];
+    const char *models = getenv("LOCKSTEP_MODELS");
+    if (!models) {
+        return 77;
+    }
+    snprintf(model, sizeof model, "%s/kjv-qwen3-3m", models);
+    MPI_Init(&argc, &argv);
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    try(model, NULL, NULL);
+    try("/nonexistent", NULL, "/nonexistent/config.json");
+    try(rank == 0 ? NULL : model, NULL, "options.model");
+    try(rank == 0 ? model : NULL, NULL, NULL); /* the other ranks learn it from rank 0 */
+    try(model, "mips", "mips");
+    try(model, "", "not on the CPU");
+    try(model, "generic", NULL);
+    MPI_Finalize();
+    return 0;
+}
