@@ -18,10 +18,9 @@ bool buffer_reserve(struct buffer *b, size_t extra, struct error *err) {
     if (need <= b->capacity) {
         return true;
     }
-    size_t cap = b->capacity < 64 ? 64 : b->capacity;
-    while (cap < need) {
-        cap += cap / 2;
-    }
+    size_t cap = b->capacity + b->capacity / 2; /* at most 3/4 of the address space */
+    cap = cap < need ? need : cap;
+    cap = cap < 64 ? 64 : cap;
     unsigned char *data = realloc(b->data, cap);
     if (!data) {
         return error_set(err, ERROR_MEMORY, "cannot allocate %zu bytes", cap);

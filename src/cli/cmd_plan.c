@@ -60,11 +60,8 @@ static void find_dtype(struct plan *p) {
     p->params.dtype = p->config.dtype;
     p->dtype_source = "config.json";
     if (st_open(&set, p->dir, NULL)) {
-        const struct st_tensor *t = st_find(set, "model.layers.0.self_attn.q_proj.weight");
-        if (t && t->supported) {
-            p->params.dtype = t->dtype;
-            p->dtype_source = "safetensors";
-        }
+        p->params.dtype = footprint_dtype(set, p->config.dtype);
+        p->dtype_source = "safetensors";
         st_close(set);
     }
 }

@@ -33,26 +33,72 @@ static struct shown last_key(const char *text, size_t end) {
     return string_before(text, end);
 }
 
-bool json_parse(json_t **out, const char *file, const char *text, size_t n, struct error *err) {
-    json_error_t where;
-    json_t *value = json_loadb(text, n, JSON_REJECT_DUPLICATES, &where);
-    if (!value) {
-        size_t stop = where.position > 0 ? (size_t)where.position : 0;
-        stop = stop < n ? stop : n;
-        bool twice = json_error_code(&where) == json_error_duplicate_key;
-        struct shown key = twice ? string_before(text, stop) : last_key(text, stop);
-        return error_set(err, ERROR_JSON, "%s: not valid JSON: line %d, column %d%s%s: %s",
-                         show_path(file).text, where.line, where.column, key.text[0] ? ", at " : "",
-                         key.text, show_text(where.text).text);
+static bool parse_error(const char *file, const char *text, size_t n, const json_error_t *where,
+                        struct error *err) {
+    size_t stop = where->position > 0 ? (size_t)where->position : 0;
+    stop = stop < n ? stop : n;
+    bool twice = json_error_code(where) == json_error_duplicate_key;
+    struct shown key = twice ? string_before(text, stop) : last_key(text, stop);
+    return error_set(err, ERROR_JSON, "%s: not valid JSON: line %d, column %d%s%s: %s",
+                     show_path(file).text, where->line, where->column, key.text[0] ? ", at " : "",
+                     key.text, show_text(where->text).text);
+}
+
+/* The end of the string or number that begins at byte i, or of the one byte of anything else. */
+static size_t token_end(const char *text, size_t n, size_t i) {
+    size_t end = i + 1;
+    if (text[i] == '"') {
+        while (end < n && text[end] != '"') {
+            end += text[end] == '\\' ? 2 : 1;
+        }
+        return end < n ? end + 1 : n;
     }
-    *out = value;
+    while (text[i] >= '0' && text[i] <= '9' && end < n &&
+           memchr("0123456789.eE+-", text[end], 15)) {
+        end++;
+    }
+    return end;
+}
+
+/* Copies the text with "e0" after integers that may not fit 64 bits, which makes reals of them. */
+static bool relax_integers(struct buffer *out, const char *text, size_t n) {
+    enum { SAFE_DIGITS = 18 };
+    for (size_t i = 0, end; i < n; i = end) {
+        end = token_end(text, n, i);
+        bool huge = text[i] != '"' && end - i > SAFE_DIGITS && !memchr(text + i, '.', end - i) &&
+                    !memchr(text + i, 'e', end - i) && !memchr(text + i, 'E', end - i);
+        if (!buffer_append(out, text + i, end - i, NULL) ||
+            (huge && !buffer_append(out, "e0", 2, NULL))) {
+            return false;
+        }
+    }
     return true;
 }
 
-bool json_read_file(json_t **out, const char *path, size_t limit, struct error *err) {
+bool json_parse(json_t **out, const char *file, const char *text, size_t n, size_t flags,
+                struct error *err) {
+    struct buffer relaxed = {0};
+    json_error_t where;
+    json_t *value = json_loadb(text, n, JSON_REJECT_DUPLICATES | flags, &where);
+    /* Nobody needs such a number, but transformers writes 10^30 for "no limit". */
+    if (!value && json_error_code(&where) == json_error_numeric_overflow &&
+        relax_integers(&relaxed, text, n)) {
+        text = (const char *)relaxed.data;
+        n = relaxed.size;
+        value = json_loadb(text, n, JSON_REJECT_DUPLICATES | flags, &where);
+    }
+    bool ok = value || parse_error(file, text, n, &where, err);
+    if (ok) {
+        *out = value;
+    }
+    buffer_finish(&relaxed);
+    return ok;
+}
+
+bool json_read_file(json_t **out, const char *path, size_t limit, size_t flags, struct error *err) {
     struct buffer text = {0};
     bool ok = buffer_read_file(&text, path, limit, err) &&
-              json_parse(out, path, (const char *)text.data, text.size, err);
+              json_parse(out, path, (const char *)text.data, text.size, flags, err);
     buffer_finish(&text);
     return ok;
 }

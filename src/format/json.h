@@ -12,11 +12,14 @@
 #include "base/error.h"
 
 /* Reads and parses a whole regular file of at most `limit` bytes. The caller owns *out
- * (json_decref). Errors: IO, MEMORY (buffer_read_file's), JSON (with line and column). */
-bool json_read_file(json_t **out, const char *path, size_t limit, struct error *err);
+ * (json_decref). flags: json_parse's. Errors: IO, MEMORY (buffer_read_file's), JSON (with line and
+ * column). */
+bool json_read_file(json_t **out, const char *path, size_t limit, size_t flags, struct error *err);
 
-/* Parses n bytes; `file` is what errors call them. Errors: JSON. */
-bool json_parse(json_t **out, const char *file, const char *text, size_t n, struct error *err);
+/* Parses n bytes; `file` is what errors call them. flags: 0, or JSON_ALLOW_NUL for strings that may
+ * hold U+0000. Integers beyond 64 bits become reals. Errors: JSON. */
+bool json_parse(json_t **out, const char *file, const char *text, size_t n, size_t flags,
+                struct error *err);
 
 /* An object in a file, and how errors speak of it. All pointers borrowed. */
 struct json_fields {

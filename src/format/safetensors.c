@@ -107,7 +107,7 @@ static bool open_index(struct st_set *s, const char *dir, struct error *err) {
     const char *tensor;
     json_t *value;
 
-    if (!json_read_file(&root, s->origin, MAX_INDEX_BYTES, err) ||
+    if (!json_read_file(&root, s->origin, MAX_INDEX_BYTES, 0, err) ||
         !json_fields_init(&f, root, s->origin, "", "", ERROR_ST_HEADER, err) ||
         !json_fields_init(&map, json_object_get(root, "weight_map"), s->origin, "weight_map",
                           "weight_map: ", ERROR_ST_HEADER, err)) {

@@ -219,7 +219,7 @@ static bool parse_header(const struct st_file *file, const char *text, size_t n,
     const char *name;
     json_t *value;
 
-    if (!json_parse(&root, file->path, text, n, err)) {
+    if (!json_parse(&root, file->path, text, n, 0, err)) {
         if (err) {
             err->kind = ERROR_ST_HEADER;
         }

@@ -337,7 +337,7 @@ static bool read_file(struct model_config *c, const char *dir, const char *name,
         ok = true;
         goto out;
     }
-    ok = json_read_file(&root, path, MAX_CONFIG_BYTES, err) &&
+    ok = json_read_file(&root, path, MAX_CONFIG_BYTES, 0, err) &&
          json_fields_init(&f, root, path, "", "", ERROR_CONFIG, err) && read(&f, c, err);
 out:
     json_decref(root);

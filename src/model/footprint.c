@@ -20,6 +20,19 @@ static uint64_t padded(int64_t n, int multiple) {
     return (uint64_t)((n + multiple - 1) / multiple * multiple);
 }
 
+enum dtype footprint_dtype(const struct st_set *set, enum dtype none) {
+    enum dtype found = none;
+    bool any = false;
+    for (int i = 0; i < st_count(set); i++) {
+        const struct st_tensor *t = st_at(set, i);
+        if (t->n_dim == 2 && t->supported) {
+            found = !any || t->dtype == found ? t->dtype : DTYPE_F32;
+            any = true;
+        }
+    }
+    return found;
+}
+
 struct shard_dims footprint_dims(const struct model_config *c) {
     return (struct shard_dims){.n_head = c->n_head,
                                .n_kv_head = c->n_kv_head,
@@ -120,17 +133,28 @@ static int world_that_fits(const struct model_config *c, const struct shard *sha
     return 0;
 }
 
+/* KV blocks of a single sequence that would fit, with the rotations of as many positions. */
+static uint64_t blocks_that_fit(const struct model_config *c, const struct shard *shard,
+                                const struct footprint_params *params, uint64_t available) {
+    struct footprint_params none = *params;
+    none.ctx = 0;
+    none.n_block = 0;
+    struct footprint f = footprint_of_shard(c, shard, &none);
+    uint64_t fixed = footprint_total(&f);
+    uint64_t rotations = (uint64_t)KV_BLOCK * (uint64_t)c->head_dim * sizeof(float);
+    return fixed < available ? (available - fixed) / add(block_bytes(c, shard), rotations) : 0;
+}
+
 bool footprint_require(const struct model_config *c, const struct shard *shard,
                        const struct footprint_params *params, uint64_t available,
                        struct error *err) {
     struct footprint f = footprint_of_shard(c, shard, params);
-    uint64_t fixed = add(f.weights, f.buffers);
     char advice[120] = "";
 
     if (footprint_total(&f) <= available) {
         return true;
     }
-    uint64_t blocks = fixed < available ? (available - fixed) / block_bytes(c, shard) : 0;
+    uint64_t blocks = blocks_that_fit(c, shard, params, available);
     int world = world_that_fits(c, shard, params, available);
     if (blocks > 0) {
         snprintf(advice, sizeof advice, "; a KV cache of %llu positions would fit (--ctx)",

@@ -8,6 +8,7 @@
 
 #include "base/dtype.h"
 #include "base/error.h"
+#include "format/safetensors.h"
 #include "model/config.h"
 #include "nn/shard.h"
 
@@ -25,6 +26,10 @@ struct footprint {
     uint64_t kv;
     uint64_t buffers; /* activations of one step, logits, the table of rotations */
 };
+
+/* The dtype to count a checkpoint's matrices in: theirs, or F32, as some are widened to, where they
+ * are not all of one (which is then an upper bound); `none` where there are none. */
+enum dtype footprint_dtype(const struct st_set *set, enum dtype none);
 
 struct shard_dims footprint_dims(const struct model_config *c);
 

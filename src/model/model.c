@@ -79,7 +79,7 @@ static bool batch_init(struct batch *b, int max_tok, struct error *err) {
 static bool check_memory(struct model *m, const struct st_set *set, struct error *err) {
     const struct model_params *p = &m->params;
     struct device *d = m->nn.device;
-    struct footprint_params sizes = {.dtype = st_find(set, "model.embed_tokens.weight")->dtype,
+    struct footprint_params sizes = {.dtype = footprint_dtype(set, m->config.dtype),
                                      .ctx = p->ctx,
                                      .n_block = p->n_block,
                                      .max_tok = p->max_tok,

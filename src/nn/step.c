@@ -35,7 +35,7 @@ static bool seq_validate(const struct step_seq *q, int i, const struct step_limi
     return true;
 }
 
-/* Marks a sequence's blocks in a bit map; a block is written by one sequence only. */
+/* Marks the blocks that a sequence writes in a bit map; a block is written by one only. */
 static bool claim_blocks(uint8_t *claimed, const struct step_seq *q, int i, int n_block,
                          struct error *err) {
     for (int b = 0; b < q->n_block; b++) {
@@ -45,7 +45,6 @@ static bool claim_blocks(uint8_t *claimed, const struct step_seq *q, int i, int 
                              i, b, block, n_block);
         }
         uint8_t bit = (uint8_t)(1u << (block & 7));
-        /* Blocks before the first written one may be shared (a common prefix). */
         if (b >= q->pos / KV_BLOCK) {
             if (claimed[block >> 3] & bit) {
                 return error_set(err, ERROR_PROTOCOL,
@@ -53,6 +52,22 @@ static bool claim_blocks(uint8_t *claimed, const struct step_seq *q, int i, int 
                                  block);
             }
             claimed[block >> 3] |= bit;
+        }
+    }
+    return true;
+}
+
+/* The blocks before the first written one are only read, and may be shared (a common prefix), but
+ * not with one who writes them in the same step. */
+static bool check_reads(const uint8_t *claimed, const struct step_seq *q, int i,
+                        struct error *err) {
+    for (int b = 0; b < q->pos / KV_BLOCK; b++) {
+        int32_t block = q->blocks[b];
+        if (claimed[block >> 3] >> (block & 7) & 1) {
+            return error_set(err, ERROR_PROTOCOL,
+                             "step: seqs[%d]: blocks[%d]: block %d is read here and written "
+                             "elsewhere",
+                             i, b, block);
         }
     }
     return true;
@@ -81,6 +96,9 @@ bool step_validate(const struct step *step, const struct step_limits *lim, struc
     bool ok = true;
     for (int i = 0; ok && i < step->n_seq; i++) {
         ok = claim_blocks(claimed, &step->seqs[i], i, lim->n_block, err);
+    }
+    for (int i = 0; ok && i < step->n_seq; i++) {
+        ok = check_reads(claimed, &step->seqs[i], i, err);
     }
     free(claimed);
     return ok;

@@ -44,5 +44,7 @@ struct step_limits {
     int32_t vocab;   /* token ids are below it */
 };
 
-/* Errors: PROTOCOL, naming the sequence and the field. Rejects a KV block used by two sequences. */
+/* Errors: PROTOCOL, naming the sequence and the field. Rejects a KV block that is written twice,
+ * and one that a sequence writes while another reads it; blocks that are only read may be shared.
+ */
 bool step_validate(const struct step *step, const struct step_limits *limits, struct error *err);

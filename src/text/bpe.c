@@ -73,7 +73,7 @@ static bool scratch_reserve(struct bpe_scratch *s, size_t n, struct error *err) 
     }
     size_t capacity = n < 64 ? 64 : n;
     bpe_scratch_finish(s);
-    /* Every merge enters the heap at most three times as many pairs as there are positions. */
+    /* Pairs that enter the heap: one for each position, and two for each of fewer merges. */
     s->symbols = malloc(capacity * sizeof *s->symbols);
     s->heap = malloc(3 * capacity * sizeof *s->heap);
     if (!s->symbols || !s->heap) {

@@ -2,6 +2,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "format/json.h"
 #include "format/show.h"
 #include "text/json_field.h"
 #include "text/tokenizer_impl.h"
@@ -54,7 +55,7 @@ static bool load_bos(struct tokenizer *t, const json_t *v, struct error *err) {
 
 static bool load_config(struct tokenizer *t, const char *path, struct error *err) {
     json_t *config;
-    if (!tokenizer_read_json(path, MAX_CONFIG_BYTES, &config, err)) {
+    if (!json_read_file(&config, path, MAX_CONFIG_BYTES, JSON_ALLOW_NUL, err)) {
         return false;
     }
     bool ok = json_is_object(config) ||

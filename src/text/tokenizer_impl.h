@@ -23,9 +23,6 @@ struct tokenizer {
     char *bos_token;          /* owns; NULL: none */
 };
 
-/* Parses a whole JSON file. Errors (with the path): IO, JSON. */
-bool tokenizer_read_json(const char *path, size_t limit, json_t **out, struct error *err);
-
 /* The id in `v`, which must be an integer in [0, limit). Errors: TOKENIZER. */
 bool tokenizer_read_id(const json_t *v, const char *path, int limit, int32_t *out,
                        struct error *err);

@@ -1,28 +1,15 @@
-#include <jansson.h>
 #include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "format/json.h"
 #include "format/show.h"
 #include "text/json_field.h"
 #include "text/tokenizer_impl.h"
 #include "text/unicode.h"
 
 enum { MAX_FILE_BYTES = 256 << 20 };
-
-bool tokenizer_read_json(const char *path, size_t limit, json_t **out, struct error *err) {
-    struct buffer text = {0};
-    if (!buffer_read_file(&text, path, limit, err)) {
-        return false;
-    }
-    json_error_t e;
-    *out =
-        json_loadb((const char *)text.data, text.size, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &e);
-    buffer_finish(&text);
-    return *out || error_set(err, ERROR_JSON, "%s: line %d, column %d: %s", show_path(path).text,
-                             e.line, e.column, show_text(e.text).text);
-}
 
 static bool push_added(struct tokenizer *t, const json_t *content, int32_t id, bool lstrip,
                        bool rstrip, bool normalized, struct error *err) {
@@ -246,7 +233,7 @@ bool tokenizer_load(struct tokenizer **out, const char *dir, int vocab, struct e
         goto out;
     }
     if (!buffer_printf(&path, err, "%s/tokenizer.json", dir) ||
-        !tokenizer_read_json((const char *)path.data, MAX_FILE_BYTES, &root, err)) {
+        !json_read_file(&root, (const char *)path.data, MAX_FILE_BYTES, JSON_ALLOW_NUL, err)) {
         goto out;
     }
     if (!load_root(t, root, vocab, err)) {

@@ -475,6 +475,13 @@ def unknown_keys(d):
     edit_json(d, "generation_config.json", lambda c: c.update(novelty=True))
 
 
+@good("transformers' 10^30 for no limit")
+def huge_integers(d):
+    huge = int(1e30)
+    edit_json(d, "config.json", lambda c: c.update(novelty=-huge))
+    edit_json(d, "tokenizer_config.json", lambda c: c.update(model_max_length=huge))
+
+
 @good("links as in the hub's cache", mpi=True)
 def hub_links(d):
     blobs = path(d, "blobs")

@@ -301,8 +301,6 @@ static void what_is_not_json_is_refused(void **state) {
     refuse(ERROR_JSON, "config.json", "line 1");
     tempdir_text(&dir, "config.json", "[]");
     refuse(ERROR_CONFIG, "config.json", "an object");
-    tempdir_text(&dir, "config.json", "{\"hidden_size\": 99999999999999999999}");
-    refuse(ERROR_JSON, "config.json", "hidden_size");
     tempdir_text(&dir, "config.json", "{\"hidden_size\": 1e999}");
     refuse(ERROR_JSON, "config.json", "hidden_size");
     tempdir_text(&dir, "config.json", "{\"hidden_size\": NaN}");

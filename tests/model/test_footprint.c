@@ -1,4 +1,4 @@
-#include "test.h"
+#include "tempdir.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -138,12 +138,52 @@ static void a_refusal_says_what_would_fit(void **state) {
     assert_false(footprint_require(&c, &s, &params, footprint_total(&f) - 1, &err));
     assert_int_equal(err.kind, ERROR_MEMORY);
     assert_non_null(strstr(err.message, "4032 positions would fit"));
+    /* The rotations of the context that was asked for are no obstacle to a smaller one. */
+    struct footprint_params longer = params;
+    longer.ctx = 1 << 26; /* 32 GiB of rotations alone */
+    longer.n_block = longer.ctx / KV_BLOCK;
+    assert_false(footprint_require(&c, &s, &longer, footprint_total(&f), &err));
+    assert_non_null(strstr(err.message, "4096 positions would fit"));
     /* too little for the weights, but half of them would do */
     assert_false(footprint_require(&c, &s, &params, f.weights - 1, &err));
     assert_non_null(strstr(err.message, "2 ranks would fit"));
     assert_false(footprint_require(&c, &s, &params, 1000, &err));
     assert_null(strstr(err.message, "would fit"));
     assert_non_null(strstr(err.message, "1000 B are free"));
+}
+
+/* The dtype that counts for a checkpoint of the matrices a, b and a vector. */
+static enum dtype dtype_of(const char *a, const char *b, int size_a, int size_b) {
+    struct tempdir dir;
+    struct st_set *set = NULL;
+    struct error err = {0};
+    char file[512] = {0};
+    int n = snprintf(file + 8, sizeof file - 8,
+                     "{\"a\":{\"dtype\":\"%s\",\"shape\":[1,4],\"data_offsets\":[0,%d]},"
+                     "\"b\":{\"dtype\":\"%s\",\"shape\":[1,4],\"data_offsets\":[%d,%d]},"
+                     "\"v\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[%d,%d]}}",
+                     a, 4 * size_a, b, 4 * size_a, 4 * (size_a + size_b), 4 * (size_a + size_b),
+                     4 * (size_a + size_b) + 4);
+    file[0] = (char)n;
+    file[1] = (char)(n >> 8);
+    tempdir_make(&dir);
+    tempdir_write(&dir, "model.safetensors", file, 8 + (size_t)(n + 4 * (size_a + size_b) + 4));
+    assert_ok(st_open(&set, dir.path, &err), &err);
+    enum dtype t = footprint_dtype(set, DTYPE_COUNT);
+    st_close(set);
+    tempdir_remove(&dir);
+    return t;
+}
+
+static void mixed_matrices_count_as_the_widest(void **state) {
+    (void)state;
+    assert_int_equal(dtype_of("BF16", "BF16", 2, 2), DTYPE_BF16);
+    assert_int_equal(dtype_of("F16", "F16", 2, 2), DTYPE_F16);
+    assert_int_equal(dtype_of("BF16", "F32", 2, 4), DTYPE_F32);
+    assert_int_equal(dtype_of("F32", "BF16", 4, 2), DTYPE_F32);
+    assert_int_equal(dtype_of("BF16", "F16", 2, 2), DTYPE_F32);
+    assert_int_equal(dtype_of("I8", "F16", 1, 2), DTYPE_F16);
+    assert_int_equal(dtype_of("I8", "I8", 1, 1), DTYPE_COUNT);
 }
 
 int main(void) {
@@ -154,6 +194,7 @@ int main(void) {
         cmocka_unit_test(rows_are_padded_to_panels),
         cmocka_unit_test(the_largest_config_saturates),
         cmocka_unit_test(a_refusal_says_what_would_fit),
+        cmocka_unit_test(mixed_matrices_count_as_the_widest),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -47,6 +47,12 @@ static void a_shared_prefix_passes_but_no_shared_writes(void **state) {
     seqs[1].pos = 60;
     seqs[0].pos = 60;
     refuse(seqs, 2, "written twice");
+    seqs[0].pos = 64; /* reads block 0, which the other, with a block of its own after it, writes */
+    refuse(seqs, 2, "seqs[0]: blocks[0]: block 0 is read here and written elsewhere");
+    const int32_t twice[] = {1, 1};
+    struct step_seq alone = good(twice);
+    alone.pos = 64;
+    refuse(&alone, 1, "read here and written elsewhere");
 }
 
 static void bad_steps_are_named(void **state) {

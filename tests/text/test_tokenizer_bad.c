@@ -301,10 +301,10 @@ static void bad_files_are_named(void **state) {
         enum error_kind kind;
         const char *names;
     } cases[] = {
-        {"", ERROR_JSON, "tokenizer.json: line 1"},
-        {"not JSON", ERROR_JSON, "tokenizer.json: line 1"},
-        {"{\"model\": {}", ERROR_JSON, "tokenizer.json: line 1"},
-        {"\xff{}", ERROR_JSON, "tokenizer.json: line 1"},
+        {"", ERROR_JSON, "tokenizer.json: not valid JSON: line 1"},
+        {"not JSON", ERROR_JSON, "tokenizer.json: not valid JSON: line 1"},
+        {"{\"model\": {}", ERROR_JSON, "tokenizer.json: not valid JSON: line 1"},
+        {"\xff{}", ERROR_JSON, "tokenizer.json: not valid JSON: line 1"},
         {"[]", ERROR_TOKENIZER, "the whole file: must be an object"},
         {"{}", ERROR_TOKENIZER, "tokenizer.json: pre_tokenizer: is missing"},
     };
@@ -351,7 +351,7 @@ static void nesting_bombs_are_refused(void **state) {
 static void bad_configs_are_named(void **state) {
     (void)state;
     static const char *const cases[][2] = {
-        {"{", "tokenizer_config.json: line 1"},
+        {"{", "tokenizer_config.json: not valid JSON: line 1"},
         {"[]", "tokenizer_config.json: the whole file"},
         {"{\"chat_template\": 1}", "tokenizer_config.json: chat_template"},
         {"{\"bos_token\": 1}", "tokenizer_config.json: bos_token"},
