@@ -46,6 +46,26 @@ def ranks_of(launcher):
         return {rank_of(pid): int(pid) for pid in f.read().split()}
 
 
+def cpu_seconds(pid):
+    with open(f"/proc/{pid}/stat", encoding="ascii") as f:
+        fields = f.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def stop_inside_a_collective(victim, other):
+    """Between two steps the other rank naps, and cannot know that it waits for a rank that is stopped."""
+    for _ in range(50):
+        os.kill(victim, signal.SIGSTOP)
+        time.sleep(0.1)
+        before = cpu_seconds(other)
+        time.sleep(0.3)
+        if cpu_seconds(other) - before > 0.05:
+            return
+        os.kill(victim, signal.SIGCONT)
+        time.sleep(0.013)
+    raise AssertionError("it is never inside a collective")
+
+
 class TestStoppedRank(unittest.TestCase):
     TIMEOUT = 1.5
 
@@ -73,7 +93,8 @@ class TestStoppedRank(unittest.TestCase):
              "--isa", "generic", "--threads", "1", "--timeout", str(self.TIMEOUT), "--status-file", status],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENV)
         p.stdout.read(10)  # it is generating
-        os.kill(ranks_of(p.pid)[victim], signal.SIGSTOP)
+        ranks = ranks_of(p.pid)
+        stop_inside_a_collective(ranks[victim], ranks[1 - min(victim, 1)])
         start = time.monotonic()
         try:
             _, err = p.communicate(timeout=30)
