@@ -2,7 +2,6 @@
 #pragma once
 
 #include <stddef.h>
-#include <stdint.h>
 
 enum dtype { DTYPE_F32, DTYPE_BF16, DTYPE_F16, DTYPE_COUNT };
 
@@ -14,7 +13,5 @@ static inline const char *dtype_name(enum dtype t) {
     return t == DTYPE_F32 ? "F32" : t == DTYPE_BF16 ? "BF16" : "F16";
 }
 
-float dtype_f32_from_f16(uint16_t h);
-
-/* dst[i] = src[i] as f32, exactly, for n little-endian numbers at any alignment. */
+/* dst[i] = src[i] as f32, exactly, for n numbers at any alignment. */
 void dtype_widen(float *dst, const void *src, enum dtype t, size_t n);

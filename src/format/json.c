@@ -171,11 +171,6 @@ bool json_get_int(const struct json_fields *f, const char *key, int64_t min, int
     return true;
 }
 
-bool json_get_int_or(const struct json_fields *f, const char *key, int64_t min, int64_t max,
-                     int64_t *out, struct error *err) {
-    return !json_has(f, key) || json_get_int(f, key, min, max, out, err);
-}
-
 bool json_get_number(const struct json_fields *f, const char *key, double min, double max,
                      double *out, struct error *err) {
     const json_t *v = json_object_get(f->object, key);

@@ -42,8 +42,6 @@ bool json_has(const struct json_fields *f, const char *key);
  */
 bool json_get_int(const struct json_fields *f, const char *key, int64_t min, int64_t max,
                   int64_t *out, struct error *err);
-bool json_get_int_or(const struct json_fields *f, const char *key, int64_t min, int64_t max,
-                     int64_t *out, struct error *err);
 bool json_get_number(const struct json_fields *f, const char *key, double min, double max,
                      double *out, struct error *err);
 bool json_get_number_or(const struct json_fields *f, const char *key, double min, double max,

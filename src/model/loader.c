@@ -7,7 +7,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 
-enum { CHUNK_BYTES = 4 << 20, CHUNK_ROWS = 16 };
+enum { CHUNK_BYTES = 1 << 20, CHUNK_ROWS = 16 };
 
 struct job {
     const struct st_tensor *tensor;
@@ -101,7 +101,8 @@ static int rows_per_chunk(const struct job *j) {
     return rows < (size_t)j->part.n_rows ? (int)rows : j->part.n_rows;
 }
 
-/* Cuts the jobs into chunks of a few megabytes, the unit of reading and of parallelism. */
+/* Cuts the jobs into chunks of about a megabyte, the unit of reading and of parallelism: every
+ * thread holds one. */
 static bool cut_chunks(struct loader *l, struct error *err) {
     size_t n = 0;
     for (size_t i = 0; i < l->n_job; i++) {

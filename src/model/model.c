@@ -163,7 +163,10 @@ static void batch_fill(struct batch *b, const struct step *step) {
 
 bool model_step(struct model *m, const struct step *step, struct step_result *results,
                 struct error *err) {
-    struct step_limits limits = model_limits(m);
+    const struct step_limits limits = {.max_tok = m->params.max_tok,
+                                       .ctx = m->params.ctx,
+                                       .n_block = m->params.n_block,
+                                       .vocab = m->config.vocab};
     if (!step_validate(step, &limits, err)) {
         return false;
     }
@@ -173,13 +176,6 @@ bool model_step(struct model *m, const struct step *step, struct step_result *re
 
 const struct model_config *model_get_config(const struct model *m) {
     return &m->config;
-}
-
-struct step_limits model_limits(const struct model *m) {
-    return (struct step_limits){.max_tok = m->params.max_tok,
-                                .ctx = m->params.ctx,
-                                .n_block = m->params.n_block,
-                                .vocab = m->config.vocab};
 }
 
 size_t model_bytes(const struct model *m) {

@@ -49,7 +49,6 @@ bool model_step(struct model *m, const struct step *step, struct step_result *re
                 struct error *err);
 
 const struct model_config *model_get_config(const struct model *m);
-struct step_limits model_limits(const struct model *m);
 /* Bytes of weights, KV cache and buffers on this rank. */
 size_t model_bytes(const struct model *m);
 /* Bytes read from disk, and how many weights were NaN or infinite, on this rank. */

@@ -23,10 +23,6 @@ bool kv_cache_init(struct kv_cache *kv, const struct nn_context *nn, int n_layer
     return true;
 }
 
-size_t kv_cache_bytes(const struct kv_cache *kv) {
-    return 2 * kv->layer_bytes * (size_t)kv->n_layer;
-}
-
 void kv_cache_finish(struct kv_cache *kv, struct device *device) {
     for (int i = 0; kv->layers && i < kv->n_layer; i++) {
         device->ops->free(device, kv->layers[i].k, kv->layer_bytes);

@@ -15,5 +15,4 @@ struct kv_cache {
 /* Errors: MEMORY. */
 bool kv_cache_init(struct kv_cache *kv, const struct nn_context *nn, int n_layer, int n_block,
                    struct error *err);
-size_t kv_cache_bytes(const struct kv_cache *kv);
 void kv_cache_finish(struct kv_cache *kv, struct device *device);

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "device/host/widen.h"
+#include "base/widen.h"
 #include "reference.h"
 
 /* One random product: stored weights as a checkpoint has them, and widened. */

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "base/checked.h"
-#include "device/host/widen.h"
+#include "base/widen.h"
 
 static size_t panel_count(int rows) {
     return ((size_t)rows + VEC_WIDTH - 1) / VEC_WIDTH;

@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-#include "device/host/widen.h"
+#include "base/widen.h"
 
 /* Below so many values a second thread costs more than it brings. */
 enum { WORTH_A_TEAM = 32768 };

@@ -6,7 +6,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "device/host/widen.h"
+#include "base/widen.h"
 
 struct vec {
     float f[16];
