@@ -16,11 +16,15 @@ static bool wants_progress(const struct common_options *c) {
            (strcmp(c->progress, "auto") == 0 && isatty(STDERR_FILENO));
 }
 
-static void report(void *user, uint64_t done, uint64_t total) {
-    (void)user;
-    if (total > 0) {
+static bool report(void *user, uint64_t done, uint64_t total, struct error *err) {
+    const bool *show = user;
+    if (launch_interrupted()) {
+        return error_set(err, ERROR_INTERRUPTED, "interrupted while loading");
+    }
+    if (*show && total > 0) {
         fprintf(stderr, "\rlockstep: loading %3d %%", (int)(100.0 * (double)done / (double)total));
     }
+    return true;
 }
 
 static bool load_model(struct session *s, struct pool *pool, struct error *err) {
@@ -30,7 +34,7 @@ static bool load_model(struct session *s, struct pool *pool, struct error *err) 
         .dir = s->model,
         .ctx = c->ctx,
         .max_seqs = 1,
-        .progress.report = progress ? report : NULL,
+        .progress = {.report = report, .user = &progress},
     };
     bool ok = engine_open(&s->engine, pool, &options, err);
     if (progress) {

@@ -103,17 +103,18 @@ struct comm *pool_comm(struct pool *p) {
 
 /* ---- notices ---- */
 
-void pool_note_progress(struct pool *p, int rank, uint64_t done, uint64_t total) {
+bool pool_note_progress(struct pool *p, int rank, uint64_t done, uint64_t total,
+                        struct error *err) {
     p->loads[rank] = (struct pool_load_state){.heard = clock_now(), .done = done, .total = total};
     if (!p->progress || !p->progress->report) {
-        return;
+        return true;
     }
     uint64_t all_done = 0, all_total = 0;
     for (int r = 0; r < p->world; r++) {
         all_done += p->loads[r].done;
         all_total += p->loads[r].total;
     }
-    p->progress->report(p->progress->user, all_done, all_total);
+    return p->progress->report(p->progress->user, all_done, all_total, err);
 }
 
 static bool read_notice(struct pool *p, const struct frame *f, struct error *err) {
@@ -124,7 +125,7 @@ static bool read_notice(struct pool *p, const struct frame *f, struct error *err
         return true;
     }
     if (m.type == MESSAGE_PROGRESS && m.seq == p->seq) {
-        pool_note_progress(p, f->source, m.progress.bytes_done, m.progress.bytes_total);
+        return pool_note_progress(p, f->source, m.progress.bytes_done, m.progress.bytes_total, err);
     }
     if (m.type != MESSAGE_TROUBLE || m.seq <= p->settled) {
         return true;
@@ -323,7 +324,7 @@ bool pool_ask_all(struct pool *p, struct message *request, pool_reply *on_reply,
     if (!pool_own_share(p, request, &reply, &e) || (on_reply && !on_reply(user, 0, &reply, &e))) {
         pool_own_failure(p, &e);
         pool_keep_error(&first, &e);
-        if (pool_is_broken(p)) {
+        if (pool_is_broken(p) || request->type == MESSAGE_LOAD) { /* which the others are in */
             pool_call_off(p, &e);
         }
     }

@@ -41,7 +41,8 @@ bool pool_read_notices(void *pool, struct error *err);
 bool pool_poll(void *pool, struct error *err);
 
 /* Notes how far `rank` is with loading, and passes the sums on. */
-void pool_note_progress(struct pool *p, int rank, uint64_t done, uint64_t total);
+/* A false return: rank 0 does not want the model any more. */
+bool pool_note_progress(struct pool *p, int rank, uint64_t done, uint64_t total, struct error *err);
 
 /* Encodes and sends a request with the next sequence number: to one rank, or to all (rank -1). */
 bool pool_send(struct pool *p, struct message *request, int rank, struct error *err);

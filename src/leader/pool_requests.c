@@ -229,11 +229,9 @@ static bool on_loaded(void *user, int rank, const struct message *reply, struct 
 }
 
 /* Rank 0's own progress; while it loads, this is also when it hears of the others'. */
-static void own_progress(void *user, uint64_t done, uint64_t total) {
+static bool own_progress(void *user, uint64_t done, uint64_t total, struct error *err) {
     struct pool *p = user;
-    struct error ignored;
-    pool_note_progress(p, 0, done, total);
-    pool_read_notices(p, &ignored);
+    return pool_note_progress(p, 0, done, total, err) && pool_read_notices(p, err);
 }
 
 bool pool_load(struct pool *p, const struct model_params *params,

@@ -194,15 +194,32 @@ static uint64_t warn_nonfinite(const struct loader *l) {
     return total;
 }
 
+/* What the threads of a load share. */
+struct progress {
+    const struct model_progress *to; /* NULL: nobody wants to know */
+    double last;
+    atomic_uint_least64_t done;
+    uint64_t total;
+};
+
+/* Only the main thread may speak to other ranks. */
+static bool report(struct progress *p, struct error *err) {
+    static const double every_s = 0.1;
+    if (omp_get_thread_num() != 0 || !p->to || !p->to->report || clock_now() - p->last < every_s) {
+        return true;
+    }
+    p->last = clock_now();
+    return p->to->report(p->to->user, atomic_load(&p->done), p->total, err);
+}
+
 bool loader_run(struct loader *l, const struct model_progress *progress, uint64_t *bytes_read,
                 uint64_t *n_nonfinite, struct error *err) {
     if (!cut_chunks(l, err)) {
         return false;
     }
+    struct progress p = {.to = progress, .last = clock_now(), .total = l->bytes_total};
     atomic_bool failed = false;
-    atomic_uint_least64_t done = 0;
     struct error first = {0};
-    double last_report = clock_now();
 
 #pragma omp parallel num_threads(l->device->n_thread)
     {
@@ -217,16 +234,14 @@ bool loader_run(struct loader *l, const struct model_progress *progress, uint64_
                 continue;
             }
             ok = run_chunk(l, c, buffer, &mine);
-            atomic_fetch_add(&done, (size_t)c->n_rows * row_bytes(&l->jobs[c->job]));
-            /* Only the main thread may speak to other ranks. */
-            if (omp_get_thread_num() == 0 && progress && progress->report &&
-                clock_now() - last_report > 0.1) {
-                last_report = clock_now();
-                progress->report(progress->user, atomic_load(&done), l->bytes_total);
+            atomic_fetch_add(&p.done, (size_t)c->n_rows * row_bytes(&l->jobs[c->job]));
+            ok = ok && report(&p, &mine);
+            if (!ok && !atomic_exchange(&failed, true)) {
+                first = mine;
             }
         }
-        if (!ok && !atomic_exchange(&failed, true)) {
-            first = mine;
+        if (!buffer && !atomic_exchange(&failed, true)) {
+            first = mine; /* a thread without work would not have said so */
         }
         free(buffer);
     }

@@ -21,9 +21,10 @@ struct model_params {
     int32_t max_tok; /* tokens of one step, all sequences together */
 };
 
-/* Told now and then while loading: bytes read so far and in all, of this rank. May be NULL. */
+/* Told now and then while loading: bytes read so far and in all, of this rank. A false return, with
+ * its error, ends the load. May be NULL. */
 struct model_progress {
-    void (*report)(void *user, uint64_t bytes_done, uint64_t bytes_total);
+    bool (*report)(void *user, uint64_t bytes_done, uint64_t bytes_total, struct error *err);
     void *user;
 };
 

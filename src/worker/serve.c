@@ -83,20 +83,23 @@ static bool poll_notices(void *user, struct error *err) {
     return transport_poll(s->t, 0, SIDE_NOTICE, &f, &got, err) && (!got || read_notice(s, &f, err));
 }
 
-static void report_progress(void *user, uint64_t bytes_done, uint64_t bytes_total) {
+/* Tells the leader how far this rank has read, and hears whether it still wants the model. */
+static bool report_progress(void *user, uint64_t bytes_done, uint64_t bytes_total,
+                            struct error *err) {
     static const double every_s = 0.1;
     struct server *s = user;
-    struct error err;
+    struct error ignored;
     double now = clock_now();
     if (now - s->progress_last < every_s || !transport_is_flushed(s->t)) {
-        return;
+        return true;
     }
     s->progress_last = now;
     struct message m = {.type = MESSAGE_PROGRESS, .seq = s->seq};
     m.progress = (struct message_progress){bytes_done, bytes_total};
-    if (!send_message(s, &s->notice, &m, &err)) {
-        log_warn("progress: %s", err.message);
+    if (!send_message(s, &s->notice, &m, &ignored)) {
+        log_warn("progress: %s", ignored.message);
     }
+    return poll_notices(user, err);
 }
 
 /* Handles a step, which has no reply: its failure is a notice. */

@@ -138,6 +138,26 @@ class TestSlowRank(unittest.TestCase):
 
 
 class TestStreams(unittest.TestCase):
+    def test_ctrl_c_while_loading(self):
+        """Nobody waits for what is not wanted any more: not rank 0, and not the other one."""
+        slow = ["-x", f"LD_PRELOAD={SLOW_READ}"]
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "status.json")
+            command = [LOCKSTEP, "generate", "--prompt", "In the", "--threads", "1", "--status-file", path]
+            p = subprocess.Popen([MPIEXEC, "-n", "1", *slow, *command, ":", "-n", "1", *slow, *command],
+                                 env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            time.sleep(1.2)
+            start = time.monotonic()
+            p.send_signal(signal.SIGINT)
+            out, err = p.communicate(timeout=30)
+            self.assertLess(time.monotonic() - start, 4, err)
+            self.assertEqual(out, "")
+            self.assertNotEqual(p.returncode, 0)
+            with open(path, encoding="utf-8") as f:
+                status = json.load(f)
+            self.assertEqual((status["exit_code"], status["kind"]), (130, "interrupted"))
+            self.assertIn("interrupted while loading", status["message"])
+
     def test_ctrl_c_while_reading_the_prompt(self):
         p = subprocess.Popen([LOCKSTEP, "generate", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                              stderr=subprocess.PIPE, env=ENV)
