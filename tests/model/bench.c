@@ -16,7 +16,14 @@
 #include "device/host/probe.h"
 #include "model/model.h"
 
-enum { PREFILL = 256, ROUND = 6, MAX_PAIRS = 200, CTX = 2048, N_BLOCK = CTX / KV_BLOCK };
+enum {
+    PREFILL = 256,
+    ROUND = 6,
+    PROBE_READS = 16,
+    MAX_PAIRS = 200,
+    CTX = 2048,
+    N_BLOCK = CTX / KV_BLOCK
+};
 
 /* A communicator that adds up one partial result per rank: what a plain all-reduce would do. */
 struct unordered {
@@ -96,7 +103,11 @@ static double feed(struct model *m, int pos, int n, int n_round) {
 static double probe_all(struct probe *probe) {
     double all = 0;
     MPI_Barrier(MPI_COMM_WORLD);
-    double mine = probe_read(probe); /* all ranks at once, as in a step */
+    double seconds = 0; /* per byte; all ranks at once, as in a step */
+    for (int i = 0; i < PROBE_READS; i++) {
+        seconds += 1 / probe_read(probe);
+    }
+    double mine = PROBE_READS / seconds;
     MPI_Allreduce(&mine, &all, 1, MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD);
     return all;
 }
@@ -144,7 +155,7 @@ int main(int argc, char **argv) {
     if (!probe_create(device, (size_t)512 << 20, &probe, &err)) {
         die("probe", &err);
     }
-    double prefill[5], ratio[MAX_PAIRS], decode[MAX_PAIRS], read[MAX_PAIRS];
+    double prefill[5], ratio[MAX_PAIRS], decode[MAX_PAIRS], read[MAX_PAIRS], fraction[MAX_PAIRS];
     double bytes = (double)model_bytes_read(tree), all_bytes;
     MPI_Allreduce(&bytes, &all_bytes, 1, MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD);
     for (int i = 0; i < 5; i++) {
@@ -161,19 +172,22 @@ int main(int argc, char **argv) {
         ratio[i] = t / s;
         decode[i] = t / ROUND;
         read[i] = probe_all(probe);
+        fraction[i] = all_bytes / decode[i] / read[i];
     }
     if (rank == 0) {
         double token_s = median(decode, pairs), fastest = decode[0], slowest = decode[pairs - 1];
-        double bw = median(read, pairs), r = median(ratio, pairs);
+        double bw = median(read, pairs), r = median(ratio, pairs), f = median(fraction, pairs);
         printf("ranks %d x %d threads, %s kernels, %.0f MB of weights\n", world, threads,
                host_isa_name(device), all_bytes / 1e6);
         printf("load            %8.2f s\n", load_s);
         printf("prefill %d     %8.1f tok/s\n", PREFILL, PREFILL / median(prefill, 5));
         printf("decode          %8.2f tok/s  (%.2f .. %.2f)\n", 1 / token_s, 1 / slowest,
                1 / fastest);
-        printf("weights read    %8.2f GB/s of %.2f GB/s (%.2f .. %.2f): fraction %.3f\n",
-               all_bytes / token_s / 1e9, bw / 1e9, read[0] / 1e9, read[pairs - 1] / 1e9,
-               all_bytes / token_s / bw);
+        printf("weights read    %8.2f GB/s\n", all_bytes / token_s / 1e9);
+        printf("memory reads    %8.2f GB/s  (%.2f .. %.2f, %s)\n", bw / 1e9, read[0] / 1e9,
+               read[pairs - 1] / 1e9, probe_read_pattern(probe));
+        printf("fraction        %8.3f  (%.3f .. %.3f, median of the rounds' ratios)\n", f,
+               fraction[0], fraction[pairs - 1]);
         printf("tree / no tree  %8.4f  (%.4f .. %.4f, %d pairs)\n", r, ratio[0], ratio[pairs - 1],
                pairs);
     }
