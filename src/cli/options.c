@@ -111,11 +111,14 @@ static bool set_int(const struct option *o, const char *text, struct error *err)
     char *end;
     errno = 0;
     long v = strtol(text, &end, 10);
-    if (end == text || *end || errno || v < -2147483647 || v > 2147483647) {
+    if (end == text || *end) {
         return error_set(err, ERROR_USAGE, "--%s %s: not a whole number", o->name, text);
     }
     if (!in_range(o, (double)v, text, err)) {
         return false;
+    }
+    if (errno || v < -2147483647 || v > 2147483647) {
+        return error_set(err, ERROR_USAGE, "--%s %s: too large", o->name, text);
     }
     *(int *)o->value = (int)v;
     return true;

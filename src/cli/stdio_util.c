@@ -6,9 +6,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "cli/launch.h"
+#include "format/json.h"
 #include "format/show.h"
 
 enum { MAX_BYTES = 256 << 20, CHUNK = 1 << 16 };
@@ -28,49 +30,62 @@ const char *stdio_name(const char *path) {
 }
 
 /* False once the user wants an end. */
-static bool wait_for_stdin(void) {
-    struct pollfd fds[2] = {{.fd = STDIN_FILENO, .events = POLLIN},
+static bool wait_for_input(int fd) {
+    struct pollfd fds[2] = {{.fd = fd, .events = POLLIN},
                             {.fd = launch_interrupt_fd(), .events = POLLIN}};
     while (poll(fds, 2, -1) < 0 && errno == EINTR) {
     }
     return !launch_interrupted();
 }
 
-static bool read_stdin(struct buffer *out, struct error *err) {
+static bool read_stream(int fd, const char *name, struct buffer *out, struct error *err) {
     while (out->size <= MAX_BYTES) {
         if (!buffer_reserve(out, CHUNK, err)) {
             return false;
         }
-        if (!wait_for_stdin()) {
+        if (!wait_for_input(fd)) {
             return error_set(err, ERROR_INTERRUPTED, "interrupted");
         }
-        ssize_t n = read(STDIN_FILENO, out->data + out->size, CHUNK);
+        ssize_t n = read(fd, out->data + out->size, CHUNK);
         if (n < 0) {
-            return error_set(err, ERROR_IO, "standard input: %s", strerror(errno));
+            return error_set(err, ERROR_IO, "%s: %s", name, strerror(errno));
         }
         if (n == 0) {
             return true;
         }
         out->size += (size_t)n;
     }
-    return error_set(err, ERROR_INPUT, "standard input: more than %d bytes", MAX_BYTES);
+    return error_set(err, ERROR_INPUT, "%s: more than %d bytes", name, MAX_BYTES);
+}
+
+/* Such as a shell's <(command) is. */
+static bool is_stream(const char *path) {
+    struct stat st;
+    return stat(path, &st) == 0 && (S_ISFIFO(st.st_mode) || S_ISCHR(st.st_mode));
 }
 
 bool stdio_read(const char *path, struct buffer *out, struct error *err) {
-    return strcmp(path, "-") == 0 ? read_stdin(out, err)
-                                  : buffer_read_file(out, path, MAX_BYTES, err);
+    if (strcmp(path, "-") == 0) {
+        return read_stream(STDIN_FILENO, stdio_name(path), out, err);
+    }
+    if (!is_stream(path)) {
+        return buffer_read_file(out, path, MAX_BYTES, err);
+    }
+    /* O_NONBLOCK: a pipe without a writer is waited for where Ctrl-C is heard. */
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0) {
+        return error_set(err, ERROR_IO, "%s: %s", show_path(path).text, strerror(errno));
+    }
+    bool ok = read_stream(fd, show_path(path).text, out, err);
+    close(fd);
+    return ok;
 }
 
 bool stdio_read_json(const char *path, json_t **out, struct error *err) {
     struct buffer text = {0};
-    json_error_t e;
-    bool ok = stdio_read(path, &text, err);
-    if (ok) {
-        *out = json_loadb((const char *)text.data, text.size,
-                          JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &e);
-        ok = *out || error_set(err, ERROR_JSON, "%s: line %d, column %d: %s", show_path(path).text,
-                               e.line, e.column, show_text(e.text).text);
-    }
+    bool ok =
+        stdio_read(path, &text, err) &&
+        json_parse(out, stdio_name(path), (const char *)text.data, text.size, JSON_ALLOW_NUL, err);
     buffer_finish(&text);
     return ok;
 }

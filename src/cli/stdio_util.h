@@ -15,7 +15,7 @@ void stdio_fill_closed(void);
 /* What to call an input in errors: the path, or "standard input" for "-". */
 const char *stdio_name(const char *path);
 
-/* A file's text, or standard input's for "-"; at most 256 MiB. A signal that wants an
+/* A file's or a pipe's text, or standard input's for "-"; at most 256 MiB. A signal that wants an
  * end ends the wait for standard input. Errors (they name it): IO, INPUT, MEMORY, INTERRUPTED. */
 bool stdio_read(const char *path, struct buffer *out, struct error *err);
 

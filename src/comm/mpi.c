@@ -213,21 +213,23 @@ static const struct comm_ops mpi_ops = {
     .gather = mpi_gather,
 };
 
-bool comm_mpi_new_id(uint8_t id[COMM_ID_BYTES], struct error *err) {
-    static const uint8_t none[COMM_ID_BYTES];
-    uint8_t fresh[COMM_ID_BYTES] = {0};
+bool comm_mpi_share_id(MPI_Comm mpi, bool want, uint8_t id[COMM_ID_BYTES], struct error *err) {
     int rank;
-    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-    /* All zero says that rank 0 had no random bytes: the others must not wait for them. */
-    if (rank == 0 && getrandom(fresh, sizeof(fresh), 0) != sizeof(fresh)) {
-        memset(fresh, 0, sizeof(fresh));
+    MPI_Comm_rank(mpi, &rank);
+    memset(id, 0, COMM_ID_BYTES);
+    bool made = rank != 0 || !want || getrandom(id, COMM_ID_BYTES, 0) == COMM_ID_BYTES;
+    if (!made) {
+        memset(id, 0, COMM_ID_BYTES); /* the others must not wait for this rank */
     }
-    int rc = MPI_Bcast(fresh, COMM_ID_BYTES, MPI_BYTE, 0, MPI_COMM_WORLD);
-    if (rc != MPI_SUCCESS || memcmp(fresh, none, sizeof(none)) == 0) {
-        return error_set(err, ERROR_IO, "no random bytes for the communicator's id");
+    if (MPI_Bcast(id, COMM_ID_BYTES, MPI_BYTE, 0, mpi) != MPI_SUCCESS) {
+        return error_set(err, ERROR_COMM_INIT, "MPI_Bcast of the communicator's id failed");
     }
-    memcpy(id, fresh, sizeof(fresh));
-    return true;
+    return made || error_set(err, ERROR_IO, "no random bytes for the communicator's id");
+}
+
+bool comm_mpi_id_is_none(const uint8_t id[COMM_ID_BYTES]) {
+    static const uint8_t none[COMM_ID_BYTES];
+    return memcmp(id, none, sizeof none) == 0;
 }
 
 /* What the ranks tell each other first. */

@@ -5,8 +5,13 @@
 
 #include "comm/comm.h"
 
-/* A fresh random id, made on rank 0 and broadcast to all. Errors: IO. */
-bool comm_mpi_new_id(uint8_t id[COMM_ID_BYTES], struct error *err);
+/* Rank 0's word over `mpi`, by MPI_Bcast: a fresh random id where it wants a communicator (`want`
+ * is its alone to say), or all zeros where it does not, or has no random bytes; then nobody creates
+ * one. Collective, blocking. Errors: COMM_INIT, IO (rank 0: no random bytes). */
+bool comm_mpi_share_id(MPI_Comm mpi, bool want, uint8_t id[COMM_ID_BYTES], struct error *err);
+
+/* True for the id that says: no communicator. */
+bool comm_mpi_id_is_none(const uint8_t id[COMM_ID_BYTES]);
 
 /* Creates the communicator over `mpi` (borrowed; must not be used by anybody else while this lives)
  * and checks, under the deadline, that every rank came with the same id.

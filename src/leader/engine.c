@@ -153,10 +153,6 @@ bool sequence_create(struct engine *e, struct sequence **out, struct error *err)
     return true;
 }
 
-int sequence_length(const struct sequence *s) {
-    return s->length;
-}
-
 void sequence_destroy(struct sequence *s) {
     if (s) {
         struct engine *e = s->engine;

@@ -40,8 +40,6 @@ uint64_t engine_load_bytes(const struct engine *e);
 
 /* An empty sequence. Errors: MEMORY. */
 bool sequence_create(struct engine *e, struct sequence **out, struct error *err);
-/* Positions that are in the KV cache. */
-int sequence_length(const struct sequence *s);
 /* Frees its blocks. */
 void sequence_destroy(struct sequence *s);
 

@@ -123,7 +123,7 @@ static bool read_sizes(const struct json_fields *f, struct model_config *c, stru
         !get_int_or(f, "max_position_embeddings", 1, MODEL_MAX_POSITIONS, &c->max_positions, err)) {
         return false;
     }
-    c->n_kv_head = c->n_head;
+    c->n_kv_head = c->arch == MODEL_ARCH_LLAMA ? c->n_head : 32; /* Hugging Face's defaults */
     if (!get_int_or(f, "num_key_value_heads", 1, c->n_head, &c->n_kv_head, err)) {
         return false;
     }

@@ -171,7 +171,8 @@ bool model_step(struct model *m, const struct step *step, struct step_result *re
         return false;
     }
     batch_fill(&m->batch, step);
-    return forward(m, err) && output_run(m, step, results, err);
+    return (m->nn.shard.rank != 0 || output_prepare(m, step, results, err)) && forward(m, err) &&
+           output_run(m, step, err);
 }
 
 const struct model_config *model_get_config(const struct model *m) {

@@ -59,7 +59,10 @@ struct model {
 bool forward(struct model *m, struct error *err);
 
 bool output_init(struct output *o, const struct model *m, struct error *err);
+/* Rank 0, before any communication: room for the step's results, and pointers to it.
+ * Errors: MEMORY. */
+bool output_prepare(struct model *m, const struct step *step, struct step_result *results,
+                    struct error *err);
 /* Final norm, head, and what each sequence asked for, gathered to rank 0. Collective. */
-bool output_run(struct model *m, const struct step *step, struct step_result *results,
-                struct error *err);
+bool output_run(struct model *m, const struct step *step, struct error *err);
 void output_finish(struct output *o, const struct model *m);

@@ -73,9 +73,8 @@ static bool grow(void **p, size_t *capacity, size_t n, size_t size, struct error
     return true;
 }
 
-/* Rank 0: room for the results, and pointers to it. */
-static bool place_results(struct model *m, const struct step *step, struct step_result *results,
-                          struct error *err) {
+bool output_prepare(struct model *m, const struct step *step, struct step_result *results,
+                    struct error *err) {
     struct output *o = &m->out;
     size_t n_logit = 0, n_candidate = 0, vocab = (size_t)m->config.vocab;
     for (int i = 0; i < step->n_seq; i++) {
@@ -250,14 +249,10 @@ static int same_kind(const struct output_row *rows, int n) {
     return i;
 }
 
-bool output_run(struct model *m, const struct step *step, struct step_result *results,
-                struct error *err) {
+bool output_run(struct model *m, const struct step *step, struct error *err) {
     struct output *o = &m->out;
     size_t vocab = (size_t)m->config.vocab;
     bool leader = m->nn.shard.rank == 0;
-    if (leader && !place_results(m, step, results, err)) {
-        return false;
-    }
     int n_row = list_rows(o, step);
     float *logits_at = o->all_logits, *values_at = o->values;
     int32_t *ids_at = o->ids;

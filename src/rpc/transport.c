@@ -2,7 +2,6 @@
 
 #include <endian.h>
 #include <inttypes.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -153,16 +152,8 @@ void transport_destroy(struct transport *t) {
     free(t);
 }
 
-int transport_rank(const struct transport *t) {
-    return t->rank;
-}
-
 int transport_world(const struct transport *t) {
     return t->world;
-}
-
-MPI_Comm transport_comm(const struct transport *t) {
-    return t->comm;
 }
 
 void transport_set_trace(struct transport *t, struct trace *trace) {
@@ -190,13 +181,6 @@ static bool keep_waiting(struct transport *t, struct waiter *w, double timeout_s
         }
     }
     return w->now - w->start < timeout_s || error_set(err, ERROR_DEADLINE, "no answer in time");
-}
-
-void transport_idle(int fd, double seconds) {
-    struct timespec t = {.tv_sec = (time_t)seconds};
-    t.tv_nsec = (long)((seconds - (double)t.tv_sec) * 1e9);
-    struct pollfd p = {.fd = fd, .events = POLLIN};
-    ppoll(&p, 1, &t, NULL);
 }
 
 /* ---- sending ---- */

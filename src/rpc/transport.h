@@ -31,9 +31,7 @@ struct frame {
 bool transport_create(struct transport **out, MPI_Comm comm, bool yield_early, struct error *err);
 void transport_destroy(struct transport *t);
 
-int transport_rank(const struct transport *t);
 int transport_world(const struct transport *t);
-MPI_Comm transport_comm(const struct transport *t);
 
 /* Records every frame from now on. Borrowed; NULL: none. */
 void transport_set_trace(struct transport *t, struct trace *trace);
@@ -66,6 +64,3 @@ bool transport_poll(struct transport *t, int source, int side, struct frame *out
  * received even when timeout_s is not above 0. Errors: as transport_poll, DEADLINE, the hook's. */
 bool transport_receive(struct transport *t, int source, int side, double timeout_s,
                        struct frame *out, struct error *err);
-
-/* Sleeps until `fd` (an eventfd) is readable or `seconds` have passed. */
-void transport_idle(int fd, double seconds);

@@ -79,6 +79,9 @@ static bool translate(const char *regex, size_t n, struct buffer *out, struct er
                     return false;
                 }
             }
+            if (regex[i + 1] == ']') { /* a member there, not the end */
+                return error_set(err, ERROR_UNSUPPORTED, "] as the first of [...]");
+            }
         } else if (c == ']') {
             in_class = false;
         }

@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -326,35 +325,15 @@ bool worker_handle(struct worker *w, const struct message *request, struct messa
 /* ---- the second half of init ---- */
 
 /* Rank 0's random id. Made here, not broadcast. */
-static bool new_id(uint8_t id[COMM_ID_BYTES], struct error *err) {
-    return getrandom(id, COMM_ID_BYTES, 0) == COMM_ID_BYTES ||
-           error_set(err, ERROR_IO, "no random bytes for the communicator's id");
-}
-
-static bool is_zero(const uint8_t *id) {
-    uint8_t any = 0;
-    for (int i = 0; i < COMM_ID_BYTES; i++) {
-        any |= id[i];
-    }
-    return any == 0;
-}
-
 bool worker_join(struct worker *w, bool go, struct error *err) {
-    uint8_t id[COMM_ID_BYTES] = {0};
-    bool made = w->rank != 0 || !go || new_id(id, err);
-    if (!made) {
-        memset(id, 0, sizeof id); /* the others learn from it that there will be no communicator */
-    }
+    uint8_t id[COMM_ID_BYTES];
     watchdog_phase("MPI_Bcast of the communicator's id", w->options.timeout_s + 1);
-    int code = MPI_Bcast(id, COMM_ID_BYTES, MPI_BYTE, 0, w->options.control);
+    bool shared = comm_mpi_share_id(w->options.control, go, id, err);
     watchdog_clear();
-    if (!made) {
+    if (!shared) {
         return error_wrap(err, "init");
     }
-    if (code != MPI_SUCCESS) {
-        return error_set(err, ERROR_COMM_INIT, "init: MPI_Bcast of the id: MPI error %d", code);
-    }
-    if (is_zero(id)) {
+    if (comm_mpi_id_is_none(id)) {
         return true; /* called off: the leader has the reason */
     }
     bool ok = w->world == 1

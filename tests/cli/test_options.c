@@ -122,7 +122,7 @@ static void mistakes_say_what_to_type(void **state) {
         {{"--max-tokens", "x"}, "--max-tokens x: not a whole number"},
         {{"--max-tokens", "3x"}, "not a whole number"},
         {{"--max-tokens", ""}, "not a whole number"},
-        {{"--max-tokens", "99999999999"}, "not a whole number"},
+        {{"--max-tokens", "99999999999"}, "must be between"},
         {{"--max-tokens", "0"}, "must be between 1 and 100"},
         {{"--max-tokens", "101"}, "must be between 1 and 100"},
         {{"--temperature", "nan"}, "not a number"},
