@@ -234,9 +234,9 @@ bool engine_feed(struct engine *e, const struct engine_part *part, struct step_r
 bool engine_close(struct engine *e, struct error *err) {
     bool ok = true;
     if (e) {
-        /* After a failed collective the ranks may be anywhere, and no model can follow. */
-        ok = pool_comm(e->pool)->broken
-                 ? error_set(err, ERROR_COMM, "unload: an earlier collective failed")
+        /* Then the ranks may be anywhere, and each would be waited for in vain. */
+        ok = pool_is_broken(e->pool)
+                 ? error_set(err, ERROR_COMM, "unload: an earlier request failed")
                  : pool_unload(e->pool, err);
         free(e->free_blocks);
         free(e->seqs);

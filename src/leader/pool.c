@@ -256,7 +256,7 @@ bool pool_ask(struct pool *p, int rank, struct message *request, struct message 
 
 bool pool_is_broken(struct pool *p) {
     const struct comm *c = worker_comm(p->worker);
-    return c && c->broken;
+    return p->stuck || (c && c->broken);
 }
 
 void pool_call_off(struct pool *p, const struct error *cause) {

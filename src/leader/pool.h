@@ -82,6 +82,10 @@ bool pool_shutdown(struct pool *p, struct error *err);
 
 void pool_destroy(struct pool *p);
 
+/* Nothing more can be asked of the ranks but to end: a collective failed, or one of them does not
+ * take what it is sent. */
+bool pool_is_broken(struct pool *p);
+
 int pool_world(const struct pool *p);
 /* After pool_hello. Borrowed. */
 const struct message_hello_ok *pool_rank(const struct pool *p, int rank);

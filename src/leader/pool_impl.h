@@ -40,8 +40,8 @@ bool pool_read_notices(void *pool, struct error *err);
 /* The same, at most once a millisecond: for inside collectives. */
 bool pool_poll(void *pool, struct error *err);
 
-/* Notes how far `rank` is with loading, and passes the sums on. */
-/* A false return: rank 0 does not want the model any more. */
+/* Notes how far `rank` is with loading, and passes the sums on. False: rank 0 does not want the
+ * model any more. */
 bool pool_note_progress(struct pool *p, int rank, uint64_t done, uint64_t total, struct error *err);
 
 /* Encodes and sends a request with the next sequence number: to one rank, or to all (rank -1). */
@@ -62,9 +62,6 @@ bool pool_ask(struct pool *p, int rank, struct message *request, struct message 
 /* Tells every rank that the last request is given up, so that none waits for the others until its
  * deadline. */
 void pool_call_off(struct pool *p, const struct error *cause);
-
-/* The communicator is of no more use: a collective failed. */
-bool pool_is_broken(struct pool *p);
 
 /* Where rank 0's own share failed because another rank told of its trouble: puts that rank's words
  * in the place of those that rank 0 wrapped around them. Returns false. */
