@@ -21,6 +21,7 @@
     X(ERROR_SHAPE, "shape", 2)      /* arguments that do not fit each other */                     \
     X(ERROR_COMM, "comm_failed", 3)                                                                \
     X(ERROR_COMM_INIT, "comm_init_failed", 3)                                                      \
+    X(ERROR_NCCL_INIT, "nccl_init_failed", 3)                                                      \
     X(ERROR_COMM_NOT_INIT, "comm_not_initialised", 3)                                              \
     X(ERROR_DEVICE, "device_failed", 3)                                                            \
     X(ERROR_PROTOCOL, "protocol", 3)        /* malformed, unknown or unexpected frame */           \
