@@ -1,7 +1,11 @@
-/* Collectives of tensors between ranks, as one table: self (one rank), mpi (host memory), nccl.
+/* Collectives of tensors between ranks, as one table: self (one rank), mpi (host memory), nccl
+ * (device memory).
  *
- * All are collective over the world and must be called by every rank in the same order. Each waits
- * at most the communicator's timeout, then fails with DEADLINE. Only the main thread calls.
+ * All are collective over the world and must be called by every rank in the same order. Buffers are
+ * memory of the communicator's device. On a GPU the tensor collectives are enqueued on the device's
+ * stream and the device's next wait sees them through; on the host they are done when they return.
+ * Whoever waits does so for at most the communicator's timeout, then fails with DEADLINE. Only the
+ * main thread calls.
  *
  * A collective that failed on the way (anything but SHAPE) leaves the communicator broken: every
  * later one fails at once with COMM, and the buffers of the failed one must not be freed or
@@ -23,7 +27,7 @@ struct comm;
 struct comm_stats {
     uint64_t n_collective;
     uint64_t bytes; /* sent by this rank */
-    double seconds;
+    double seconds; /* spent waiting in them; 0 on a GPU, where they are only enqueued */
 };
 
 struct comm_ops {
@@ -32,16 +36,22 @@ struct comm_ops {
      * size); false where all_reduce_tree takes one piece per rank and promises a tolerance. */
     bool exact;
     void (*destroy)(struct comm *);
+    /* Memory for buffers that a collective sends or receives in every step: of the device, and of a
+     * kind that the transport likes best. Zeroed, 64-byte aligned. Errors: MEMORY. */
+    bool (*alloc)(struct comm *, size_t bytes, void **out, struct error *err);
+    void (*free)(struct comm *, void *p, size_t bytes);
     /* The tree sum of all ranks' pieces. pieces [n_piece][n] f32: this rank's maximal subtrees of
      * the tree over n_leaf leaves (as leaf_tree_pieces gives them for leaf_run_of_rank), clobbered;
+     * where not exact, this rank's whole partial sum (n_piece = 1).
      * out [n] f32: complete on every rank, may be pieces itself. */
     bool (*all_reduce_tree)(struct comm *, float *out, float *pieces, size_t n, int n_leaf,
                             struct error *);
-    /* x[i] = sum over ranks, uint32, wrapping. In place. */
+    /* x[i] = sum over ranks, uint32, wrapping. In place; x is host memory everywhere, and the
+     * result is there on return. */
     bool (*all_reduce_u32)(struct comm *, uint32_t *x, size_t n, struct error *);
-    /* x[i] = max over ranks. In place. */
+    /* x[i] = max over ranks. Otherwise as all_reduce_u32. */
     bool (*all_reduce_max_u32)(struct comm *, uint32_t *x, size_t n, struct error *);
-    /* dst [world][bytes] = every rank's src [bytes]. */
+    /* dst [world][bytes] = every rank's src [bytes], which may lie in its place in dst. */
     bool (*all_gather)(struct comm *, void *dst, const void *src, size_t bytes, struct error *);
     bool (*broadcast)(struct comm *, void *buf, size_t bytes, int root, struct error *);
     /* Rank 0: dst receives rank r's bytes[r] bytes at offset sum of bytes[0..r). Other ranks: dst

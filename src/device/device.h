@@ -3,6 +3,10 @@
  * Pointers called "device" point into the device's memory (on the host device: ordinary memory).
  * Shapes are row-major, [rows, columns]; M = number of token rows in the step.
  *
+ * Activations ("act" below) have the device's element type device->act: F32 on the host, BF16 or
+ * F32 on a GPU. The residual stream, partial sums of row-parallel layers, logits, norm weights and
+ * biases are always f32.
+ *
  * Host promise (the CUDA device promises a tolerance instead): every output element is computed in
  * the one order documented at its operation, whatever M, the number of threads and the instruction
  * set, so all host kernels agree to the bit. "chain" below means: acc = +0; for i in increasing
@@ -57,8 +61,32 @@ struct attention_shape {
     float scale;    /* 1/sqrt(head_dim) */
 };
 
-/* One layer's KV pool: n_block blocks, each [n_kv_head][KV_BLOCK][head_dim] f32 for K and for V.
- * Host layout within a (block, head): K transposed [head_dim_pad][KV_BLOCK], V
+/* The tokens of a step. Replicated: equal on every rank. */
+struct device_batch {
+    int n_tok;
+    const int32_t *ids; /* [n_tok] host memory, borrowed */
+    int n_seq;
+    const struct seq_run *seqs; /* [n_seq] borrowed; they cover rows [0, n_tok) without gaps */
+    int n_row;
+    const int32_t *rows; /* [n_row] rows whose output is wanted, ascending; borrowed */
+};
+
+/* What every batch of a model stays within. */
+struct batch_limits {
+    int max_tok;
+    int max_seq;
+    int max_ctx; /* positions of one sequence */
+};
+
+/* What the operations are to be called with: at least the batch's own numbers, equal on every rank.
+ * A GPU pads small batches to the size of a recording; what padding rows hold is unspecified. */
+struct batch_size {
+    int n_tok;
+    int n_row;
+};
+
+/* One layer's KV pool: n_block blocks, each [n_kv_head][KV_BLOCK][head_dim] of act, for K and for
+ * V. Host layout within a (block, head): K transposed [head_dim_pad][KV_BLOCK], V
  * [KV_BLOCK][head_dim_pad] with head_dim padded to 16; sizes come from device_kv_block_bytes(). */
 struct kv_layer {
     void *k; /* device */
@@ -73,6 +101,8 @@ struct device_ops {
     /* Zeroed memory, 64-byte aligned, huge pages where they help. Errors: MEMORY. */
     bool (*alloc)(struct device *, size_t bytes, void **out, struct error *);
     void (*free)(struct device *, void *p, size_t bytes);
+    /* Both wait: src may be changed, and dst read, on return. download also waits for everything
+     * enqueued before. Errors: DEVICE, DEADLINE, and whatever broke the work that was enqueued. */
     bool (*upload)(struct device *, void *dst, const void *src, size_t bytes, struct error *);
     bool (*download)(struct device *, void *dst, const void *src, size_t bytes, struct error *);
     /* Waits until everything enqueued is done. */
@@ -81,54 +111,75 @@ struct device_ops {
     size_t (*memory_free)(struct device *);
 
     /* ---- packed matrices ---- */
-    /* Bytes a [rows, cols] matrix of dtype takes when packed. */
-    size_t (*matrix_bytes)(enum dtype dtype, int rows, int cols);
+    /* Bytes a [rows, cols] matrix of dtype takes when packed. A GPU holds every matrix in act,
+     * whatever dtype says. */
+    size_t (*matrix_bytes)(const struct device *, enum dtype dtype, int rows, int cols);
     bool (*matrix_create)(struct device *, enum dtype dtype, int rows, int cols,
                           struct matrix **out, struct error *);
     /* Packs src, [n_rows, n_cols] of src_dtype with src_stride bytes between rows (host memory,
      * borrowed, any alignment), into rows [row, row + n_rows) x columns [col, col + n_cols).
-     * src_dtype must be the matrix's, or anything when the matrix is F32 (widening is exact).
-     * Adds the number of NaN and infinite values to *n_nonfinite. Calls for disjoint parts may run
-     * on several threads. */
+     * src_dtype must be the matrix's, or anything when the matrix is F32 (widening is exact); a GPU
+     * rounds to act, to nearest even. Adds the number of NaN and infinite values to *n_nonfinite.
+     * Calls for disjoint parts may run on several threads, unless device->main_thread_only. A GPU
+     * may still be copying on return, from memory of its own; device_ops.sync waits for it. */
     bool (*matrix_fill)(struct device *, struct matrix *, int row, int n_rows, int col, int n_cols,
                         enum dtype src_dtype, const void *src, size_t src_stride,
                         size_t *n_nonfinite, struct error *);
     void (*matrix_destroy)(struct device *, struct matrix *);
 
+    /* ---- the step ---- */
+    /* Room for the device's copy of batches, once per model. Errors: MEMORY. */
+    bool (*batch_reserve)(struct device *, const struct batch_limits *, struct error *);
+    void (*batch_release)(struct device *);
+    /* Makes this the current batch, which embed, rope_append, attention and gather_rows work on.
+     * Its arrays must stay until the next one begins. Errors: DEVICE. */
+    bool (*batch_begin)(struct device *, const struct device_batch *, struct batch_size *out,
+                        struct error *);
+    /* Recording: a run of operations and collectives that is the same in many steps, up to the
+     * content of the batch, may be recorded once and replayed. `key` names it, together with the
+     * sizes that batch_begin gave. *replayed: everything has been enqueued already, and the caller
+     * must leave it out and not call record_end; else it enqueues as ever and then calls
+     * record_end, also when that failed (ok). The host never records. */
+    bool (*record_begin)(struct device *, int key, bool *replayed, struct error *);
+    bool (*record_end)(struct device *, bool ok, struct error *);
+
     /* ---- operations; all enqueue, none waits ---- */
     /* y[p][m][o] = tree sum over the leaves of piece p of chain(w[o], x[m], columns of the leaf).
-     * x [M, cols] f32 device with x_stride floats between rows; y [n_piece][M][rows] f32 device,
-     * dense. plan NULL: one chain over all columns, n_piece = 1. */
-    bool (*linear)(struct device *, float *y, const float *x, size_t x_stride,
+     * x [M, cols] act device with x_stride elements between rows; y [n_piece][M][rows] device,
+     * dense, of y_dtype: F32, or act. plan NULL: one chain over all columns, n_piece = 1.
+     * A GPU takes no plan: the order of its sums is cuBLAS's. */
+    bool (*linear)(struct device *, void *y, enum dtype y_dtype, const void *x, size_t x_stride,
                    const struct matrix *w, int n_tok, const struct leaf_plan *plan, struct error *);
     /* y[m] = row ids[m] - row_first of table, widened, -0 made +0; zeros when not in
-     * [row_first, row_first + rows). ids: host memory, borrowed. y [M, cols] f32 device. */
-    bool (*embed)(struct device *, float *y, const int32_t *ids, int n_tok,
-                  const struct matrix *table, int row_first, struct error *);
-    /* y[m][i] = (x[m][i] * r) * w[i], r = 1 / sqrt(sum(x^2) / dim + eps). The sum: 16 lanes, lane l
-     * holds fma over i = l, l + 16, ... in order; lanes are added 0+8.., 0+4.., 0+2.., 0+1.
-     * x, y [M, dim] f32 device (y may alias x); w [dim] f32 device. */
-    bool (*rmsnorm)(struct device *, float *y, const float *x, const float *w, int n_tok, int dim,
-                    float eps, struct error *);
-    /* x += y, elementwise. */
+     * [row_first, row_first + rows). y [M, cols] f32 device. */
+    bool (*embed)(struct device *, float *y, const struct matrix *table, int row_first,
+                  struct error *);
+    /* x += delta, where delta is not NULL; then y[m][i] = (x[m][i] * r) * w[i],
+     * r = 1 / sqrt(sum(x^2) / dim + eps). The sum: 16 lanes, lane l holds fma over i = l, l + 16,
+     * ... in order; lanes are added 0+8.., 0+4.., 0+2.., 0+1. x, delta [M, dim] f32 device; y [M,
+     * dim] act device; w [dim] f32 device; no alias, but y may be x where act is F32. */
+    bool (*rmsnorm)(struct device *, void *y, float *x, const float *delta, const float *w,
+                    int n_tok, int dim, float eps, struct error *);
+    /* x += y, elementwise, f32. */
     bool (*add)(struct device *, float *x, const float *y, size_t n, struct error *);
-    /* x[m][i] += b[i]. */
-    bool (*add_bias)(struct device *, float *x, const float *b, int n_tok, int dim, struct error *);
+    /* x[m][i] += b[i]; x of x_dtype (F32 or act). */
+    bool (*add_bias)(struct device *, void *x, enum dtype x_dtype, const float *b, int n_tok,
+                     int dim, struct error *);
     /* y[m][i] = silu(gu[m][i]) * gu[m][dim + i], silu(g) = g / (1 + exp(-g)).
-     * gu [M, 2 dim], y [M, dim] f32 device, no alias. */
-    bool (*silu_mul)(struct device *, float *y, const float *gu, int n_tok, int dim,
-                     struct error *);
+     * gu [M, 2 dim], y [M, dim] act device, no alias. */
+    bool (*silu_mul)(struct device *, void *y, const void *gu, int n_tok, int dim, struct error *);
     /* For every row: optional per-head RMSNorm of q and k (q_norm, k_norm [head_dim], NULL: none),
-     * rotate-half RoPE of q and k by the row's position, both in place, k and v appended to the KV
+     * rotate-half RoPE of q and k by the row's position, q in place, k and v appended to the KV
      * pool.
-     * qkv [M][(n_head + 2 n_kv_head) * head_dim] f32 device: q heads, k heads, v heads.
+     * qkv [M][(n_head + 2 n_kv_head) * head_dim] act device: q heads, k heads, v heads; what the
+     * latter two hold afterwards is unspecified.
      * rope [n_position][head_dim] f32 device: cos in [0, head_dim/2), sin in the rest.
      * Rotation: a' = a*cos - b*sin, b' = b*cos + a*sin with a = x[i], b = x[i + head_dim/2];
      * computed as fma(a, cos, -(b*sin)) and fma(b, cos, a*sin). */
-    bool (*rope_append)(struct device *, float *qkv, const struct attention_shape *,
+    bool (*rope_append)(struct device *, void *qkv, const struct attention_shape *,
                         const float *q_norm, const float *k_norm, float eps, const float *rope,
-                        const struct seq_run *seqs, int n_seq, struct kv_layer, struct error *);
-    /* Causal attention over the paged KV pool, out [M][n_head * head_dim] f32 device.
+                        struct kv_layer, struct error *);
+    /* Causal attention over the paged KV pool, out [M][n_head * head_dim] act device.
      * Query row at position p, for each block j = 0 .. p / KV_BLOCK, t over its positions <= p:
      *   s_t = chain(q, k_t) * scale;  m_j = max s_t;  e_t = exp(s_t - m_j)
      *   l_j = 16 lanes, lane i = ((e_i + e_{i+16}) + e_{i+32}) + e_{i+48}, then as in rmsnorm
@@ -136,13 +187,14 @@ struct device_ops {
      * Blocks merge in order: m' = max(m, m_j), a = exp(m - m'), b = exp(m_j - m'),
      *   l = fma(l_j, b, l * a), o[d] = fma(o_j[d], b, o[d] * a); the first is taken as it is.
      * out = o * (1 / l). Positions past p count as e = +0. exp: device/host/vec_math.h. */
-    bool (*attention)(struct device *, float *out, const float *qkv, const struct attention_shape *,
-                      const struct seq_run *seqs, int n_seq, struct kv_layer, struct error *);
+    bool (*attention)(struct device *, void *out, const void *qkv, const struct attention_shape *,
+                      struct kv_layer, struct error *);
     /* Bytes of one KV block of K (and as many of V) for n_kv_head heads. */
-    size_t (*kv_block_bytes)(int n_kv_head, int head_dim);
-    /* Rows rows[0..n) of x [.., dim] gathered densely into y [n, dim]. rows: host memory. */
-    bool (*gather_rows)(struct device *, float *y, const float *x, const int32_t *rows, int n,
-                        int dim, struct error *);
+    size_t (*kv_block_bytes)(const struct device *, int n_kv_head, int head_dim);
+    /* Rows first .. first + n of the batch's list of wanted rows, of x [M, dim], gathered densely
+     * into y [n, dim]; f32. */
+    bool (*gather_rows)(struct device *, float *y, const float *x, int first, int n, int dim,
+                        struct error *);
     /* The k largest of each row of x [n, dim], largest first, ties by lower index, NaN as -inf;
      * index + index_first. values [n, k] f32, ids [n, k] int32, device; k <= dim. */
     bool (*top_k)(struct device *, float *values, int32_t *ids, const float *x, int n, int dim,
@@ -151,8 +203,14 @@ struct device_ops {
 
 struct device {
     const struct device_ops *ops; /* first member of every device */
+    enum dtype act;               /* element type of activations and of the KV cache */
+    bool main_thread_only;        /* loader threads may not call it */
     int n_thread;                 /* host threads that this rank may use; at least 1 */
     int n_sharer;                 /* ranks that share this device's memory; at least 1 */
+    double timeout_s;             /* of a wait for the device; the host waits for nothing */
+    /* Called while waiting, often, as in struct comm. May be NULL. */
+    bool (*poll)(void *user, struct error *err);
+    void *poll_user;
 };
 
 /* ---- the host device ---- */

@@ -11,13 +11,12 @@
  *   GPUSIM_NCCL_VERSION=22809 what ncclGetVersion says; may be "rank:version,..."
  *   GPUSIM_FAULT=R:OP:K:KIND  at the K-th call (from 1) of OP on rank R (* = all); several with
  *                             ';'. OP is an API function's name ("cudaMalloc", "ncclAllReduce") or
- *                             "launch"; KIND: memory, fault719, fault700, init, hang, remote, async,
- *                             exit, error. The rank is OMPI_COMM_WORLD_RANK, PMIX_RANK or
- *                             SLURM_PROCID, else 0.
+ *                             "launch"; KIND: memory, fault719, fault700, init, hang, remote,
+ * async, exit, error. The rank is OMPI_COMM_WORLD_RANK, PMIX_RANK or SLURM_PROCID, else 0.
  *   GPUSIM_REPORT=FILE        findings are appended there too (default: stderr only)
  *   GPUSIM_CHECK=off          no checks of races and of unwritten memory (for speed)
- * A finding is one line "gpusim: rank R: FINDING: ..." on stderr; a process with findings that would
- * exit 0 exits 86. */
+ * A finding is one line "gpusim: rank R: FINDING: ..." on stderr; a process with findings that
+ * would exit 0 exits 86. */
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -23,9 +23,9 @@ extern "C" {
 enum kernel_type { KERNEL_F32, KERNEL_BF16 };
 
 enum {
-    KERNEL_KV_BLOCK = 64,       /* = KV_BLOCK of device.h */
-    KERNEL_MAX_HEAD_DIM = 256,  /* multiples of 8 from 8 on */
-    KERNEL_MAX_SPLITS = 32,     /* of one sequence's context in decode attention */
+    KERNEL_KV_BLOCK = 64,      /* = KV_BLOCK of device.h */
+    KERNEL_MAX_HEAD_DIM = 256, /* multiples of 8 from 8 on */
+    KERNEL_MAX_SPLITS = 32,    /* of one sequence's context in decode attention */
     KERNEL_MAX_CANDIDATES = 1024,
 };
 
@@ -91,7 +91,8 @@ cudaError_t kernel_gather_rows(float *y, const float *x, int first, int n, int d
 /* Optional per-head RMSNorm of q and k (q_norm, k_norm [head_dim] f32, NULL: none), rotate-half
  * RoPE by the row's position, q in place in qkv, k and v appended to the KV pool.
  * qkv [n_tok][(n_head + 2 n_kv_head) head_dim] of `type`: q heads, k heads, v heads (k and v parts
- * are left unspecified). rope [n_position][head_dim] f32: cos in the first half, sin in the rest. */
+ * are left unspecified). rope [n_position][head_dim] f32: cos in the first half, sin in the rest.
+ */
 cudaError_t kernel_rope_append(void *qkv, enum kernel_type type, const struct kernel_heads *heads,
                                const float *q_norm, const float *k_norm, float eps,
                                const float *rope, const struct kernel_batch *batch,
@@ -108,9 +109,9 @@ cudaError_t kernel_attention_decode(void *out, const void *qkv, enum kernel_type
                                     const struct kernel_heads *heads,
                                     const struct kernel_batch *batch, struct kernel_kv kv,
                                     void *scratch, cudaStream_t stream);
-/* Any number of tokens per sequence: tiles of query rows against KV blocks (Dao, "FlashAttention-2",
- * 2023); bf16 on tensor cores (mma.sync m16n8k16), f32 on plain FMA. Sequences of one token among
- * them are right, only slower. */
+/* Any number of tokens per sequence: tiles of query rows against KV blocks (Dao,
+ * "FlashAttention-2", 2023); bf16 on tensor cores (mma.sync m16n8k16), f32 on plain FMA. Sequences
+ * of one token among them are right, only slower. */
 cudaError_t kernel_attention_prefill(void *out, const void *qkv, enum kernel_type type,
                                      const struct kernel_heads *heads,
                                      const struct kernel_batch *batch, struct kernel_kv kv,
