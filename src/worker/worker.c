@@ -214,7 +214,7 @@ static bool handle_bandwidth(struct worker *w, const struct message *request, st
     if (!sweep_from_name(b->collective, &which)) {
         return error_set(err, ERROR_PROTOCOL, "there is no collective '%s'", b->collective);
     }
-    if (!sweep_measure(w->comm, which, b->bytes, b->iters, b->warmup, &sample, err)) {
+    if (!sweep_measure(w->comm, w->device, which, b->bytes, b->iters, b->warmup, &sample, err)) {
         return false;
     }
     reply->type = MESSAGE_BANDWIDTH_RESULT;
