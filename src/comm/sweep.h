@@ -30,5 +30,6 @@ uint64_t sweep_bytes(enum sweep_collective which, uint64_t bytes, int world);
  * All-reduce goes by all_reduce_tree with one leaf a rank; broadcast's root is rank 0.
  * Collective; every rank gets the same sample. Errors: SHAPE, MEMORY (all ranks, if one has it),
  * the collectives' own. */
-bool sweep_measure(struct comm *c, struct device *device, enum sweep_collective which, uint64_t bytes, int iters,
-                   int warmup, struct sweep_sample *out, struct error *err);
+bool sweep_measure(struct comm *c, struct device *device, enum sweep_collective which,
+                   uint64_t bytes, int iters, int warmup, struct sweep_sample *out,
+                   struct error *err);

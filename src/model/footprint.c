@@ -95,7 +95,8 @@ static uint64_t block_bytes(const struct model_config *c, const struct shard *s,
 }
 
 /* Per token: the residual, its norm, q k v, attention's output, gate and up, their product, and
- * the partial results of a row-parallel linear, on the host once as computed and once as received. */
+ * the partial results of a row-parallel linear, on the host once as computed and once as received.
+ */
 static uint64_t buffers(const struct model_config *c, const struct shard *s,
                         const struct footprint_params *p) {
     struct leaf_run pieces[LEAF_TREE_MAX_PIECES];
@@ -161,7 +162,8 @@ static uint64_t blocks_that_fit(const struct model_config *c, const struct shard
     struct footprint f = footprint_of_shard(c, shard, &none);
     uint64_t fixed = footprint_total(&f);
     uint64_t rotations = (uint64_t)KV_BLOCK * (uint64_t)c->head_dim * sizeof(float);
-    return fixed < available ? (available - fixed) / add(block_bytes(c, shard, params), rotations) : 0;
+    return fixed < available ? (available - fixed) / add(block_bytes(c, shard, params), rotations)
+                             : 0;
 }
 
 bool footprint_require(const struct model_config *c, const struct shard *shard,

@@ -16,7 +16,8 @@ struct output_buffer {
     size_t bytes;
 };
 
-static void output_plan(struct output *o, const struct model *m, struct output_buffer out[N_OUTPUT]) {
+static void output_plan(struct output *o, const struct model *m,
+                        struct output_buffer out[N_OUTPUT]) {
     bool leader = m->nn.shard.rank == 0;
     size_t hidden = (size_t)m->config.hidden, vocab = (size_t)m->config.vocab;
     size_t candidates = (size_t)OUTPUT_CHUNK * STEP_MAX_CANDIDATES * CANDIDATE_BYTES;

@@ -46,8 +46,8 @@ bool sharded_linear_row(const struct sharded_linear *l, const struct nn_context 
     struct device *d = nn->device;
     struct comm *c = nn->comm;
     size_t n = (size_t)n_tok * (size_t)l->rows;
-    return d->ops->linear(d, y, DTYPE_F32, x, (size_t)l->cols, l->w, n_tok,
-                          plan_used(l->plan, nn), err) &&
+    return d->ops->linear(d, y, DTYPE_F32, x, (size_t)l->cols, l->w, n_tok, plan_used(l->plan, nn),
+                          err) &&
            c->ops->all_reduce_tree(c, y, y, n, nn->dims.n_head, err) &&
            add_bias(l, d, y, DTYPE_F32, n_tok, err);
 }

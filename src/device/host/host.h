@@ -66,7 +66,8 @@ void host_matrix_destroy(struct device *, struct matrix *);
 
 /* ---- operations: host_linear.c, host_rows.c, host_attention.c, host_top_k.c ---- */
 bool host_linear(struct device *, void *y, enum dtype y_dtype, const void *x, size_t x_stride,
-                 const struct matrix *w, int n_tok, const struct leaf_plan *plan, struct error *err);
+                 const struct matrix *w, int n_tok, const struct leaf_plan *plan,
+                 struct error *err);
 bool host_embed(struct device *, float *y, const struct matrix *table, int row_first,
                 struct error *err);
 bool host_rmsnorm(struct device *, void *y, float *x, const float *delta, const float *w, int n_tok,

@@ -38,8 +38,8 @@ static void work_rmsnorm(void *ctx, int part, void *scratch) {
     }
 }
 
-bool host_rmsnorm(struct device *d, void *y, float *x, const float *delta, const float *w, int n_tok,
-                  int dim, float eps, struct error *err) {
+bool host_rmsnorm(struct device *d, void *y, float *x, const float *delta, const float *w,
+                  int n_tok, int dim, float eps, struct error *err) {
     struct host_device *h = host_of(d);
     struct rows_call c = {.kernels = h->kernels,
                           .n_part = parts(h, n_tok, dim),
@@ -82,8 +82,8 @@ bool host_add(struct device *d, float *x, const float *y, size_t n, struct error
     return true;
 }
 
-bool host_add_bias(struct device *d, void *x, enum dtype x_dtype, const float *b, int n_tok, int dim,
-                   struct error *err) {
+bool host_add_bias(struct device *d, void *x, enum dtype x_dtype, const float *b, int n_tok,
+                   int dim, struct error *err) {
     (void)x_dtype; /* F32 is all there is */
     (void)err;
     for (int m = 0; m < n_tok; m++) {
