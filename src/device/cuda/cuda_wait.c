@@ -1,0 +1,64 @@
+#include <sched.h>
+
+#include "base/clock.h"
+#include "device/cuda/cuda_device.h"
+
+enum { WAIT_LOOKS_PER_POLL = 16 };
+
+bool cuda_error(struct error *err, cudaError_t e, const char *what) {
+    (void)cudaGetLastError(); /* what was said need not be said again by the next call */
+    enum error_kind kind = e == cudaErrorMemoryAllocation ? ERROR_MEMORY : ERROR_DEVICE;
+    return error_set(err, kind, "%s: %s (%s)", what, cudaGetErrorString(e), cudaGetErrorName(e));
+}
+
+bool cuda_usable(const struct cuda_device *c, struct error *err) {
+    return !c->broken || error_set(err, ERROR_DEVICE, "an earlier operation on this GPU failed");
+}
+
+bool cuda_break(struct cuda_device *c) {
+    if (!c->broken) {
+        c->broken = true;
+        cuda_graphs_drop(c);
+        if (c->watch.abort) {
+            c->watch.abort(c->watch.user);
+        }
+    }
+    return false;
+}
+
+/* What to look at besides the stream. */
+static bool look_around(struct cuda_device *c, const char *what, double deadline,
+                        struct error *err) {
+    if (c->watch.check && !c->watch.check(c->watch.user, err)) {
+        return error_wrap(err, "%s", what);
+    }
+    if (c->base.poll && !c->base.poll(c->base.poll_user, err)) {
+        return false;
+    }
+    return clock_now() < deadline ||
+           error_set(err, ERROR_DEADLINE, "%s: the GPU was not done within %g s", what,
+                     c->base.timeout_s);
+}
+
+bool cuda_wait(struct cuda_device *c, cudaEvent_t event, const char *what, struct error *err) {
+    double deadline = clock_now() + c->base.timeout_s;
+    if (!cuda_usable(c, err)) {
+        return false;
+    }
+    for (int look = 1;; look++) {
+        cudaError_t e = event ? cudaEventQuery(event) : cudaStreamQuery(c->stream);
+        if (e == cudaSuccess) {
+            return true;
+        }
+        if (e != cudaErrorNotReady) {
+            cuda_error(err, e, what);
+            return cuda_break(c);
+        }
+        if (look % WAIT_LOOKS_PER_POLL == 0) {
+            if (!look_around(c, what, deadline, err)) {
+                return cuda_break(c);
+            }
+            sched_yield();
+        }
+    }
+}
