@@ -139,9 +139,11 @@ struct device_ops {
      * content of the batch, may be recorded once and replayed. `key` names it, together with the
      * sizes that batch_begin gave. *replayed: everything has been enqueued already, and the caller
      * must leave it out and not call record_end; else it enqueues as ever and then calls
-     * record_end, also when that failed (ok). The host never records. */
+     * record_end, also when that failed (ok). *again: the recording did not work out and nothing
+     * has run; the caller must enqueue once more and call record_end again. The host never
+     * records. */
     bool (*record_begin)(struct device *, int key, bool *replayed, struct error *);
-    bool (*record_end)(struct device *, bool ok, struct error *);
+    bool (*record_end)(struct device *, bool ok, bool *again, struct error *);
 
     /* ---- operations; all enqueue, none waits ---- */
     /* y[p][m][o] = tree sum over the leaves of piece p of chain(w[o], x[m], columns of the leaf).

@@ -225,9 +225,9 @@ static bool run_recorded(struct model *m, int k, struct error *err) {
     if (!d->ops->record_begin(d, k, &replayed, err)) {
         return false;
     }
-    if (!replayed) {
+    for (bool again = !replayed; again;) {
         bool ok = forward(m, err) && output_enqueue(m, k, err);
-        if (!d->ops->record_end(d, ok, err)) {
+        if (!d->ops->record_end(d, ok, &again, err)) {
             return false;
         }
     }

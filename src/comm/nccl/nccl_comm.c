@@ -1,0 +1,363 @@
+#include "comm/nccl/nccl_comm.h"
+
+#include <nccl.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "device/cuda/cuda_device.h"
+
+_Static_assert(COMM_ID_BYTES == NCCL_UNIQUE_ID_BYTES, "a communicator's id");
+
+enum {
+    NCCL_MEMORY_SINCE = 21900, /* ncclMemAlloc and ncclCommRegister */
+    NCCL_LOOKS_PER_POLL = 16,
+    NCCL_SMALL = 256, /* numbers of a reduction on host memory at a time */
+};
+
+/* A buffer from ncclMemAlloc. */
+struct nccl_buffer {
+    void *data;
+    void *handle; /* of its registration; NULL: none */
+    struct nccl_buffer *next;
+};
+
+struct comm_nccl {
+    struct comm base;
+    struct cuda_device *device;  /* borrowed */
+    ncclComm_t nccl;             /* NULL once destroyed or aborted */
+    struct nccl_buffer *buffers; /* owns; those that ncclMemAlloc gave */
+    uint32_t *small;             /* owns, device [NCCL_SMALL] */
+};
+
+static struct comm_nccl *nccl_of(struct comm *c) {
+    return (struct comm_nccl *)c;
+}
+
+const char *nccl_comm_version(void) {
+    static char text[32];
+    int v = nccl_comm_version_code();
+    snprintf(text, sizeof text, "%d.%d.%d", v / 10000, v / 100 % 100, v % 100);
+    return text;
+}
+
+int nccl_comm_version_code(void) {
+    int v = 0;
+    return ncclGetVersion(&v) == ncclSuccess ? v : 0;
+}
+
+/* NCCL logs to stdout by default, which carries results only. */
+static void log_to_stderr(void) {
+    if (getenv("NCCL_DEBUG")) {
+        setenv("NCCL_DEBUG_FILE", "/dev/stderr", 0);
+    }
+}
+
+/* `what`, NCCL's word for the result, and its longer ones where it has some. */
+static bool nccl_error(struct error *err, enum error_kind kind, ncclResult_t r, ncclComm_t comm,
+                       const char *what) {
+    const char *more = ncclGetLastError(comm);
+    bool any = more && *more;
+    return error_set(err, kind, "%s: %s%s%.200s", what, ncclGetErrorString(r), any ? ": " : "",
+                     any ? more : "");
+}
+
+bool nccl_comm_unique_id(uint8_t id[COMM_ID_BYTES], struct error *err) {
+    ncclUniqueId made;
+    log_to_stderr();
+    ncclResult_t r = ncclGetUniqueId(&made);
+    if (r != ncclSuccess) {
+        return nccl_error(err, ERROR_NCCL_INIT, r, NULL, "ncclGetUniqueId");
+    }
+    memcpy(id, made.internal, COMM_ID_BYTES);
+    return true;
+}
+
+/* Ends the communicator without the others' help. Graphs must be gone. */
+static void abort_comm(void *user) {
+    struct comm_nccl *c = user;
+    c->base.broken = true;
+    if (c->nccl) {
+        ncclCommAbort(c->nccl);
+        c->nccl = NULL;
+    }
+}
+
+static bool broken(struct comm_nccl *c) {
+    c->base.broken = true;
+    return cuda_break(c->device); /* drops the graphs, then aborts */
+}
+
+/* Sees a call through that answered `r`: it may go on in the background. */
+static bool finish(struct comm_nccl *c, ncclResult_t r, enum error_kind kind, const char *what,
+                   struct error *err) {
+    double deadline = clock_now() + c->base.timeout_s;
+    for (int look = 1; r == ncclInProgress; look++) {
+        ncclResult_t e = ncclCommGetAsyncError(c->nccl, &r);
+        if (e != ncclSuccess) {
+            r = e;
+        }
+        if (r == ncclInProgress && look % NCCL_LOOKS_PER_POLL == 0) {
+            if (c->base.poll && !c->base.poll(c->base.poll_user, err)) {
+                return broken(c);
+            }
+            if (clock_now() > deadline) {
+                error_set(err, ERROR_DEADLINE, "%s: not done within %g s", what, c->base.timeout_s);
+                return broken(c);
+            }
+            sched_yield();
+        }
+    }
+    if (r != ncclSuccess) {
+        nccl_error(err, kind, r, c->nccl, what);
+        return broken(c);
+    }
+    return true;
+}
+
+/* The device's waits ask this: has a collective on the stream failed? */
+static bool check(void *user, struct error *err) {
+    struct comm_nccl *c = user;
+    ncclResult_t r = ncclSuccess;
+    if (!c->nccl) {
+        return true;
+    }
+    ncclResult_t e = ncclCommGetAsyncError(c->nccl, &r);
+    r = e != ncclSuccess ? e : r;
+    return r == ncclSuccess || r == ncclInProgress ||
+           nccl_error(err, ERROR_COMM, r, c->nccl, "NCCL");
+}
+
+/* ---- buffers ---- */
+
+static bool nccl_alloc(struct comm *base, size_t bytes, void **out, struct error *err) {
+    struct comm_nccl *c = nccl_of(base);
+    struct device *d = &c->device->base;
+    struct nccl_buffer *b = NULL;
+    if (!c->nccl || nccl_comm_version_code() < NCCL_MEMORY_SINCE || !(b = calloc(1, sizeof *b))) {
+        return d->ops->alloc(d, bytes, out, err);
+    }
+    if (ncclMemAlloc(&b->data, bytes) != ncclSuccess) { /* plain memory does, too */
+        (void)cudaGetLastError();
+        free(b);
+        return d->ops->alloc(d, bytes, out, err);
+    }
+    if (ncclCommRegister(c->nccl, b->data, bytes, &b->handle) != ncclSuccess) {
+        b->handle = NULL;
+    }
+    b->next = c->buffers;
+    c->buffers = b;
+    *out = b->data;
+    CUDA_TRY(cudaMemsetAsync(b->data, 0, bytes, c->device->stream), "cudaMemsetAsync");
+    return true;
+}
+
+static void nccl_free(struct comm *base, void *p, size_t bytes) {
+    struct comm_nccl *c = nccl_of(base);
+    struct device *d = &c->device->base;
+    struct nccl_buffer **at = &c->buffers;
+    if (!p) {
+        return;
+    }
+    while (*at && (*at)->data != p) {
+        at = &(*at)->next;
+    }
+    if (!*at) {
+        d->ops->free(d, p, bytes);
+        return;
+    }
+    struct nccl_buffer *b = *at;
+    *at = b->next;
+    if (b->handle && c->nccl) {
+        ncclCommDeregister(c->nccl, b->handle);
+    }
+    ncclMemFree(b->data);
+    free(b);
+}
+
+/* ---- collectives ---- */
+
+static bool begin(struct comm_nccl *c, const char *what, size_t bytes, struct error *err) {
+    if (c->base.broken || !c->nccl) {
+        return error_set(err, ERROR_COMM, "%s: an earlier collective on this communicator failed",
+                         what);
+    }
+    c->base.stats.n_collective++;
+    c->base.stats.bytes += bytes;
+    return true;
+}
+
+static bool all_reduce_tree(struct comm *base, float *out, float *pieces, size_t n, int n_leaf,
+                            struct error *err) {
+    struct comm_nccl *c = nccl_of(base);
+    (void)n_leaf; /* one partial sum per rank, whatever the tree */
+    return begin(c, "all_reduce", n * sizeof *out, err) &&
+           finish(c,
+                  ncclAllReduce(pieces, out, n, ncclFloat32, ncclSum, c->nccl, c->device->stream),
+                  ERROR_COMM, "ncclAllReduce", err);
+}
+
+/* Small numbers in host memory, by way of the device. */
+static bool reduce_u32(struct comm *base, uint32_t *x, size_t n, ncclRedOp_t op,
+                       struct error *err) {
+    struct comm_nccl *c = nccl_of(base);
+    struct device *d = &c->device->base;
+    for (size_t at = 0; at < n; at += NCCL_SMALL) {
+        size_t m = n - at < NCCL_SMALL ? n - at : NCCL_SMALL;
+        if (!begin(c, "all_reduce", m * sizeof *x, err) ||
+            !cuda_upload(d, c->small, x + at, m * sizeof *x, err) ||
+            !finish(
+                c, ncclAllReduce(c->small, c->small, m, ncclUint32, op, c->nccl, c->device->stream),
+                ERROR_COMM, "ncclAllReduce", err) ||
+            !cuda_download(d, x + at, c->small, m * sizeof *x, err)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool all_reduce_u32(struct comm *base, uint32_t *x, size_t n, struct error *err) {
+    return reduce_u32(base, x, n, ncclSum, err);
+}
+
+static bool all_reduce_max_u32(struct comm *base, uint32_t *x, size_t n, struct error *err) {
+    return reduce_u32(base, x, n, ncclMax, err);
+}
+
+static bool all_gather(struct comm *base, void *dst, const void *src, size_t bytes,
+                       struct error *err) {
+    struct comm_nccl *c = nccl_of(base);
+    return begin(c, "all_gather", bytes, err) &&
+           finish(c, ncclAllGather(src, dst, bytes, ncclUint8, c->nccl, c->device->stream),
+                  ERROR_COMM, "ncclAllGather", err);
+}
+
+static bool broadcast(struct comm *base, void *buf, size_t bytes, int root, struct error *err) {
+    struct comm_nccl *c = nccl_of(base);
+    if (root < 0 || root >= base->world) {
+        return error_set(err, ERROR_SHAPE, "broadcast: no rank %d in a world of %d", root,
+                         base->world);
+    }
+    return begin(c, "broadcast", root == base->rank ? bytes : 0, err) &&
+           finish(c, ncclBroadcast(buf, buf, bytes, ncclUint8, root, c->nccl, c->device->stream),
+                  ERROR_COMM, "ncclBroadcast", err);
+}
+
+/* Rank 0's own part stays on its GPU; the others' come by one group of receives. */
+static ncclResult_t gather_at_leader(struct comm_nccl *c, char *dst, const void *src,
+                                     const size_t *bytes) {
+    size_t at = bytes[0];
+    ncclResult_t r = ncclGroupStart();
+    for (int i = 1; r == ncclSuccess && i < c->base.world; i++) {
+        if (bytes[i] > 0) {
+            r = ncclRecv(dst + at, bytes[i], ncclUint8, i, c->nccl, c->device->stream);
+        }
+        at += bytes[i];
+    }
+    ncclResult_t end = ncclGroupEnd();
+    r = r == ncclSuccess ? end : r;
+    if (dst != src && bytes[0] > 0 && (r == ncclSuccess || r == ncclInProgress) &&
+        cudaMemcpyAsync(dst, src, bytes[0], cudaMemcpyDeviceToDevice, c->device->stream) !=
+            cudaSuccess) {
+        return ncclUnhandledCudaError;
+    }
+    return r;
+}
+
+static bool gather(struct comm *base, void *dst, const void *src, const size_t *bytes,
+                   struct error *err) {
+    struct comm_nccl *c = nccl_of(base);
+    size_t mine = bytes[base->rank];
+    if (!begin(c, "gather", base->rank ? mine : 0, err)) {
+        return false;
+    }
+    ncclResult_t r = ncclSuccess;
+    if (base->rank == 0) {
+        r = gather_at_leader(c, dst, src, bytes);
+    } else if (mine > 0) {
+        r = ncclSend(src, mine, ncclUint8, 0, c->nccl, c->device->stream);
+    }
+    return finish(c, r, ERROR_COMM, base->rank ? "ncclSend" : "ncclRecv", err);
+}
+
+/* ---- beginning and end ---- */
+
+static void destroy(struct comm *base) {
+    struct comm_nccl *c = nccl_of(base);
+    struct error err;
+    while (c->buffers) {
+        nccl_free(base, c->buffers->data, 0);
+    }
+    cudaFree(c->small);
+    if (c->nccl) {
+        cuda_graphs_drop(c->device);
+        if (finish(c, ncclCommFinalize(c->nccl), ERROR_COMM, "ncclCommFinalize", &err)) {
+            ncclCommDestroy(c->nccl);
+        }
+    }
+    cuda_device_watch(c->device, NULL);
+    free(c);
+}
+
+static const struct comm_ops nccl_ops = {
+    .name = "nccl",
+    .exact = false,
+    .enqueues = true,
+    .destroy = destroy,
+    .alloc = nccl_alloc,
+    .free = nccl_free,
+    .all_reduce_tree = all_reduce_tree,
+    .all_reduce_u32 = all_reduce_u32,
+    .all_reduce_max_u32 = all_reduce_max_u32,
+    .all_gather = all_gather,
+    .broadcast = broadcast,
+    .gather = gather,
+};
+
+static bool start(struct comm_nccl *c, const uint8_t id[COMM_ID_BYTES], struct error *err) {
+    ncclUniqueId unique;
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.blocking = 0;
+    memcpy(unique.internal, id, COMM_ID_BYTES);
+    log_to_stderr();
+    void *small = NULL;
+    if (!cuda_alloc(&c->device->base, NCCL_SMALL * sizeof *c->small, &small, err)) {
+        return false;
+    }
+    c->small = small;
+    ncclResult_t r = ncclCommInitRankConfig(&c->nccl, c->base.world, unique, c->base.rank, &config);
+    if (r != ncclSuccess && r != ncclInProgress) {
+        nccl_error(err, ERROR_NCCL_INIT, r, NULL, "ncclCommInitRankConfig");
+        return false;
+    }
+    return finish(c, r, ERROR_NCCL_INIT, "ncclCommInitRankConfig", err);
+}
+
+bool nccl_comm_create(struct device *device, const uint8_t id[COMM_ID_BYTES], int rank, int world,
+                      double timeout_s, bool (*poll)(void *, struct error *), void *poll_user,
+                      struct comm **out, struct error *err) {
+    struct comm_nccl *c = calloc(1, sizeof *c);
+    if (!c) {
+        return error_set(err, ERROR_MEMORY, "no memory for a communicator");
+    }
+    c->base = (struct comm){.ops = &nccl_ops,
+                            .rank = rank,
+                            .world = world,
+                            .timeout_s = timeout_s,
+                            .poll = poll,
+                            .poll_user = poll_user};
+    c->device = cuda_of(device);
+    const struct cuda_watch watch = {check, abort_comm, c};
+    cuda_device_watch(c->device, &watch);
+    if (!start(c, id, err)) {
+        if (c->nccl) { /* refused at once, or not done: nobody else helps to end it */
+            abort_comm(c);
+        }
+        destroy(&c->base);
+        return false;
+    }
+    *out = &c->base;
+    return true;
+}
