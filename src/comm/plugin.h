@@ -19,15 +19,6 @@ struct cuda_description {
     uint64_t memory_total, memory_free; /* bytes; free is 0 until the device has been used */
 };
 
-struct cuda_device_options {
-    int index;        /* among the devices this process sees */
-    bool f32;         /* everything in f32, TF32 off; else bf16 */
-    bool graphs;      /* capture decode steps */
-    int n_thread;     /* host threads that this rank may use */
-    int n_sharer;     /* ranks that share this GPU's memory; at least 1 */
-    double timeout_s; /* of a wait for the GPU */
-};
-
 /* Every function fails with DEVICE and CUDA's or NCCL's own words unless it says otherwise. */
 struct cuda_plugin {
     uint32_t abi;         /* CUDA_PLUGIN_ABI: checked before anything else is read */

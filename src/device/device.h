@@ -232,4 +232,15 @@ const char *host_isa_name(const struct device *);
 const char *host_isa_best(void);
 bool host_isa_usable(const char *isa);
 
+/* ---- the CUDA device, which the plug-in makes: comm/plugin.h ---- */
+
+struct cuda_device_options {
+    int index;        /* among the devices this process sees */
+    bool f32;         /* everything in f32, TF32 off; else bf16 */
+    bool graphs;      /* capture decode steps */
+    int n_thread;     /* host threads that this rank may use */
+    int n_sharer;     /* ranks that share this GPU's memory; at least 1 */
+    double timeout_s; /* of a wait for the GPU */
+};
+
 void device_destroy(struct device *);

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "device/cuda/cuda_device.h"
 
 _Static_assert(COMM_ID_BYTES == NCCL_UNIQUE_ID_BYTES, "a communicator's id");
@@ -349,6 +350,7 @@ bool nccl_comm_create(struct device *device, const uint8_t id[COMM_ID_BYTES], in
                             .poll = poll,
                             .poll_user = poll_user};
     c->device = cuda_of(device);
+    log_set_rank(rank); /* the plug-in has a log of its own */
     const struct cuda_watch watch = {check, abort_comm, c};
     cuda_device_watch(c->device, &watch);
     if (!start(c, id, err)) {

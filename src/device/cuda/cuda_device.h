@@ -10,7 +10,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "comm/plugin.h"
 #include "device/cuda/kernels.h"
 #include "device/device.h"
 

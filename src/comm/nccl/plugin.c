@@ -1,9 +1,10 @@
 /* What lockstep-cuda.so gives the program: see comm/plugin.h. */
 #include <stdio.h>
 
-#include "build_id_value.h"
 #include "comm/nccl/nccl_comm.h"
+#include "comm/plugin.h"
 #include "device/cuda/cuda_device.h"
+#include "build_id_value.h" /* generated */
 
 enum { OLDEST_CC_MAJOR = 8 };
 
