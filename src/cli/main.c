@@ -12,7 +12,7 @@
 #include "cli/launch_env.h"
 #include "cli/status.h"
 #include "cli/stdio_util.h"
-#include "rpc/build_id.h"
+#include "base/build_id.h"
 
 static const struct command *const commands[] = {
     &command_check, &command_generate, &command_score, &command_tokenize, &command_plan, NULL,

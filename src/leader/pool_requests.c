@@ -7,7 +7,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "comm/comm.h"
-#include "rpc/build_id.h"
+#include "base/build_id.h"
 #include "rpc/watchdog.h"
 
 /* ---- hello ---- */

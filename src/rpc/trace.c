@@ -7,7 +7,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "rpc/build_id.h"
+#include "base/build_id.h"
 
 enum { TRACE_VERSION = 1 };
 

@@ -12,7 +12,7 @@
 #include "comm/sweep.h"
 #include "device/device.h"
 #include "device/host/host.h"
-#include "rpc/build_id.h"
+#include "base/build_id.h"
 #include "rpc/watchdog.h"
 
 enum { ECHO_MAX_BYTES = 1 << 20, ECHO_MAX_COUNT = 1 << 20 };

@@ -8,7 +8,7 @@
 #include "base/clock.h"
 #include "comm/mpi.h"
 #include "leader/pool.h"
-#include "rpc/build_id.h"
+#include "base/build_id.h"
 #include "rpc/transport.h"
 
 static int rank, world;
