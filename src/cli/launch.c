@@ -141,6 +141,14 @@ static bool make_communicators(struct error *err) {
     return ok;
 }
 
+/* From now on this process's own words name it so. */
+static void set_place(const char *device) {
+    char who[240];
+    snprintf(who, sizeof who, "rank %d (%s, %s)", launch.rank, launch.facts.host, device);
+    watchdog_set_who(who);
+    status_set_place(launch.rank, launch.facts.host, device);
+}
+
 static bool start(const struct common_options *options, struct error *err) {
     char who[200];
     launch.timeout_s = options->timeout_s;
@@ -191,6 +199,11 @@ bool launch_run(const struct common_options *options, launch_lead *lead, void *u
     if (!start(options, err)) {
         return false;
     }
+    int32_t *cuda_devices;
+    int n_cuda_device;
+    if (!common_cuda_devices(options, &cuda_devices, &n_cuda_device, err)) {
+        return false;
+    }
     struct pool_options pool = {
         .control = launch.control,
         .tensor = launch.tensor,
@@ -199,12 +212,20 @@ bool launch_run(const struct common_options *options, launch_lead *lead, void *u
         .timeout_s = options->timeout_s,
         .device = options->device,
         .isa = options->isa,
+        .dtype = options->dtype,
+        .no_graphs = options->no_cuda_graphs,
+        .cuda_devices = cuda_devices,
+        .n_cuda_device = n_cuda_device,
+        .on_device = set_place,
     };
+    bool ok;
     if (launch.rank == 0) {
-        return lead_pool(&pool, options->trace_rpc, lead, user, err);
+        ok = lead_pool(&pool, options->trace_rpc, lead, user, err);
+    } else {
+        launch.clean = ok = pool_serve(&pool, err);
     }
-    launch.clean = pool_serve(&pool, err);
-    return launch.clean || error_at_rank(err, launch.rank);
+    free(cuda_devices);
+    return ok || launch.rank == 0 || error_at_rank(err, launch.rank);
 }
 
 int launch_finish(int code) {

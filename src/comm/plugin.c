@@ -41,6 +41,10 @@ static bool find_file(char *out, size_t size, struct error *err) {
            error_set(err, ERROR_DEVICE, "the path of " CUDA_PLUGIN_FILE " is too long");
 }
 
+bool plugin_find(char *path, size_t size) {
+    return find_file(path, size, NULL) && access(path, F_OK) == 0;
+}
+
 /* The library stays open until the process ends: CUDA cannot be unloaded safely. */
 static bool load(const char *path, const struct cuda_plugin **out, struct error *err) {
     void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);

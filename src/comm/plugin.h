@@ -55,6 +55,10 @@ struct cuda_plugin {
 #define CUDA_PLUGIN_SYMBOL "lockstep_cuda_plugin"
 typedef const struct cuda_plugin *cuda_plugin_get(void);
 
+/* Where plugin_open would look first for a file that is there. False: there is none. Opens nothing.
+ */
+bool plugin_find(char *path, size_t size);
+
 /* Opens the plug-in: from LOCKSTEP_PLUGIN_DIR where that is set (and nowhere else), else beside the
  * program, else from lockstep/ in the install's libdir. Once per process; a second call gives the
  * same answer. Errors: DEVICE, with the dynamic linker's words (no plug-in built, no toolkit

@@ -151,18 +151,6 @@ static bool sees_gpu(const struct pool *p) {
     return false;
 }
 
-/* Nobody asked for CUDA by name, but somebody may wonder. */
-static void fall_back(struct pool *p, const struct error *why) {
-    for (int r = 0; r < p->world; r++) {
-        snprintf(p->ranks[r].device, sizeof p->ranks[r].device, "host");
-    }
-    p->sharers = 1;
-    if (sees_gpu(p)) {
-        snprintf(p->device_note, sizeof p->device_note, "%s", why->message);
-        log_info("every rank computes on the host, CUDA is not used: %s", why->message);
-    }
-}
-
 static bool choose_dtype(struct pool *p, struct error *err) {
     const char *asked = p->options.dtype ? p->options.dtype : "auto";
     bool cuda = strcmp(p->device, "cuda") == 0;
@@ -182,8 +170,13 @@ bool pool_choose_device(struct pool *p, struct error *err) {
         return error_set(err, ERROR_DEVICE, "--device cuda: %s", why.message);
     }
     p->device_note[0] = 0;
-    if (!cuda) {
-        fall_back(p, &why);
+    p->sharers = cuda ? p->sharers : 1;
+    for (int r = 0; r < p->world && !cuda; r++) {
+        snprintf(p->ranks[r].device, sizeof p->ranks[r].device, "host");
+    }
+    if (wanted && !cuda && sees_gpu(p)) { /* nobody asked for CUDA by name, but may wonder */
+        snprintf(p->device_note, sizeof p->device_note, "%s", why.message);
+        log_info("every rank computes on the host, CUDA is not used: %s", why.message);
     }
     snprintf(p->device, sizeof p->device, "%s", cuda ? "cuda" : "host");
     return choose_dtype(p, err);
