@@ -222,10 +222,11 @@ bool launch_run(const struct common_options *options, launch_lead *lead, void *u
     if (launch.rank == 0) {
         ok = lead_pool(&pool, options->trace_rpc, lead, user, err);
     } else {
-        launch.clean = ok = pool_serve(&pool, err);
+        ok = pool_serve(&pool, err) || error_at_rank(err, launch.rank);
+        launch.clean = ok;
     }
     free(cuda_devices);
-    return ok || launch.rank == 0 || error_at_rank(err, launch.rank);
+    return ok;
 }
 
 int launch_finish(int code) {

@@ -4,7 +4,7 @@
 #include <string.h>
 
 static bool not_usable(struct gpu *g, const struct error *why) {
-    snprintf(g->why, sizeof g->why, "%s", why->message);
+    snprintf(g->why, sizeof g->why, "%.*s", (int)sizeof g->why - 1, why->message);
     /* A plug-in of another build is no machine without GPUs: that is worth a word to the user. */
     g->n = why->kind == ERROR_VERSION ? -1 : g->n;
     return true;
