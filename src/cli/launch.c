@@ -171,6 +171,14 @@ static bool start(const struct common_options *options, struct error *err) {
 
 /* ---- the run ---- */
 
+/* Where CUDA or NCCL do not let go of a broken communicator, the watchdog has to say the reason. */
+static void expect_the_worst(const struct error *err) {
+    char line[STATUS_LINE_SIZE];
+    status_error_line(err, line);
+    status_write_file(err);
+    watchdog_last_words(line, error_exit_code(err->kind));
+}
+
 static bool lead_pool(const struct pool_options *options, const char *trace, launch_lead *lead,
                       void *user, struct error *err) {
     struct pool *pool = NULL;
@@ -186,7 +194,11 @@ static bool lead_pool(const struct pool_options *options, const char *trace, lau
         }
     }
     launch.clean = pool_shutdown(pool, &at_end);
+    if (!ok && pool_is_broken(pool)) {
+        expect_the_worst(err);
+    }
     pool_destroy(pool);
+    watchdog_last_words(NULL, 0);
     if (ok && !launch.clean) {
         *err = at_end;
         return false;

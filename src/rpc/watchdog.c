@@ -13,18 +13,23 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed;
 static bool running;
 static char who[160] = "";
+static char last_words[1000] = "";
+static int last_code;
 static const char *phase; /* NULL: none */
 static double phase_deadline, phase_seconds;
 
 static void end_process(void) {
-    char line[400];
-    int n = snprintf(line, sizeof line, "lockstep: %s%s%s: stuck in %s for %.3g s\n", who,
-                     *who ? ": " : "", error_kind_name(ERROR_DEADLINE), phase, phase_seconds);
+    char line[sizeof last_words];
+    int code = *last_words ? last_code : error_exit_code(ERROR_DEADLINE);
+    int n = *last_words
+                ? snprintf(line, sizeof line, "%s", last_words)
+                : snprintf(line, sizeof line, "lockstep: %s%s%s: stuck in %s for %.3g s\n", who,
+                           *who ? ": " : "", error_kind_name(ERROR_DEADLINE), phase, phase_seconds);
     n = n < (int)sizeof line ? n : (int)sizeof line - 1;
     if (write(STDERR_FILENO, line, (size_t)n) < 0) {
         /* nowhere left to complain */
     }
-    _exit(error_exit_code(ERROR_DEADLINE));
+    _exit(code);
 }
 
 static void *watch(void *unused) {
@@ -64,6 +69,13 @@ bool watchdog_start(struct error *err) {
 void watchdog_set_who(const char *name) {
     pthread_mutex_lock(&lock);
     snprintf(who, sizeof who, "%s", name);
+    pthread_mutex_unlock(&lock);
+}
+
+void watchdog_last_words(const char *line, int exit_code) {
+    pthread_mutex_lock(&lock);
+    snprintf(last_words, sizeof last_words, "%s", line ? line : "");
+    last_code = exit_code;
     pthread_mutex_unlock(&lock);
 }
 

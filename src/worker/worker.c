@@ -52,6 +52,9 @@ static void drop_model(struct worker *w) {
     w->model = NULL;
 }
 
+/* Beyond the deadlines that the waits inside of CUDA and NCCL have of their own. */
+static const double slack_s = 3;
+
 /* CUDA and NCCL may block for ever where they should not: the watchdog ends this process then. */
 static void guard(const struct worker *w, const char *phase, double seconds) {
     if (w->on_gpu) {
@@ -66,10 +69,12 @@ static void unguard(const struct worker *w) {
 }
 
 void worker_destroy(struct worker *w) {
-    static const double abort_s = 3; /* of a broken communicator: the job is at its end */
+    /* The abort of a broken communicator. The job is at its end; rank 0 is the one to say why. */
+    static const double abort_s = 2, after_leader_s = 4;
     if (w) {
         bool broken = w->comm && w->comm->broken;
-        guard(w, "the end of NCCL and the GPU", broken ? abort_s : w->options.timeout_s + 1);
+        double limit = broken ? abort_s : w->options.timeout_s + 1;
+        guard(w, "the end of NCCL and the GPU", limit + (w->rank == 0 ? 0 : after_leader_s));
         drop_model(w);
         comm_destroy(w->comm); /* it works on the device */
         device_destroy(w->device);
@@ -305,7 +310,13 @@ static bool handle_sanity(struct worker *w, const struct message *request, struc
                           struct error *err) {
     (void)request;
     uint32_t one = 1;
-    if (!need_comm(w, err) || !w->comm->ops->all_reduce_u32(w->comm, &one, 1, err)) {
+    if (!need_comm(w, err)) {
+        return false;
+    }
+    guard(w, "a sum over NCCL", w->options.timeout_s + slack_s);
+    bool ok = w->comm->ops->all_reduce_u32(w->comm, &one, 1, err);
+    unguard(w);
+    if (!ok) {
         return false;
     }
     reply->type = MESSAGE_SANITY_RESULT;
@@ -364,7 +375,6 @@ bool worker_step(struct worker *w, const struct step *step, struct step_result *
     if (!need_comm(w, err) || !need_model(w, err)) {
         return error_wrap(err, "step");
     }
-    static const double slack_s = 3; /* the waits inside have deadlines of their own */
     double start = clock_now();
     guard(w, "a step on the GPU", w->options.timeout_s + slack_s);
     bool ok = model_step(w->model, step, results, err);
@@ -443,7 +453,6 @@ static bool make_nccl_id(void *user, uint8_t id[COMM_ID_BYTES], struct error *er
 }
 
 static bool create_comm(struct worker *w, const uint8_t id[COMM_ID_BYTES], struct error *err) {
-    static const double slack_s = 3;
     double timeout_s = w->options.timeout_s;
     if (!w->on_gpu) {
         return w->world == 1 ? comm_self_create(&w->comm, err)

@@ -10,7 +10,9 @@
  *   PCI             bus id, equal for all GPUs
  *   NCCL            version code (22809)
  *   CREATE_ERROR, ID_ERROR, COMM_ERROR: what fails, with these words
- *   COMM_HANG       the communicator waits until somebody or the deadline ends it */
+ *   COMM_HANG       the communicator waits until somebody or the deadline ends it
+ *   SUM_ERROR       the first sum breaks the communicator
+ *   ABORT_HANG      the end of the communicator never comes */
 #include <mpi.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -121,6 +123,33 @@ static bool hang(double timeout_s, bool (*poll)(void *, struct error *), void *p
                      timeout_s);
 }
 
+static const struct comm_ops *real_ops;
+
+static bool broken_sum(struct comm *c, uint32_t *x, size_t n, struct error *err) {
+    (void)x;
+    (void)n;
+    c->broken = true;
+    return !fails("SUM_ERROR", ERROR_COMM, err);
+}
+
+static void slow_abort(struct comm *c) {
+    while (setting("ABORT_HANG")) {
+        pause();
+    }
+    real_ops->destroy(c);
+}
+
+static void plant_faults(struct comm *c) {
+    static struct comm_ops ops;
+    real_ops = c->ops;
+    ops = *c->ops;
+    ops.destroy = slow_abort;
+    if (setting("SUM_ERROR")) {
+        ops.all_reduce_u32 = broken_sum;
+    }
+    c->ops = &ops;
+}
+
 static bool fake_comm_create(struct device *device, const uint8_t id[COMM_ID_BYTES], int rank,
                              int world, double timeout_s, bool (*poll)(void *, struct error *),
                              void *poll_user, struct comm **out, struct error *err) {
@@ -133,13 +162,15 @@ static bool fake_comm_create(struct device *device, const uint8_t id[COMM_ID_BYT
     if (setting("COMM_HANG")) {
         return hang(timeout_s, poll, poll_user, err);
     }
-    if (world == 1) {
-        return comm_self_create(out, err);
-    }
     static MPI_Comm own; /* given back by MPI_Finalize */
-    return MPI_Comm_dup(MPI_COMM_WORLD, &own) == MPI_SUCCESS
-               ? comm_mpi_create(own, id, timeout_s, out, err)
-               : error_set(err, ERROR_NCCL_INIT, "MPI_Comm_dup failed");
+    bool ok = world == 1 ? comm_self_create(out, err)
+              : MPI_Comm_dup(MPI_COMM_WORLD, &own) == MPI_SUCCESS
+                  ? comm_mpi_create(own, id, timeout_s, out, err)
+                  : error_set(err, ERROR_NCCL_INIT, "MPI_Comm_dup failed");
+    if (ok) {
+        plant_faults(*out);
+    }
+    return ok;
 }
 
 cuda_plugin_get lockstep_cuda_plugin __attribute__((visibility("default")));

@@ -304,6 +304,22 @@ class Failures(Base):
                     "check", "--timeout", "1", np=2, fake={"COMM_HANG": 1})
         self.assertLess(time.monotonic() - start, 1 + 5)
 
+    def test_stuck_in_the_end(self):
+        """The communicator breaks and cannot be ended: the reason is said all the same."""
+        with tempfile.TemporaryDirectory() as folder:
+            for np, rank in ((None, 0), (3, 0), (3, 2)):
+                path = os.path.join(folder, "status.json")
+                start = time.monotonic()
+                self.refuse(3, f"rank {rank} ({HOST}, cuda:{rank}): comm_failed: sanity: remote error",
+                            "check", "--timeout", "30", "--status-file", path, np=np,
+                            fake={f"SUM_ERROR_{rank}": "remote error", "ABORT_HANG": 1})
+                self.assertLess(time.monotonic() - start, 10)
+                with open(path, encoding="utf-8") as f:
+                    status = json.load(f)
+                self.assertEqual((status["exit_code"], status["rank"], status["device"]),
+                                 (3, rank, f"cuda:{rank}"))
+                os.unlink(path)
+
 
 if __name__ == "__main__":
     LOCKSTEP, MPIRUN, FAKE, OTHER = sys.argv[1:5]
