@@ -35,6 +35,8 @@ struct comm_ops {
     /* True where partial results are exchanged as leaf_tree pieces (the same bits for every world
      * size); false where all_reduce_tree takes one piece per rank and promises a tolerance. */
     bool exact;
+    /* True where tensor collectives are only enqueued on the device's stream. */
+    bool enqueues;
     void (*destroy)(struct comm *);
     /* Memory for buffers that a collective sends or receives in every step: of the device, and of a
      * kind that the transport likes best. Zeroed, 64-byte aligned. Errors: MEMORY. */
@@ -72,7 +74,12 @@ struct comm {
     void *poll_user;
 };
 
+/* Host memory only. */
 bool comm_self_create(struct comm **out, struct error *err);
+
+/* alloc and free of the communicators of host memory. */
+bool comm_host_alloc(struct comm *c, size_t bytes, void **out, struct error *err);
+void comm_host_free(struct comm *c, void *p, size_t bytes);
 
 /* All ranks must agree whether rank-local work succeeded: if any rank's ok is false, every rank
  * returns false. A rank that failed keeps its own error; the others get COMM naming the lowest rank

@@ -30,38 +30,48 @@ uint64_t sweep_bytes(enum sweep_collective which, uint64_t bytes, int world) {
 /* One measurement's buffers: n floats sent, n_out received (the same memory for broadcast). */
 struct trial {
     struct comm *comm;
+    struct device *device;
     enum sweep_collective which;
     size_t n, n_out;
-    float *in;  /* owns */
-    float *out; /* owns, unless in */
+    void *in;    /* owns; the communicator's */
+    void *out;   /* owns, unless in */
+    float *host; /* owns [n_out], to fill and look at the others with */
 };
 
-static bool trial_init(struct trial *t, struct comm *c, enum sweep_collective which, uint64_t bytes,
-                       struct error *err) {
-    *t = (struct trial){.comm = c, .which = which, .n_out = bytes / sizeof(float)};
+static bool trial_init(struct trial *t, struct comm *c, struct device *d,
+                       enum sweep_collective which, uint64_t bytes, struct error *err) {
+    *t = (struct trial){.comm = c, .device = d, .which = which, .n_out = bytes / sizeof(float)};
     double memory = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
-    if (3 * (double)bytes > memory) { /* send, receive and what the communicator holds */
+    if (4 * (double)bytes > memory) { /* send, receive, a copy, and what the communicator holds */
         return error_set(err, ERROR_MEMORY, "%s of %llu bytes: the host has %.0f bytes of memory",
                          sweep_name(which), (unsigned long long)bytes, memory);
     }
     t->n = which == SWEEP_ALL_GATHER ? t->n_out / (size_t)c->world : t->n_out;
-    t->in = malloc(t->n * sizeof(float));
-    t->out = which == SWEEP_BROADCAST ? t->in : malloc(t->n_out * sizeof(float));
-    if (t->in == NULL || t->out == NULL) {
+    t->host = malloc(t->n_out * sizeof(float));
+    if (t->host == NULL) {
         return error_set(err, ERROR_MEMORY, "%s of %llu bytes: out of memory", sweep_name(which),
                          (unsigned long long)bytes);
     }
-    return true;
+    if (!c->ops->alloc(c, t->n * sizeof(float), &t->in, err)) {
+        return error_wrap(err, "%s", sweep_name(which));
+    }
+    t->out = t->in;
+    return which == SWEEP_BROADCAST || c->ops->alloc(c, t->n_out * sizeof(float), &t->out, err) ||
+           error_wrap(err, "%s", sweep_name(which));
 }
 
 static void trial_finish(struct trial *t) {
     if (t->comm != NULL && t->comm->broken) {
         return; /* leaked on purpose: see comm.h */
     }
-    if (t->out != t->in) {
-        free(t->out);
+    free(t->host);
+    if (t->comm == NULL) {
+        return;
     }
-    free(t->in);
+    if (t->out != t->in) {
+        t->comm->ops->free(t->comm, t->out, t->n_out * sizeof(float));
+    }
+    t->comm->ops->free(t->comm, t->in, t->n * sizeof(float));
 }
 
 static bool trial_call(struct trial *t, struct error *err) {
@@ -101,20 +111,25 @@ static int expected(const struct trial *t, size_t i) {
 }
 
 static bool trial_verify(struct trial *t, uint64_t *wrong, struct error *err) {
+    struct device *d = t->device;
+    bool given = t->which != SWEEP_BROADCAST || t->comm->rank == 0;
     for (size_t i = 0; i < t->n_out; i++) {
-        t->out[i] = -1e30f;
+        t->host[i] = -1e30f;
     }
-    for (size_t i = 0; i < t->n; i++) {
-        bool given = t->which != SWEEP_BROADCAST || t->comm->rank == 0;
-        t->in[i] = given ? (float)value(t->comm->rank, i) : -1e30f;
+    if (!d->ops->upload(d, t->out, t->host, t->n_out * sizeof(float), err)) {
+        return false;
     }
-    if (!trial_call(t, err)) {
+    for (size_t i = 0; given && i < t->n; i++) {
+        t->host[i] = (float)value(t->comm->rank, i);
+    }
+    if (!d->ops->upload(d, t->in, t->host, t->n * sizeof(float), err) || !trial_call(t, err) ||
+        !d->ops->download(d, t->host, t->out, t->n_out * sizeof(float), err)) {
         return false;
     }
     *wrong = 0;
     for (size_t i = 0; i < t->n_out; i++) {
         float want = (float)expected(t, i);
-        *wrong += memcmp(&t->out[i], &want, sizeof(want)) != 0;
+        *wrong += memcmp(&t->host[i], &want, sizeof(want)) != 0;
     }
     return true;
 }
@@ -125,16 +140,10 @@ static int by_value(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-/* Times calls on zeros, which stay zeros however often they are summed. */
-static bool trial_time(struct trial *t, int iters, int warmup, double *each,
-                       struct sweep_sample *out, struct error *err) {
-    memset(t->in, 0, t->n * sizeof(float));
-    memset(t->out, 0, t->n_out * sizeof(float));
-    for (int i = 0; i < warmup; i++) {
-        if (!trial_call(t, err)) {
-            return false;
-        }
-    }
+/* One run of calls, each of which is timed, and awaited where `await` says so. */
+static bool time_calls(struct trial *t, int iters, bool await, double *each, double *total,
+                       struct error *err) {
+    struct device *d = t->device;
     uint32_t ready = 0; /* all start together: the first call must not time who came late */
     if (!t->comm->ops->all_reduce_u32(t->comm, &ready, 1, err)) {
         return false;
@@ -142,23 +151,48 @@ static bool trial_time(struct trial *t, int iters, int warmup, double *each,
     double start = clock_now();
     double last = start;
     for (int i = 0; i < iters; i++) {
-        if (!trial_call(t, err)) {
+        if (!trial_call(t, err) || (await && !d->ops->sync(d, err))) {
             return false;
         }
         double now = clock_now();
         each[i] = now - last;
         last = now;
     }
-    out->seconds = (last - start) / iters;
+    if (!d->ops->sync(d, err)) {
+        return false;
+    }
+    *total = clock_now() - start;
+    return true;
+}
+
+/* Times calls on zeros (the buffers are new), which stay zeros however often they are summed. */
+static bool trial_time(struct trial *t, int iters, int warmup, double *each,
+                       struct sweep_sample *out, struct error *err) {
+    double total, awaited;
+    for (int i = 0; i < warmup; i++) {
+        if (!trial_call(t, err)) {
+            return false;
+        }
+    }
+    if (!t->device->ops->sync(t->device, err) || !time_calls(t, iters, false, each, &total, err) ||
+        (t->comm->ops->enqueues && !time_calls(t, iters, true, each, &awaited, err))) {
+        return false;
+    }
+    out->seconds = total / iters;
     qsort(each, (size_t)iters, sizeof(*each), by_value);
     out->median_seconds = each[iters / 2];
     return true;
 }
 
 /* Means of the times, sum of the wrong elements. all: [world]. */
-static bool combine(struct comm *c, struct sweep_sample *all, struct sweep_sample *sample,
-                    struct error *err) {
-    if (!c->ops->all_gather(c, all, sample, sizeof(*sample), err)) {
+static bool combine(struct trial *t, void *buffer, struct sweep_sample *all,
+                    struct sweep_sample *sample, struct error *err) {
+    struct comm *c = t->comm;
+    struct device *d = t->device;
+    char *mine = (char *)buffer + (size_t)c->rank * sizeof(*sample);
+    if (!d->ops->upload(d, mine, sample, sizeof(*sample), err) ||
+        !c->ops->all_gather(c, buffer, mine, sizeof(*sample), err) ||
+        !d->ops->download(d, all, buffer, (size_t)c->world * sizeof(*sample), err)) {
         return false;
     }
     *sample = (struct sweep_sample){0};
@@ -170,12 +204,14 @@ static bool combine(struct comm *c, struct sweep_sample *all, struct sweep_sampl
     return true;
 }
 
-bool sweep_measure(struct comm *c, enum sweep_collective which, uint64_t bytes, int iters,
-                   int warmup, struct sweep_sample *out, struct error *err) {
+bool sweep_measure(struct comm *c, struct device *d, enum sweep_collective which, uint64_t bytes,
+                   int iters, int warmup, struct sweep_sample *out, struct error *err) {
     bool ok = false;
     struct trial t = {0};
     struct sweep_sample sample = {0};
     struct sweep_sample *all = NULL;
+    size_t all_bytes = (size_t)c->world * sizeof(*all);
+    void *buffer = NULL; /* [world] samples, the communicator's */
     double *each = NULL;
 
     if (which < 0 || which >= SWEEP_COUNT || iters < 1 || warmup < 0 ||
@@ -183,19 +219,23 @@ bool sweep_measure(struct comm *c, enum sweep_collective which, uint64_t bytes, 
         return error_set(err, ERROR_SHAPE, "bandwidth: %llu bytes, %d iterations, %d to warm up",
                          (unsigned long long)bytes, iters, warmup);
     }
-    all = malloc((size_t)c->world * sizeof(*all));
+    all = malloc(all_bytes);
     each = malloc((size_t)iters * sizeof(*each));
-    bool have = trial_init(&t, c, which, bytes, err);
+    bool have =
+        trial_init(&t, c, d, which, bytes, err) && c->ops->alloc(c, all_bytes, &buffer, err);
     if (have && (all == NULL || each == NULL)) {
         have = error_set(err, ERROR_MEMORY, "bandwidth: out of memory for %d times", iters);
     }
     if (!comm_agree(c, have, err) || !trial_time(&t, iters, warmup, each, &sample, err) ||
-        !trial_verify(&t, &sample.wrong, err) || !combine(c, all, &sample, err)) {
+        !trial_verify(&t, &sample.wrong, err) || !combine(&t, buffer, all, &sample, err)) {
         goto out;
     }
     *out = sample;
     ok = true;
 out:
+    if (!c->broken) {
+        c->ops->free(c, buffer, all_bytes);
+    }
     trial_finish(&t);
     free(each);
     free(all);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "comm/comm.h"
+#include "device/device.h"
 
 enum sweep_collective { SWEEP_ALL_REDUCE, SWEEP_ALL_GATHER, SWEEP_BROADCAST, SWEEP_COUNT };
 
@@ -22,10 +23,13 @@ bool sweep_from_name(const char *name, enum sweep_collective *out);
  * floats per rank for all-gather. */
 uint64_t sweep_bytes(enum sweep_collective which, uint64_t bytes, int world);
 
-/* Runs `warmup` calls, then times `iters`, then checks one call's result bit by bit: floats that
+/* On buffers of the communicator; `device` is the one it works on. Runs `warmup` calls, then times
+ * `iters` (where calls are only enqueued: one after another for the mean, each awaited for the
+ * median), then checks one call's result bit by bit: floats that
  * are small integers, whose sums are exact in any order. bytes as sweep_bytes gives it.
  * All-reduce goes by all_reduce_tree with one leaf a rank; broadcast's root is rank 0.
  * Collective; every rank gets the same sample. Errors: SHAPE, MEMORY (all ranks, if one has it),
  * the collectives' own. */
-bool sweep_measure(struct comm *c, enum sweep_collective which, uint64_t bytes, int iters,
-                   int warmup, struct sweep_sample *out, struct error *err);
+bool sweep_measure(struct comm *c, struct device *device, enum sweep_collective which,
+                   uint64_t bytes, int iters, int warmup, struct sweep_sample *out,
+                   struct error *err);

@@ -41,8 +41,15 @@ struct shard_dims footprint_dims(const struct model_config *c) {
                                .vocab = c->vocab};
 }
 
-static uint64_t matrix(int64_t rows, int64_t cols, enum dtype dtype) {
-    return mul(mul(padded(rows, PANEL_ROWS), (uint64_t)cols), dtype_size(dtype));
+static uint64_t matrix(const struct footprint_params *p, int64_t rows, int64_t cols) {
+    if (p->device) {
+        return p->device->ops->matrix_bytes(p->device, p->dtype, (int)rows, (int)cols);
+    }
+    return mul(mul(padded(rows, PANEL_ROWS), (uint64_t)cols), dtype_size(p->dtype));
+}
+
+static size_t act_bytes(const struct footprint_params *p) {
+    return p->device ? dtype_size(p->device->act) : sizeof(float);
 }
 
 /* Rows of q, k and v together. */
@@ -50,14 +57,15 @@ static int64_t qkv_rows(const struct model_config *c, const struct shard *s) {
     return ((int64_t)s->heads.count + 2 * (int64_t)s->kv_heads.count) * c->head_dim;
 }
 
-static uint64_t layer_weights(const struct model_config *c, const struct shard *s, enum dtype t) {
+static uint64_t layer_weights(const struct model_config *c, const struct shard *s,
+                              const struct footprint_params *p) {
     int64_t mlp = s->mlp.count;
     int64_t floats = 2 * (int64_t)c->hidden; /* the two norms */
-    uint64_t bytes = matrix(qkv_rows(c, s), c->hidden, t);
+    uint64_t bytes = matrix(p, qkv_rows(c, s), c->hidden);
 
-    bytes = add(bytes, matrix(c->hidden, (int64_t)s->heads.count * c->head_dim, t));
-    bytes = add(bytes, matrix(2 * mlp, c->hidden, t));
-    bytes = add(bytes, matrix(c->hidden, mlp, t));
+    bytes = add(bytes, matrix(p, c->hidden, (int64_t)s->heads.count * c->head_dim));
+    bytes = add(bytes, matrix(p, 2 * mlp, c->hidden));
+    bytes = add(bytes, matrix(p, c->hidden, mlp));
     floats += c->qk_norm ? 2 * c->head_dim : 0;
     floats += c->qkv_bias ? qkv_rows(c, s) : 0;
     floats += c->o_bias ? c->hidden : 0;
@@ -65,40 +73,52 @@ static uint64_t layer_weights(const struct model_config *c, const struct shard *
     return add(bytes, mul((uint64_t)floats, sizeof(float)));
 }
 
-static uint64_t weights(const struct model_config *c, const struct shard *s, enum dtype t) {
-    uint64_t bytes = mul((uint64_t)c->n_layer, layer_weights(c, s, t));
-    uint64_t table = matrix(s->vocab.count, c->hidden, t);
+static uint64_t weights(const struct model_config *c, const struct shard *s,
+                        const struct footprint_params *p) {
+    uint64_t bytes = mul((uint64_t)c->n_layer, layer_weights(c, s, p));
+    uint64_t table = matrix(p, s->vocab.count, c->hidden);
     bytes = add(bytes, mul(c->tied ? 1 : 2, table));
     return add(bytes, (uint64_t)c->hidden * sizeof(float)); /* the final norm */
 }
 
 /* One KV block of all layers. */
-static uint64_t block_bytes(const struct model_config *c, const struct shard *s) {
-    uint64_t floats =
-        mul((uint64_t)s->kv_heads.count * KV_BLOCK, padded(c->head_dim, HEAD_DIM_PAD));
-    return mul(mul(2 * sizeof(float), floats), (uint64_t)c->n_layer);
+static uint64_t block_bytes(const struct model_config *c, const struct shard *s,
+                            const struct footprint_params *p) {
+    uint64_t bytes;
+    if (p->device) {
+        bytes = p->device->ops->kv_block_bytes(p->device, s->kv_heads.count, c->head_dim);
+    } else {
+        bytes = mul(mul((uint64_t)s->kv_heads.count * KV_BLOCK, padded(c->head_dim, HEAD_DIM_PAD)),
+                    sizeof(float));
+    }
+    return mul(mul(2, bytes), (uint64_t)c->n_layer);
 }
 
 /* Per token: the residual, its norm, q k v, attention's output, gate and up, their product, and
- * the partial results of a row-parallel linear, once as computed and once as received. */
+ * the partial results of a row-parallel linear, on the host once as computed and once as received.
+ */
 static uint64_t buffers(const struct model_config *c, const struct shard *s,
                         const struct footprint_params *p) {
     struct leaf_run pieces[LEAF_TREE_MAX_PIECES];
-    int64_t n_piece = leaf_tree_pieces(c->n_head, s->heads, pieces);
-    int64_t per_token = (2 + 2 * n_piece) * c->hidden + qkv_rows(c, s) +
-                        (int64_t)s->heads.count * c->head_dim + 3 * (int64_t)s->mlp.count;
-    /* Per row of logits: the normed residual, this rank's logits, and on the leader everybody's. */
+    bool host = !p->device || p->device->act == DTYPE_F32;
+    int64_t n_piece = host ? 2 * (int64_t)leaf_tree_pieces(c->n_head, s->heads, pieces) : 1;
+    int64_t wide = (1 + n_piece) * c->hidden;
+    int64_t act = c->hidden + qkv_rows(c, s) + (int64_t)s->heads.count * c->head_dim +
+                  3 * (int64_t)s->mlp.count;
+    /* Per row of logits: the residual, this rank's logits, and on the leader everybody's. */
     int64_t logits = c->hidden + s->vocab.count + (s->rank == 0 ? c->vocab : 0);
-    uint64_t floats = mul((uint64_t)p->max_tok, (uint64_t)per_token);
+    uint64_t floats = mul((uint64_t)p->max_tok, (uint64_t)wide);
     floats = add(floats, mul((uint64_t)p->max_logits, (uint64_t)logits));
     floats = add(floats, mul((uint64_t)p->ctx, (uint64_t)c->head_dim));
-    return mul(floats, sizeof(float));
+    uint64_t narrow = add(mul((uint64_t)p->max_tok, (uint64_t)act),
+                          mul((uint64_t)p->max_logits, (uint64_t)c->hidden));
+    return add(mul(floats, sizeof(float)), mul(narrow, act_bytes(p)));
 }
 
 struct footprint footprint_of_shard(const struct model_config *c, const struct shard *shard,
                                     const struct footprint_params *params) {
-    return (struct footprint){.weights = weights(c, shard, params->dtype),
-                              .kv = mul((uint64_t)params->n_block, block_bytes(c, shard)),
+    return (struct footprint){.weights = weights(c, shard, params),
+                              .kv = mul((uint64_t)params->n_block, block_bytes(c, shard, params)),
                               .buffers = buffers(c, shard, params)};
 }
 
@@ -142,7 +162,8 @@ static uint64_t blocks_that_fit(const struct model_config *c, const struct shard
     struct footprint f = footprint_of_shard(c, shard, &none);
     uint64_t fixed = footprint_total(&f);
     uint64_t rotations = (uint64_t)KV_BLOCK * (uint64_t)c->head_dim * sizeof(float);
-    return fixed < available ? (available - fixed) / add(block_bytes(c, shard), rotations) : 0;
+    return fixed < available ? (available - fixed) / add(block_bytes(c, shard, params), rotations)
+                             : 0;
 }
 
 bool footprint_require(const struct model_config *c, const struct shard *shard,

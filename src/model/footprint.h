@@ -1,6 +1,5 @@
 /* What a rank will allocate for a model, worked out from numbers alone: for `plan`, and for the
- * loader, which refuses what will not fit before it allocates any of it. Sizes are those of the
- * host device: matrices in panels of 16 rows, the head dimension of the KV cache padded to 16. */
+ * loader, which refuses what will not fit before it allocates any of it. */
 #pragma once
 
 #include <stdbool.h>
@@ -18,6 +17,9 @@ struct footprint_params {
     int64_t n_block;  /* KV blocks of KV_BLOCK positions, all sequences together */
     int max_tok;      /* tokens of one step */
     int max_logits;   /* rows of logits computed at a time */
+    /* Borrowed; whose sizes they are. NULL: the host's, which needs no device: matrices in panels
+     * of 16 rows, the head dimension of the KV cache padded to 16. */
+    const struct device *device;
 };
 
 /* Bytes. Sums that overflow stay at UINT64_MAX. */

@@ -3,6 +3,7 @@
 #include <omp.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -164,12 +165,10 @@ static bool fill_vector(const struct loader *l, struct job *j, const unsigned ch
     return ok;
 }
 
-static bool run_chunk(const struct loader *l, const struct chunk *c, unsigned char *buffer,
-                      struct error *err) {
+/* Hands a chunk that has been read to the device. */
+static bool fill(const struct loader *l, const struct chunk *c, const unsigned char *buffer,
+                 struct error *err) {
     struct job *j = &l->jobs[c->job];
-    if (!read_rows(l, j, c, buffer, err)) {
-        return false;
-    }
     if (j->vector) {
         return fill_vector(l, j, buffer, err);
     }
@@ -195,21 +194,162 @@ static uint64_t warn_nonfinite(const struct loader *l) {
 }
 
 /* What the threads of a load share. */
-struct progress {
+struct run {
+    const struct loader *l;
     const struct model_progress *to; /* NULL: nobody wants to know */
-    double last;
-    atomic_uint_least64_t done;
-    uint64_t total;
+    double last_report;
+    uint64_t done; /* bytes; atomic */
+    size_t next;   /* chunk to be read; atomic */
+    bool failed;   /* atomic */
+    struct error first;
 };
 
+static void fail(struct run *run, const struct error *err) {
+    if (!__atomic_exchange_n(&run->failed, true, __ATOMIC_ACQ_REL)) {
+        run->first = *err;
+    }
+}
+
+/* The next chunk, or NULL: there is none, or somebody failed. */
+static const struct chunk *claim(struct run *run) {
+    size_t i = __atomic_fetch_add(&run->next, 1, __ATOMIC_RELAXED);
+    bool over = i >= run->l->n_chunk || __atomic_load_n(&run->failed, __ATOMIC_ACQUIRE);
+    return over ? NULL : &run->l->chunks[i];
+}
+
+static uint64_t chunk_bytes(const struct run *run, const struct chunk *c) {
+    return (uint64_t)c->n_rows * row_bytes(&run->l->jobs[c->job]);
+}
+
 /* Only the main thread may speak to other ranks. */
-static bool report(struct progress *p, struct error *err) {
+static bool report(struct run *run, struct error *err) {
     static const double every_s = 0.1;
-    if (omp_get_thread_num() != 0 || !p->to || !p->to->report || clock_now() - p->last < every_s) {
+    if (omp_get_thread_num() != 0 || !run->to || !run->to->report ||
+        clock_now() - run->last_report < every_s) {
         return true;
     }
-    p->last = clock_now();
-    return p->to->report(p->to->user, atomic_load(&p->done), p->total, err);
+    run->last_report = clock_now();
+    return run->to->report(run->to->user, __atomic_load_n(&run->done, __ATOMIC_RELAXED),
+                           run->l->bytes_total, err);
+}
+
+static unsigned char *buffer_create(const struct loader *l, struct error *err) {
+    unsigned char *buffer = malloc(l->buffer_bytes + 1);
+    if (!buffer) {
+        error_set(err, ERROR_MEMORY, "cannot allocate %zu bytes to read into", l->buffer_bytes);
+    }
+    return buffer;
+}
+
+/* ---- a device that takes chunks from any thread: each thread reads and fills ---- */
+
+static void read_and_fill(struct run *run) {
+    const struct loader *l = run->l;
+    struct error err = {0};
+    unsigned char *buffer = buffer_create(l, &err);
+    bool ok = buffer != NULL;
+    const struct chunk *c;
+    while (ok && (c = claim(run))) {
+        ok = read_rows(l, &l->jobs[c->job], c, buffer, &err) && fill(l, c, buffer, &err);
+        __atomic_fetch_add(&run->done, chunk_bytes(run, c), __ATOMIC_RELAXED);
+        ok = ok && report(run, &err);
+    }
+    if (!ok) {
+        fail(run, &err);
+    }
+    free(buffer);
+}
+
+/* ---- a device that only the main thread may call: the others read ahead of it ---- */
+
+enum { SLOTS_PER_READER = 2, SLOT_NAP_US = 50 };
+
+/* A chunk on its way from a reader to the main thread; whoever is in turn owns it. */
+struct slot {
+    const struct chunk *chunk; /* NULL: empty, the reader's turn; atomic */
+    unsigned char *buffer;     /* owns */
+};
+
+static void read_ahead(struct run *run, struct slot slots[SLOTS_PER_READER]) {
+    const struct loader *l = run->l;
+    struct error err = {0};
+    const struct chunk *c;
+    for (int i = 0; (c = claim(run)); i = (i + 1) % SLOTS_PER_READER) {
+        struct slot *s = &slots[i];
+        while (__atomic_load_n(&s->chunk, __ATOMIC_ACQUIRE)) {
+            if (__atomic_load_n(&run->failed, __ATOMIC_ACQUIRE)) {
+                return;
+            }
+            usleep(SLOT_NAP_US);
+        }
+        if ((!s->buffer && !(s->buffer = buffer_create(l, &err))) ||
+            !read_rows(l, &l->jobs[c->job], c, s->buffer, &err)) {
+            fail(run, &err);
+            return;
+        }
+        __atomic_store_n(&s->chunk, c, __ATOMIC_RELEASE);
+    }
+}
+
+static void feed_device(struct run *run, struct slot *slots, int n_slot) {
+    const struct loader *l = run->l;
+    struct error err = {0};
+    bool ok = true;
+    for (size_t n_fed = 0; ok && n_fed < l->n_chunk;) {
+        bool any = false;
+        for (int i = 0; ok && i < n_slot; i++) {
+            const struct chunk *c = __atomic_load_n(&slots[i].chunk, __ATOMIC_ACQUIRE);
+            if (c) {
+                ok = fill(l, c, slots[i].buffer, &err);
+                run->done += chunk_bytes(run, c);
+                __atomic_store_n(&slots[i].chunk, NULL, __ATOMIC_RELEASE);
+                any = true;
+                n_fed++;
+            }
+        }
+        ok = ok && report(run, &err);
+        if (__atomic_load_n(&run->failed, __ATOMIC_ACQUIRE)) {
+            return;
+        }
+        if (!any) {
+            usleep(SLOT_NAP_US);
+        }
+    }
+    if (!ok || !l->device->ops->sync(l->device, &err)) {
+        fail(run, &err);
+    }
+}
+
+static void feed_from_readers(struct run *run, int n_reader) {
+    struct error err = {0};
+    int n_slot = n_reader * SLOTS_PER_READER;
+    struct slot *slots = calloc((size_t)n_slot, sizeof *slots);
+    if (!slots) {
+        error_set(&err, ERROR_MEMORY, "cannot allocate %d buffers to read into", n_slot);
+        fail(run, &err);
+        return;
+    }
+    int dynamic = omp_get_dynamic();
+    omp_set_dynamic(0); /* without a second thread nobody would read */
+#pragma omp parallel num_threads(n_reader + 1)
+    {
+        int t = omp_get_thread_num();
+        if (t > 0) {
+            read_ahead(run, &slots[(t - 1) * SLOTS_PER_READER]);
+        } else if (omp_get_num_threads() == n_reader + 1) {
+            feed_device(run, slots, n_slot);
+        } else {
+            struct error few = {0};
+            error_set(&few, ERROR_MEMORY, "only %d of %d threads could be started",
+                      omp_get_num_threads(), n_reader + 1);
+            fail(run, &few);
+        }
+    }
+    omp_set_dynamic(dynamic);
+    for (int i = 0; i < n_slot; i++) {
+        free(slots[i].buffer);
+    }
+    free(slots);
 }
 
 bool loader_run(struct loader *l, const struct model_progress *progress, uint64_t *bytes_read,
@@ -217,37 +357,16 @@ bool loader_run(struct loader *l, const struct model_progress *progress, uint64_
     if (!cut_chunks(l, err)) {
         return false;
     }
-    struct progress p = {.to = progress, .last = clock_now(), .total = l->bytes_total};
-    atomic_bool failed = false;
-    struct error first = {0};
-
+    struct run run = {.l = l, .to = progress, .last_report = clock_now()};
+    if (l->device->main_thread_only) {
+        feed_from_readers(&run, l->device->n_thread);
+    } else {
 #pragma omp parallel num_threads(l->device->n_thread)
-    {
-        unsigned char *buffer = malloc(l->buffer_bytes + 1);
-        struct error mine = {0};
-        bool ok = buffer || error_set(&mine, ERROR_MEMORY, "cannot allocate %zu bytes to read into",
-                                      l->buffer_bytes);
-#pragma omp for schedule(dynamic)
-        for (size_t i = 0; i < l->n_chunk; i++) {
-            const struct chunk *c = &l->chunks[i];
-            if (!ok || atomic_load(&failed)) {
-                continue;
-            }
-            ok = run_chunk(l, c, buffer, &mine);
-            atomic_fetch_add(&p.done, (size_t)c->n_rows * row_bytes(&l->jobs[c->job]));
-            ok = ok && report(&p, &mine);
-            if (!ok && !atomic_exchange(&failed, true)) {
-                first = mine;
-            }
-        }
-        if (!buffer && !atomic_exchange(&failed, true)) {
-            first = mine; /* a thread without work would not have said so */
-        }
-        free(buffer);
+        read_and_fill(&run);
     }
-    if (failed) {
+    if (run.failed) {
         if (err) {
-            *err = first;
+            *err = run.first;
         }
         return false;
     }

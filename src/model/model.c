@@ -8,51 +8,64 @@
 #include "model/model_impl.h"
 #include "model/rope.h"
 
-/* Floats in each activation buffer, in the order of struct activations. */
+/* One buffer of struct activations. */
+struct buffer_plan {
+    void **p;
+    size_t bytes;
+    bool collective; /* sent or received in every step: the communicator's own memory */
+};
+
 enum { N_ACTIVATION = 8 };
 
-static void activation_sizes(const struct model *m, size_t sizes[N_ACTIVATION]) {
+static void activations_plan(struct model *m, struct buffer_plan out[N_ACTIVATION]) {
     const struct shard *s = &m->nn.shard;
+    struct activations *a = &m->act;
     size_t tok = (size_t)m->params.max_tok, hidden = (size_t)m->config.hidden;
     size_t d = (size_t)m->config.head_dim, heads = (size_t)s->heads.count;
     size_t kv_heads = (size_t)s->kv_heads.count, mlp = (size_t)s->mlp.count;
-    size_t n_piece = (size_t)m->weights.o_plan.n_piece; /* down's leaves are the same heads */
-    const size_t all[N_ACTIVATION] = {
-        tok * hidden,  tok * hidden, tok * (heads + 2 * kv_heads) * d, tok * heads * d,
-        tok * 2 * mlp, tok * mlp,    n_piece * tok * hidden,           (size_t)m->params.ctx * d};
-    memcpy(sizes, all, sizeof all);
-}
-
-static void activation_pointers(struct activations *a, float **out[N_ACTIVATION]) {
-    float **const all[N_ACTIVATION] = {&a->x,       &a->h,   &a->qkv,    &a->attention,
-                                       &a->gate_up, &a->mlp, &a->pieces, &a->rope};
+    /* down's leaves are the same heads */
+    size_t n_piece = (size_t)sharded_linear_pieces(&m->weights.o_plan, &m->nn);
+    size_t act = dtype_size(m->nn.device->act), f32 = sizeof(float);
+    const struct buffer_plan all[N_ACTIVATION] = {
+        {(void **)&a->x, f32 * tok * hidden, true},
+        {(void **)&a->delta, f32 * n_piece * tok * hidden, true},
+        {&a->h, act * tok * hidden, false},
+        {&a->qkv, act * tok * (heads + 2 * kv_heads) * d, false},
+        {&a->attention, act * tok * heads * d, false},
+        {&a->gate_up, act * tok * 2 * mlp, false},
+        {&a->mlp, act * tok * mlp, false},
+        {(void **)&a->rope, f32 * (size_t)m->params.ctx * d, false},
+    };
     memcpy(out, all, sizeof all);
 }
 
 static bool activations_init(struct model *m, struct error *err) {
     struct device *d = m->nn.device;
-    size_t sizes[N_ACTIVATION];
-    float **pointers[N_ACTIVATION];
-    activation_sizes(m, sizes);
-    activation_pointers(&m->act, pointers);
+    struct comm *c = m->nn.comm;
+    struct buffer_plan plan[N_ACTIVATION];
+    activations_plan(m, plan);
     for (int i = 0; i < N_ACTIVATION; i++) {
-        void *p = NULL;
-        if (sizes[i] && !d->ops->alloc(d, sizes[i] * sizeof(float), &p, err)) {
+        size_t bytes = plan[i].bytes;
+        bool ok = bytes == 0 || (plan[i].collective ? c->ops->alloc(c, bytes, plan[i].p, err)
+                                                    : d->ops->alloc(d, bytes, plan[i].p, err));
+        if (!ok) {
             return error_wrap(err, "activations");
         }
-        *pointers[i] = p;
     }
     return true;
 }
 
 static void activations_finish(struct model *m) {
     struct device *d = m->nn.device;
-    size_t sizes[N_ACTIVATION];
-    float **pointers[N_ACTIVATION];
-    activation_sizes(m, sizes);
-    activation_pointers(&m->act, pointers);
+    struct comm *c = m->nn.comm;
+    struct buffer_plan plan[N_ACTIVATION];
+    activations_plan(m, plan);
     for (int i = 0; i < N_ACTIVATION; i++) {
-        d->ops->free(d, *pointers[i], sizes[i] * sizeof(float));
+        if (plan[i].collective) {
+            c->ops->free(c, *plan[i].p, plan[i].bytes);
+        } else {
+            d->ops->free(d, *plan[i].p, plan[i].bytes);
+        }
     }
 }
 
@@ -69,10 +82,28 @@ static bool rope_init(struct model *m, struct error *err) {
     return ok;
 }
 
-static bool batch_init(struct batch *b, int max_tok, struct error *err) {
-    b->ids = calloc((size_t)max_tok, sizeof *b->ids);
+static bool batch_init(struct batch *b, const struct model_params *p, struct device *d,
+                       struct error *err) {
+    const struct batch_limits limits = {
+        .max_tok = p->max_tok, .max_seq = STEP_MAX_SEQS, .max_ctx = p->ctx};
+    b->ids = calloc((size_t)p->max_tok, sizeof *b->ids);
+    b->rows = calloc((size_t)p->max_tok, sizeof *b->rows);
+    b->out = calloc((size_t)p->max_tok, sizeof *b->out);
     b->seqs = calloc(STEP_MAX_SEQS, sizeof *b->seqs);
-    return (b->ids && b->seqs) || error_set(err, ERROR_MEMORY, "cannot allocate the batch");
+    if (!b->ids || !b->rows || !b->out || !b->seqs) {
+        return error_set(err, ERROR_MEMORY, "cannot allocate the batch");
+    }
+    return d->ops->batch_reserve(d, &limits, err);
+}
+
+static void batch_finish(struct batch *b, struct device *d) {
+    if (b->seqs) {
+        d->ops->batch_release(d);
+    }
+    free(b->ids);
+    free(b->rows);
+    free(b->out);
+    free(b->seqs);
 }
 
 /* Holds what this rank is going to allocate to what is free, before any of it is allocated. */
@@ -83,7 +114,8 @@ static bool check_memory(struct model *m, const struct st_set *set, struct error
                                      .ctx = p->ctx,
                                      .n_block = p->n_block,
                                      .max_tok = p->max_tok,
-                                     .max_logits = OUTPUT_CHUNK};
+                                     .max_logits = OUTPUT_CHUNK,
+                                     .device = d};
     struct footprint f = footprint_of_shard(&m->config, &m->nn.shard, &sizes);
     m->bytes = footprint_total(&f);
     return footprint_require(&m->config, &m->nn.shard, &sizes,
@@ -101,7 +133,7 @@ static bool load_local(struct model *m, const struct model_progress *progress, s
               weights_load(&m->weights, &m->config, nn, set, progress, err) &&
               kv_cache_init(&m->kv, nn, m->config.n_layer, p->n_block, err) &&
               activations_init(m, err) && rope_init(m, err) &&
-              batch_init(&m->batch, p->max_tok, err) && output_init(&m->out, m, err);
+              batch_init(&m->batch, p, nn->device, err) && output_init(&m->out, m, err);
     st_close(set);
     return ok;
 }
@@ -145,9 +177,21 @@ bool model_load(struct model **out, const struct model_params *params, struct de
     return true;
 }
 
+/* Notes the rows whose output the sequence wants, in the order of the results. */
+static void batch_want(struct batch *b, const struct step_seq *q, int row) {
+    if (q->output == STEP_OUTPUT_NONE) {
+        return;
+    }
+    int first = q->output == STEP_OUTPUT_ALL_LOGITS ? 0 : q->n_tok - 1;
+    for (int t = first; t < q->n_tok; t++) {
+        b->rows[b->n_row] = row + t;
+        b->out[b->n_row++] = (struct output_row){q->output, q->top_k};
+    }
+}
+
 /* Lays the step out as rows of tokens. */
 static void batch_fill(struct batch *b, const struct step *step) {
-    b->n_tok = 0;
+    b->n_tok = b->n_row = 0;
     b->n_seq = step->n_seq;
     for (int i = 0; i < step->n_seq; i++) {
         const struct step_seq *q = &step->seqs[i];
@@ -157,8 +201,37 @@ static void batch_fill(struct batch *b, const struct step *step) {
                                       .n_block = q->n_block,
                                       .blocks = q->blocks};
         memcpy(b->ids + b->n_tok, q->tokens, (size_t)q->n_tok * sizeof *q->tokens);
+        batch_want(b, q, b->n_tok);
         b->n_tok += q->n_tok;
     }
+}
+
+static bool batch_begin(struct model *m, struct error *err) {
+    struct batch *b = &m->batch;
+    struct device *d = m->nn.device;
+    const struct device_batch batch = {.n_tok = b->n_tok,
+                                       .ids = b->ids,
+                                       .n_seq = b->n_seq,
+                                       .seqs = b->seqs,
+                                       .n_row = b->n_row,
+                                       .rows = b->rows};
+    return d->ops->batch_begin(d, &batch, &b->size, err);
+}
+
+/* A step of generation: the same operations each time, so the device may replay them. */
+static bool run_recorded(struct model *m, int k, struct error *err) {
+    struct device *d = m->nn.device;
+    bool replayed = false;
+    if (!d->ops->record_begin(d, k, &replayed, err)) {
+        return false;
+    }
+    if (!replayed) {
+        bool ok = forward(m, err) && output_enqueue(m, k, err);
+        if (!d->ops->record_end(d, ok, err)) {
+            return false;
+        }
+    }
+    return output_collect(m, k, err);
 }
 
 bool model_step(struct model *m, const struct step *step, struct step_result *results,
@@ -167,12 +240,17 @@ bool model_step(struct model *m, const struct step *step, struct step_result *re
                                        .ctx = m->params.ctx,
                                        .n_block = m->params.n_block,
                                        .vocab = m->config.vocab};
+    struct device *d = m->nn.device;
     if (!step_validate(step, &limits, err)) {
         return false;
     }
     batch_fill(&m->batch, step);
-    return (m->nn.shard.rank != 0 || output_prepare(m, step, results, err)) && forward(m, err) &&
-           output_run(m, step, err);
+    if ((m->nn.shard.rank == 0 && !output_prepare(m, step, results, err)) || !batch_begin(m, err)) {
+        return false;
+    }
+    int k = output_candidates_only(m);
+    bool ok = k > 0 ? run_recorded(m, k, err) : forward(m, err) && output_run(m, err);
+    return ok && d->ops->sync(d, err);
 }
 
 const struct model_config *model_get_config(const struct model *m) {
@@ -200,8 +278,7 @@ void model_destroy(struct model *m) {
         activations_finish(m);
         kv_cache_finish(&m->kv, m->nn.device);
         weights_finish(&m->weights, m->nn.device);
+        batch_finish(&m->batch, m->nn.device);
     }
-    free(m->batch.ids);
-    free(m->batch.seqs);
     free(m);
 }

@@ -5,38 +5,50 @@
 #include "model/weights.h"
 #include "nn/kv_cache.h"
 
-/* Activations of one step, M = tokens of the step; all device memory, f32. */
+/* Activations of one step, M = tokens of the step; all device memory, "act" the device's type. */
 struct activations {
-    float *x;         /* [M, H] the residual stream */
-    float *h;         /* [M, H] normed, and the row-parallel results */
-    float *qkv;       /* [M, (h + 2k) D] */
-    float *attention; /* [M, h D] */
-    float *gate_up;   /* [M, 2 F] */
-    float *mlp;       /* [M, F] */
-    float *pieces;    /* [n_piece, M, H] partial sums of a row-parallel layer */
-    float *rope;      /* [ctx, D] */
+    float *x;        /* [M, H] f32, the residual stream */
+    float *delta;    /* [n_piece, M, H] f32: partial sums of a row-parallel layer, then, in
+                      * [M, H], their sum, which the next norm adds to x */
+    void *h;         /* [M, H] act, x normed */
+    void *qkv;       /* [M, (h + 2k) D] act */
+    void *attention; /* [M, h D] act */
+    void *gate_up;   /* [M, 2 F] act */
+    void *mlp;       /* [M, F] act */
+    float *rope;     /* [ctx, D] f32 */
 };
 
 /* The tokens of a step as the device operations want them; host memory. */
 struct batch {
-    int n_tok;
-    int n_seq;
-    int32_t *ids;         /* owns [max_tok] */
-    struct seq_run *seqs; /* owns [STEP_MAX_SEQS] */
+    int32_t *ids;           /* owns [max_tok] */
+    struct seq_run *seqs;   /* owns [STEP_MAX_SEQS] */
+    int32_t *rows;          /* owns [max_tok] rows whose output is wanted */
+    struct output_row *out; /* owns [max_tok] what is wanted of each of them */
+    int n_tok, n_seq, n_row;
+    struct batch_size size; /* what the device pads it to */
+};
+
+/* What a step wants of one row. */
+struct output_row {
+    enum step_output kind;
+    int k; /* candidates wanted */
 };
 
 /* Buffers of the head and of the results; see output.c. */
 struct output {
     float *hidden;             /* device [OUTPUT_CHUNK, H] */
+    void *normed;              /* device [OUTPUT_CHUNK, H] act */
     float *logits;             /* device [OUTPUT_CHUNK, V] this rank's part */
     float *gathered;           /* device, rank 0: [OUTPUT_CHUNK, vocab], rank by rank */
     void *candidates;          /* device [OUTPUT_CHUNK * STEP_MAX_CANDIDATES] values, then ids */
     void *gathered_candidates; /* device, rank 0: every rank's, rank by rank */
     size_t *bytes;             /* [world] what each rank sends */
-    struct output_row *rows;   /* [max_tok] */
-    float *all_logits;         /* host, rank 0, grown on demand: [n_logit_row, vocab] */
+    /* host, rank 0, grown on demand */
+    char *landing; /* what was gathered, as it comes from the device */
+    size_t landing_capacity;
+    float *all_logits; /* [n_logit_row, vocab] */
     size_t all_logits_capacity;
-    float *values; /* host, rank 0, grown on demand: [n_candidate_row, k] */
+    float *values; /* [n_candidate_row, k] */
     int32_t *ids;
     size_t candidate_capacity;
 };
@@ -55,7 +67,8 @@ struct model {
     size_t bytes; /* allocated on this rank for weights, KV and buffers */
 };
 
-/* The transformer's body: batch in, m->act.x [M, H] out (before the final norm). Collective. */
+/* The transformer's body: the device's current batch in, m->act.x [M, H] out (before the final
+ * norm). Collective; enqueued. */
 bool forward(struct model *m, struct error *err);
 
 bool output_init(struct output *o, const struct model *m, struct error *err);
@@ -63,6 +76,14 @@ bool output_init(struct output *o, const struct model *m, struct error *err);
  * Errors: MEMORY. */
 bool output_prepare(struct model *m, const struct step *step, struct step_result *results,
                     struct error *err);
-/* Final norm, head, and what each sequence asked for, gathered to rank 0. Collective. */
-bool output_run(struct model *m, const struct step *step, struct error *err);
+/* The k of a step that wants k candidates of each of at most OUTPUT_CHUNK rows and nothing else,
+ * as the steps of generation do; 0 for any other. */
+int output_candidates_only(const struct model *m);
+/* Such a step's final norm, head, candidates and their gather to rank 0. Collective; enqueued, so
+ * that it can be recorded. */
+bool output_enqueue(struct model *m, int k, struct error *err);
+/* Waits for what output_enqueue gathers; on rank 0, merges it into the results. */
+bool output_collect(struct model *m, int k, struct error *err);
+/* Any step's final norm, head, and what each sequence asked for, gathered to rank 0. Collective. */
+bool output_run(struct model *m, struct error *err);
 void output_finish(struct output *o, const struct model *m);

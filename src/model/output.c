@@ -5,53 +5,55 @@
 
 #include "model/model_impl.h"
 
-/* One row of the step whose logits somebody wants. */
-struct output_row {
-    int32_t row; /* of m->act.x */
-    enum step_output kind;
-    int k; /* candidates wanted */
-};
-
 static int vocab_of_rank(const struct model *m, int rank) {
     return leaf_run_of_rank(m->config.vocab, m->nn.shard.world, rank).count;
 }
 
-bool output_init(struct output *o, const struct model *m, struct error *err) {
-    struct device *d = m->nn.device;
+enum { N_OUTPUT = 6, CANDIDATE_BYTES = sizeof(float) + sizeof(int32_t) };
+
+struct output_buffer {
+    void **p;
+    size_t bytes;
+};
+
+static void output_plan(struct output *o, const struct model *m,
+                        struct output_buffer out[N_OUTPUT]) {
     bool leader = m->nn.shard.rank == 0;
-    size_t world = (size_t)m->nn.shard.world;
-    size_t candidates = (size_t)OUTPUT_CHUNK * STEP_MAX_CANDIDATES * 8;
-    struct {
-        void **p;
-        size_t bytes;
-    } wanted[] = {
-        {(void **)&o->hidden, sizeof(float) * OUTPUT_CHUNK * (size_t)m->config.hidden},
+    size_t hidden = (size_t)m->config.hidden, vocab = (size_t)m->config.vocab;
+    size_t candidates = (size_t)OUTPUT_CHUNK * STEP_MAX_CANDIDATES * CANDIDATE_BYTES;
+    const struct output_buffer all[N_OUTPUT] = {
+        {(void **)&o->hidden, sizeof(float) * OUTPUT_CHUNK * hidden},
+        {&o->normed, dtype_size(m->nn.device->act) * OUTPUT_CHUNK * hidden},
         {(void **)&o->logits, sizeof(float) * OUTPUT_CHUNK * (size_t)m->nn.shard.vocab.count},
-        {(void **)&o->gathered,
-         leader ? sizeof(float) * OUTPUT_CHUNK * (size_t)m->config.vocab : 0},
+        {(void **)&o->gathered, leader ? sizeof(float) * OUTPUT_CHUNK * vocab : 0},
         {&o->candidates, candidates},
-        {&o->gathered_candidates, leader ? candidates * world : 0},
+        {&o->gathered_candidates, leader ? candidates * (size_t)m->nn.shard.world : 0},
     };
-    for (size_t i = 0; i < sizeof wanted / sizeof wanted[0]; i++) {
-        if (wanted[i].bytes && !d->ops->alloc(d, wanted[i].bytes, wanted[i].p, err)) {
-            return false;
+    memcpy(out, all, sizeof all);
+}
+
+bool output_init(struct output *o, const struct model *m, struct error *err) {
+    struct comm *c = m->nn.comm;
+    struct output_buffer plan[N_OUTPUT];
+    output_plan(o, m, plan);
+    for (int i = 0; i < N_OUTPUT; i++) {
+        if (plan[i].bytes && !c->ops->alloc(c, plan[i].bytes, plan[i].p, err)) {
+            return error_wrap(err, "output");
         }
     }
-    o->bytes = calloc(world, sizeof *o->bytes);
-    o->rows = calloc((size_t)m->params.max_tok, sizeof *o->rows);
-    return (o->bytes && o->rows) || error_set(err, ERROR_MEMORY, "cannot allocate output buffers");
+    o->bytes = calloc((size_t)m->nn.shard.world, sizeof *o->bytes);
+    return o->bytes || error_set(err, ERROR_MEMORY, "cannot allocate output buffers");
 }
 
 void output_finish(struct output *o, const struct model *m) {
-    struct device *d = m->nn.device;
-    size_t candidates = (size_t)OUTPUT_CHUNK * STEP_MAX_CANDIDATES * 8;
-    d->ops->free(d, o->hidden, sizeof(float) * OUTPUT_CHUNK * (size_t)m->config.hidden);
-    d->ops->free(d, o->logits, sizeof(float) * OUTPUT_CHUNK * (size_t)m->nn.shard.vocab.count);
-    d->ops->free(d, o->gathered, sizeof(float) * OUTPUT_CHUNK * (size_t)m->config.vocab);
-    d->ops->free(d, o->candidates, candidates);
-    d->ops->free(d, o->gathered_candidates, candidates * (size_t)m->nn.shard.world);
+    struct comm *c = m->nn.comm;
+    struct output_buffer plan[N_OUTPUT];
+    output_plan(o, m, plan);
+    for (int i = 0; i < N_OUTPUT; i++) {
+        c->ops->free(c, *plan[i].p, plan[i].bytes);
+    }
     free(o->bytes);
-    free(o->rows);
+    free(o->landing);
     free(o->all_logits);
     free(o->values);
     free(o->ids);
@@ -73,6 +75,21 @@ static bool grow(void **p, size_t *capacity, size_t n, size_t size, struct error
     return true;
 }
 
+/* Bytes of the step's largest gather, of one chunk of rows. */
+static size_t landing_bytes(const struct model *m) {
+    const struct batch *b = &m->batch;
+    size_t most = 0;
+    /* The device may have padded the chunk, never past its size. */
+    size_t rows = b->n_row < OUTPUT_CHUNK / 2 ? 2 * (size_t)b->n_row : OUTPUT_CHUNK;
+    for (int i = 0; i < b->n_row; i++) {
+        size_t per_row = b->out[i].kind == STEP_OUTPUT_CANDIDATES
+                             ? (size_t)b->out[i].k * CANDIDATE_BYTES * (size_t)m->nn.shard.world
+                             : (size_t)m->config.vocab * sizeof(float);
+        most = per_row > most ? per_row : most;
+    }
+    return rows * most;
+}
+
 bool output_prepare(struct model *m, const struct step *step, struct step_result *results,
                     struct error *err) {
     struct output *o = &m->out;
@@ -87,6 +104,7 @@ bool output_prepare(struct model *m, const struct step *step, struct step_result
     size_t id_capacity = o->candidate_capacity;
     if (!grow((void **)&o->all_logits, &o->all_logits_capacity, n_logit * vocab, sizeof(float),
               err) ||
+        !grow((void **)&o->landing, &o->landing_capacity, landing_bytes(m), 1, err) ||
         !grow((void **)&o->ids, &id_capacity, n_candidate, sizeof(int32_t), err) ||
         !grow((void **)&o->values, &o->candidate_capacity, n_candidate, sizeof(float), err)) {
         return false;
@@ -108,20 +126,6 @@ bool output_prepare(struct model *m, const struct step *step, struct step_result
     return true;
 }
 
-/* Lists the rows that are wanted, in the order of the results. */
-static int list_rows(struct output *o, const struct step *step) {
-    int n = 0, row = 0;
-    for (int i = 0; i < step->n_seq; i++) {
-        const struct step_seq *q = &step->seqs[i];
-        int first = q->output == STEP_OUTPUT_ALL_LOGITS ? 0 : q->n_tok - 1;
-        for (int t = first; q->output != STEP_OUTPUT_NONE && t < q->n_tok; t++) {
-            o->rows[n++] = (struct output_row){row + t, q->output, q->top_k};
-        }
-        row += q->n_tok;
-    }
-    return n;
-}
-
 /* Gathers n rows of logits, [n, V] on each rank, and lays them out as [n, vocab] at dst on rank 0.
  */
 static bool gather_logits(struct model *m, const float *logits, int n, float *dst,
@@ -129,21 +133,30 @@ static bool gather_logits(struct model *m, const float *logits, int n, float *ds
     struct comm *c = m->nn.comm;
     struct device *d = m->nn.device;
     struct output *o = &m->out;
+    size_t vocab = (size_t)m->config.vocab;
+    bool in_order = n == 1 || c->world == 1; /* rank by rank is the order of the vocabulary */
     for (int r = 0; r < c->world; r++) {
         o->bytes[r] = sizeof(float) * (size_t)n * (size_t)vocab_of_rank(m, r);
     }
     if (!c->ops->gather(c, o->gathered, logits, o->bytes, err)) {
         return false;
     }
-    const float *src = o->gathered;
-    size_t column = 0;
-    for (int r = 0; c->rank == 0 && r < c->world; r++) {
+    if (c->rank != 0) {
+        return true;
+    }
+    size_t bytes = sizeof(float) * (size_t)n * vocab;
+    if (in_order) {
+        return d->ops->download(d, dst, o->gathered, bytes, err);
+    }
+    if (!d->ops->download(d, o->landing, o->gathered, bytes, err)) {
+        return false;
+    }
+    const char *from = o->landing;
+    float *column = dst;
+    for (int r = 0; r < c->world; r++) {
         size_t width = (size_t)vocab_of_rank(m, r);
-        for (int i = 0; i < n; i++, src += width) {
-            if (!d->ops->download(d, dst + (size_t)i * (size_t)m->config.vocab + column, src,
-                                  width * sizeof(float), err)) {
-                return false;
-            }
+        for (int i = 0; i < n; i++, from += width * sizeof(float)) {
+            memcpy(column + (size_t)i * vocab, from, width * sizeof(float));
         }
         column += width;
     }
@@ -176,66 +189,98 @@ static void merge(struct candidate_list *lists, int n_list, int k, float *values
     }
 }
 
-/* Every rank's k largest of n rows (all rows with the same k), merged on rank 0 into values, ids.
- */
-static bool gather_candidates(struct model *m, const float *logits, int n, int k, float *values,
-                              int32_t *ids, struct error *err) {
+/* Candidates of one row that rank r has, of k wanted. */
+static int candidates_of_rank(const struct model *m, int r, int k) {
+    int have = vocab_of_rank(m, r);
+    return k < have ? k : have;
+}
+
+/* This rank's k largest of n rows of logits, gathered to rank 0: [n, k_r] values, then as many ids,
+ * rank by rank. Enqueued. */
+static bool gather_candidates(struct model *m, const float *logits, int n, int k,
+                              struct error *err) {
     struct comm *c = m->nn.comm;
     struct device *d = m->nn.device;
     struct output *o = &m->out;
-    int mine = m->nn.shard.vocab.count;
-    int my_k = k < mine ? k : mine;
-    float *my_values = o->candidates;
-    int32_t *my_ids = (int32_t *)o->candidates + (size_t)n * (size_t)my_k;
+    int mine = candidates_of_rank(m, c->rank, k);
+    float *values = o->candidates;
+    int32_t *ids = (int32_t *)o->candidates + (size_t)n * (size_t)mine;
     for (int r = 0; r < c->world; r++) {
-        int have = vocab_of_rank(m, r);
-        o->bytes[r] = (size_t)n * (size_t)(k < have ? k : have) * 8;
+        o->bytes[r] = (size_t)n * (size_t)candidates_of_rank(m, r, k) * CANDIDATE_BYTES;
     }
-    if (my_k > 0 &&
-        !d->ops->top_k(d, my_values, my_ids, logits, n, mine, my_k, m->nn.shard.vocab.first, err)) {
+    if (mine > 0 && !d->ops->top_k(d, values, ids, logits, n, m->nn.shard.vocab.count, mine,
+                                   m->nn.shard.vocab.first, err)) {
         return false;
     }
-    if (!c->ops->gather(c, o->gathered_candidates, o->candidates, o->bytes, err)) {
-        return false;
-    }
-    if (c->rank != 0) {
-        return true;
-    }
-    struct candidate_list *lists = malloc((size_t)c->world * sizeof *lists);
+    return c->ops->gather(c, o->gathered_candidates, o->candidates, o->bytes, err);
+}
+
+/* Rank 0: merges what was gathered for n rows, n_used of which count, into values and ids
+ * [n_used, k]. */
+static bool merge_candidates(struct model *m, int n, int n_used, int k, float *values, int32_t *ids,
+                             struct error *err) {
+    struct device *d = m->nn.device;
+    struct output *o = &m->out;
+    int world = m->nn.comm->world;
+    size_t bytes = 0;
+    struct candidate_list *lists = malloc((size_t)world * sizeof *lists);
     if (!lists) {
         return error_set(err, ERROR_MEMORY, "cannot allocate the candidate lists");
     }
-    for (int i = 0; i < n; i++) {
-        const char *p = o->gathered_candidates;
-        for (int r = 0; r < c->world; r++) {
-            int rank_k = k < vocab_of_rank(m, r) ? k : vocab_of_rank(m, r);
+    for (int r = 0; r < world; r++) {
+        bytes += (size_t)n * (size_t)candidates_of_rank(m, r, k) * CANDIDATE_BYTES;
+    }
+    bool ok = d->ops->download(d, o->landing, o->gathered_candidates, bytes, err);
+    for (int i = 0; ok && i < n_used; i++) {
+        const char *p = o->landing;
+        for (int r = 0; r < world; r++) {
+            size_t rank_k = (size_t)candidates_of_rank(m, r, k);
             const float *v = (const float *)(const void *)p;
-            lists[r] = (struct candidate_list){
-                v + (size_t)i * (size_t)rank_k,
-                (const int32_t *)(const void *)(v + (size_t)n * (size_t)rank_k) +
-                    (size_t)i * (size_t)rank_k,
-                rank_k};
-            p += o->bytes[r];
+            const int32_t *id = (const int32_t *)(const void *)(v + (size_t)n * rank_k);
+            lists[r] = (struct candidate_list){v + (size_t)i * rank_k, id + (size_t)i * rank_k,
+                                               (int)rank_k};
+            p += (size_t)n * rank_k * CANDIDATE_BYTES;
         }
-        merge(lists, c->world, k, values + (size_t)i * (size_t)k, ids + (size_t)i * (size_t)k);
+        merge(lists, world, k, values + (size_t)i * (size_t)k, ids + (size_t)i * (size_t)k);
     }
     free(lists);
-    return true;
+    return ok;
 }
 
-/* Logits of n rows from the residual stream, into o->logits [n, V]. */
-static bool head(struct model *m, const struct output_row *rows, int n, struct error *err) {
+/* Logits of n of the wanted rows, from `first` on, into o->logits [n, V]. */
+static bool head(struct model *m, int first, int n, struct error *err) {
     struct device *d = m->nn.device;
     struct output *o = &m->out;
-    int32_t index[OUTPUT_CHUNK];
     int hidden = m->config.hidden;
-    for (int i = 0; i < n; i++) {
-        index[i] = rows[i].row;
-    }
-    return d->ops->gather_rows(d, o->hidden, m->act.x, index, n, hidden, err) &&
-           d->ops->rmsnorm(d, o->hidden, o->hidden, m->weights.final_norm, n, hidden,
+    return d->ops->gather_rows(d, o->hidden, m->act.x, first, n, hidden, err) &&
+           d->ops->rmsnorm(d, o->normed, o->hidden, NULL, m->weights.final_norm, n, hidden,
                            m->config.rms_eps, err) &&
-           d->ops->linear(d, o->logits, o->hidden, (size_t)hidden, m->weights.head, n, NULL, err);
+           d->ops->linear(d, o->logits, DTYPE_F32, o->normed, (size_t)hidden, m->weights.head, n,
+                          NULL, err);
+}
+
+int output_candidates_only(const struct model *m) {
+    const struct batch *b = &m->batch;
+    if (b->n_row == 0 || b->size.n_row > OUTPUT_CHUNK) {
+        return 0;
+    }
+    for (int i = 0; i < b->n_row; i++) {
+        if (b->out[i].kind != STEP_OUTPUT_CANDIDATES || b->out[i].k != b->out[0].k) {
+            return 0;
+        }
+    }
+    return b->out[0].k;
+}
+
+bool output_enqueue(struct model *m, int k, struct error *err) {
+    int n = m->batch.size.n_row;
+    return head(m, 0, n, err) && gather_candidates(m, m->out.logits, n, k, err);
+}
+
+bool output_collect(struct model *m, int k, struct error *err) {
+    const struct batch *b = &m->batch;
+    return m->nn.shard.rank != 0 ||
+           merge_candidates(m, b->size.n_row, b->n_row, k, m->out.values, m->out.ids, err);
 }
 
 /* Rows from `rows` on, at most n, that can travel together. */
@@ -249,34 +294,50 @@ static int same_kind(const struct output_row *rows, int n) {
     return i;
 }
 
-bool output_run(struct model *m, const struct step *step, struct error *err) {
-    struct output *o = &m->out;
-    size_t vocab = (size_t)m->config.vocab;
+/* Where the next row's results go, on rank 0. */
+struct output_cursor {
+    float *logits, *values;
+    int32_t *ids;
+};
+
+/* n rows of one kind, whose logits begin at `logits`. */
+static bool deliver(struct model *m, const struct output_row *row, int n, const float *logits,
+                    struct output_cursor *at, struct error *err) {
     bool leader = m->nn.shard.rank == 0;
-    int n_row = list_rows(o, step);
-    float *logits_at = o->all_logits, *values_at = o->values;
-    int32_t *ids_at = o->ids;
-    for (int first = 0; first < n_row; first += OUTPUT_CHUNK) {
-        int n = n_row - first < OUTPUT_CHUNK ? n_row - first : OUTPUT_CHUNK;
-        if (!head(m, o->rows + first, n, err)) {
+    if (row->kind != STEP_OUTPUT_CANDIDATES) {
+        bool ok = gather_logits(m, logits, n, at->logits, err);
+        at->logits = leader ? at->logits + (size_t)n * (size_t)m->config.vocab : NULL;
+        return ok;
+    }
+    if (!gather_candidates(m, logits, n, row->k, err)) {
+        return false;
+    }
+    if (leader) {
+        size_t k = (size_t)row->k * (size_t)n;
+        if (!merge_candidates(m, n, n, row->k, at->values, at->ids, err)) {
+            return false;
+        }
+        at->values += k;
+        at->ids += k;
+    }
+    return true;
+}
+
+bool output_run(struct model *m, struct error *err) {
+    struct output *o = &m->out;
+    const struct batch *b = &m->batch;
+    struct output_cursor at = {o->all_logits, o->values, o->ids};
+    for (int first = 0; first < b->n_row; first += OUTPUT_CHUNK) {
+        int n = b->n_row - first < OUTPUT_CHUNK ? b->n_row - first : OUTPUT_CHUNK;
+        if (!head(m, first, n, err)) {
             return false;
         }
         for (int i = 0, run; i < n; i += run) {
-            const struct output_row *row = &o->rows[first + i];
-            const float *src = o->logits + (size_t)i * (size_t)m->nn.shard.vocab.count;
+            const struct output_row *row = &b->out[first + i];
+            const float *logits = o->logits + (size_t)i * (size_t)m->nn.shard.vocab.count;
             run = same_kind(row, n - i);
-            size_t k = (size_t)row->k * (size_t)run;
-            if (row->kind == STEP_OUTPUT_CANDIDATES) {
-                if (!gather_candidates(m, src, run, row->k, values_at, ids_at, err)) {
-                    return false;
-                }
-                values_at = leader ? values_at + k : NULL;
-                ids_at = leader ? ids_at + k : NULL;
-            } else {
-                if (!gather_logits(m, src, run, logits_at, err)) {
-                    return false;
-                }
-                logits_at = leader ? logits_at + (size_t)run * vocab : NULL;
+            if (!deliver(m, row, run, logits, &at, err)) {
+                return false;
             }
         }
     }

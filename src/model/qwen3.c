@@ -3,8 +3,9 @@
  * exist.
  *
  *   x = embedding[ids]
- *   for each layer:  x += o(attention(rope(norm_q(q)), rope(norm_k(k)), v)),  q, k, v =
- * qkv(norm(x)) x += down(silu(g) * u),                                  g, u = gate_up(norm(x))
+ *   for each layer:
+ *     x += o(attention(rope(norm_q(q)), rope(norm_k(k)), v)),  q, k, v = qkv(norm(x))
+ *     x += down(silu(g) * u),                                  g, u = gate_up(norm(x))
  *
  * Qwen3: https://arxiv.org/abs/2505.09388; Llama 3: https://arxiv.org/abs/2407.21783. */
 #include <math.h>
@@ -15,10 +16,9 @@ static bool embed(struct model *m, struct error *err) {
     const struct nn_context *nn = &m->nn;
     struct device *d = nn->device;
     struct comm *c = nn->comm;
-    size_t n = (size_t)m->batch.n_tok * (size_t)m->config.hidden;
+    size_t n = (size_t)m->batch.size.n_tok * (size_t)m->config.hidden;
     /* Every row is zero on all ranks but one, so the order of the sum does not matter. */
-    return d->ops->embed(d, m->act.x, m->batch.ids, m->batch.n_tok, m->weights.embedding,
-                         nn->shard.vocab.first, err) &&
+    return d->ops->embed(d, m->act.x, m->weights.embedding, nn->shard.vocab.first, err) &&
            c->ops->all_reduce_tree(c, m->act.x, m->act.x, n, nn->shard.world, err);
 }
 
@@ -35,44 +35,48 @@ static struct attention_shape attention_shape(const struct model *m) {
     };
 }
 
-/* x += o(attention(norm(x))) */
+/* What the block before left to be added to x; NULL where there is none. Each norm adds it on its
+ * way: x += delta; h = norm(x). */
+static const float *delta_before(const struct model *m, int layer) {
+    return layer == 0 ? NULL : m->act.delta;
+}
+
+/* delta = o(attention(norm(x))) */
 static bool attention_block(struct model *m, int layer, struct error *err) {
     const struct layer_weights *l = &m->weights.layers[layer];
     const struct nn_context *nn = &m->nn;
     struct activations *a = &m->act;
-    struct batch *b = &m->batch;
     struct device *d = nn->device;
     struct attention_shape shape = attention_shape(m);
     struct kv_layer kv = m->kv.layers[layer];
     float eps = m->config.rms_eps;
-    int hidden = m->config.hidden;
+    int n_tok = m->batch.size.n_tok;
 
-    return d->ops->rmsnorm(d, a->h, a->x, l->attention_norm, b->n_tok, hidden, eps, err) &&
-           sharded_linear_column(&l->qkv, nn, a->qkv, a->h, b->n_tok, err) &&
-           d->ops->rope_append(d, a->qkv, &shape, l->q_norm, l->k_norm, eps, a->rope, b->seqs,
-                               b->n_seq, kv, err) &&
-           d->ops->attention(d, a->attention, a->qkv, &shape, b->seqs, b->n_seq, kv, err) &&
-           sharded_linear_row(&l->o, nn, a->h, a->attention, b->n_tok, a->pieces, err) &&
-           d->ops->add(d, a->x, a->h, (size_t)b->n_tok * (size_t)hidden, err);
+    return d->ops->rmsnorm(d, a->h, a->x, delta_before(m, layer), l->attention_norm, n_tok,
+                           m->config.hidden, eps, err) &&
+           sharded_linear_column(&l->qkv, nn, a->qkv, a->h, n_tok, err) &&
+           d->ops->rope_append(d, a->qkv, &shape, l->q_norm, l->k_norm, eps, a->rope, kv, err) &&
+           d->ops->attention(d, a->attention, a->qkv, &shape, kv, err) &&
+           sharded_linear_row(&l->o, nn, a->delta, a->attention, n_tok, err);
 }
 
-/* x += down(silu(gate(norm(x))) * up(norm(x))) */
+/* delta = down(silu(gate(norm(x))) * up(norm(x))) */
 static bool mlp_block(struct model *m, int layer, struct error *err) {
     const struct layer_weights *l = &m->weights.layers[layer];
     const struct nn_context *nn = &m->nn;
     struct activations *a = &m->act;
     struct device *d = nn->device;
-    int n_tok = m->batch.n_tok;
-    int hidden = m->config.hidden;
+    int n_tok = m->batch.size.n_tok;
 
-    return d->ops->rmsnorm(d, a->h, a->x, l->mlp_norm, n_tok, hidden, m->config.rms_eps, err) &&
+    return d->ops->rmsnorm(d, a->h, a->x, a->delta, l->mlp_norm, n_tok, m->config.hidden,
+                           m->config.rms_eps, err) &&
            sharded_linear_column(&l->gate_up, nn, a->gate_up, a->h, n_tok, err) &&
            d->ops->silu_mul(d, a->mlp, a->gate_up, n_tok, nn->shard.mlp.count, err) &&
-           sharded_linear_row(&l->down, nn, a->h, a->mlp, n_tok, a->pieces, err) &&
-           d->ops->add(d, a->x, a->h, (size_t)n_tok * (size_t)hidden, err);
+           sharded_linear_row(&l->down, nn, a->delta, a->mlp, n_tok, err);
 }
 
 bool forward(struct model *m, struct error *err) {
+    struct device *d = m->nn.device;
     if (!embed(m, err)) {
         return error_wrap(err, "embedding");
     }
@@ -84,5 +88,6 @@ bool forward(struct model *m, struct error *err) {
             return error_wrap(err, "layer %d mlp", layer);
         }
     }
-    return true;
+    return d->ops->add(d, m->act.x, m->act.delta,
+                       (size_t)m->batch.size.n_tok * (size_t)m->config.hidden, err);
 }

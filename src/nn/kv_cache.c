@@ -7,7 +7,7 @@ bool kv_cache_init(struct kv_cache *kv, const struct nn_context *nn, int n_layer
     struct device *d = nn->device;
     struct kv_cache made = {.n_layer = n_layer, .n_block = n_block};
     made.layer_bytes =
-        (size_t)n_block * d->ops->kv_block_bytes(nn->shard.kv_heads.count, nn->dims.head_dim);
+        (size_t)n_block * d->ops->kv_block_bytes(d, nn->shard.kv_heads.count, nn->dims.head_dim);
     made.layers = calloc((size_t)n_layer, sizeof *made.layers);
     if (!made.layers) {
         return error_set(err, ERROR_MEMORY, "cannot allocate the table of %d KV layers", n_layer);

@@ -7,6 +7,7 @@
 #include "comm/sweep.h"
 
 static const struct comm_ops *right;
+static struct device *device;
 
 /* The last rank's result has one element with one wrong bit. */
 static bool one_wrong_bit(struct comm *c, float *out, float *pieces, size_t n, int n_leaf,
@@ -38,8 +39,9 @@ static void right_results_are_right(void **state) {
             struct sweep_sample sample;
             struct sweep_sample all[64];
             uint64_t bytes = sweep_bytes((enum sweep_collective)which, sizes[s], c->world);
-            assert_ok(sweep_measure(c, (enum sweep_collective)which, bytes, 3, 1, &sample, &err),
-                      &err);
+            assert_ok(
+                sweep_measure(c, device, (enum sweep_collective)which, bytes, 3, 1, &sample, &err),
+                &err);
             assert_int_equal(sample.wrong, 0);
             assert_true(sample.seconds > 0 && sample.seconds < 1);
             assert_true(sample.median_seconds > 0 && sample.median_seconds < 1);
@@ -58,9 +60,9 @@ static void wrong_results_are_counted(void **state) {
     wrong.all_reduce_tree = one_wrong_bit;
     wrong.broadcast = no_broadcast;
     c->ops = &wrong;
-    bool ok = sweep_measure(c, SWEEP_ALL_REDUCE, 4000, 2, 0, &sample, &err);
+    bool ok = sweep_measure(c, device, SWEEP_ALL_REDUCE, 4000, 2, 0, &sample, &err);
     uint64_t n_reduce = sample.wrong;
-    bool ok_too = sweep_measure(c, SWEEP_BROADCAST, 4000, 2, 0, &sample, &err);
+    bool ok_too = sweep_measure(c, device, SWEEP_BROADCAST, 4000, 2, 0, &sample, &err);
     c->ops = right;
     assert_ok(ok && ok_too, &err);
     assert_int_equal(n_reduce, 1);
@@ -71,25 +73,28 @@ static void bad_arguments_are_refused(void **state) {
     struct comm *c = *state;
     struct error err;
     struct sweep_sample sample;
-    assert_false(sweep_measure(c, SWEEP_ALL_REDUCE, 6, 2, 0, &sample, &err));
+    assert_false(sweep_measure(c, device, SWEEP_ALL_REDUCE, 6, 2, 0, &sample, &err));
     assert_int_equal(err.kind, ERROR_SHAPE);
-    assert_false(sweep_measure(c, SWEEP_ALL_REDUCE, 0, 2, 0, &sample, &err));
-    assert_false(sweep_measure(c, SWEEP_ALL_REDUCE, 8, 0, 0, &sample, &err));
-    assert_false(sweep_measure(c, SWEEP_COUNT, 8, 1, 0, &sample, &err));
+    assert_false(sweep_measure(c, device, SWEEP_ALL_REDUCE, 0, 2, 0, &sample, &err));
+    assert_false(sweep_measure(c, device, SWEEP_ALL_REDUCE, 8, 0, 0, &sample, &err));
+    assert_false(sweep_measure(c, device, SWEEP_COUNT, 8, 1, 0, &sample, &err));
     /* More than any machine has: refused, not tried; the communicator lives on. */
     uint64_t huge = sweep_bytes(SWEEP_ALL_GATHER, UINT64_C(1) << 60, c->world);
-    assert_false(sweep_measure(c, SWEEP_ALL_GATHER, huge, 1, 0, &sample, &err));
+    assert_false(sweep_measure(c, device, SWEEP_ALL_GATHER, huge, 1, 0, &sample, &err));
     assert_int_equal(err.kind, ERROR_MEMORY);
     assert_false(c->broken);
 }
 
 static int start(void **state) {
+    struct error err;
+    const struct host_options options = {.n_thread = 1};
     *state = mpi_test_comm(20);
-    return 0;
+    return host_device_create(&options, &device, &err) ? 0 : -1;
 }
 
 static int stop(void **state) {
     comm_destroy(*state);
+    device_destroy(device);
     return 0;
 }
 

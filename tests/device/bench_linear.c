@@ -63,8 +63,8 @@ static double time_linear(struct bench *b, int n, int n_tok) {
     double start = clock_now();
     for (int i = 0; i < n; i++) {
         struct matrix *w = b->w[b->next++ % b->shape->copies];
-        if (!b->device->ops->linear(b->device, b->y, b->x, (size_t)b->shape->cols, w, n_tok,
-                                    b->shape->n_leaf ? &b->plan : NULL, &err)) {
+        if (!b->device->ops->linear(b->device, b->y, DTYPE_F32, b->x, (size_t)b->shape->cols, w,
+                                    n_tok, b->shape->n_leaf ? &b->plan : NULL, &err)) {
             log_error("%s", err.message);
         }
     }

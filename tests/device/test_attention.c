@@ -158,7 +158,8 @@ static struct pool make_pool(const struct layer *l, const char *isa, int n_threa
     struct pool p = {.device = make_device(isa, n_thread)};
     if (p.device) {
         const struct device_ops *ops = p.device->ops;
-        p.bytes = MAX_SEQ * MAX_BLOCKS * ops->kv_block_bytes(l->shape.n_kv_head, l->shape.head_dim);
+        p.bytes = MAX_SEQ * MAX_BLOCKS *
+                  ops->kv_block_bytes(p.device, l->shape.n_kv_head, l->shape.head_dim);
         assert_ok(ops->alloc(p.device, p.bytes, &p.kv.k, &err), &err);
         assert_ok(ops->alloc(p.device, p.bytes, &p.kv.v, &err), &err);
         /* What earlier owners of a block left there must not matter. */
@@ -188,13 +189,16 @@ static void check_step(const struct layer *l, struct pool *p) {
     float *qkv = malloc(l->n_row * stride(l) * sizeof *qkv);
     float *out = calloc(l->n_row * row, sizeof *out);
     memcpy(qkv, l->qkv, l->n_row * stride(l) * sizeof *qkv);
-    assert_ok(d->ops->rope_append(d, qkv, &l->shape, l->q_norm, l->k_norm, 1e-6f, l->rope, l->seqs,
-                                  l->n_seq, p->kv, &err),
-              &err);
+    const struct device_batch batch = {.n_tok = l->n_row, .n_seq = l->n_seq, .seqs = l->seqs};
+    struct batch_size size;
+    assert_ok(d->ops->batch_begin(d, &batch, &size, &err), &err);
+    assert_ok(
+        d->ops->rope_append(d, qkv, &l->shape, l->q_norm, l->k_norm, 1e-6f, l->rope, p->kv, &err),
+        &err);
     for (int m = 1; m < l->n_row; m++) {
         assert_same_bits(qkv + m * stride(l), l->q_want + m * row, row, "rotated queries");
     }
-    assert_ok(d->ops->attention(d, out, qkv, &l->shape, l->seqs, l->n_seq, p->kv, &err), &err);
+    assert_ok(d->ops->attention(d, out, qkv, &l->shape, p->kv, &err), &err);
     char what[128];
     snprintf(what, sizeof what, "%s, head_dim %d, %d heads, group %d, from %d", host_isa_name(d),
              l->shape.head_dim, l->shape.n_head, l->shape.group, l->seqs[0].pos);
@@ -299,10 +303,13 @@ static void wrong_shapes_are_refused(void **state) {
     struct attention_shape shape = {.n_head = 1, .n_kv_head = 1, .head_dim = 8, .group = 1};
     float x[64] = {0};
     struct kv_layer kv = {0};
-    assert_false(d->ops->attention(d, x, x, &shape, &seq, 1, kv, &err));
+    const struct device_batch batch = {.n_tok = 2, .n_seq = 1, .seqs = &seq};
+    struct batch_size size;
+    assert_ok(d->ops->batch_begin(d, &batch, &size, &err), &err);
+    assert_false(d->ops->attention(d, x, x, &shape, kv, &err));
     assert_int_equal(err.kind, ERROR_SHAPE);
     shape.head_dim = DEVICE_MAX_HEAD_DIM + 2;
-    assert_false(d->ops->rope_append(d, x, &shape, NULL, NULL, 0, x, &seq, 1, kv, &err));
+    assert_false(d->ops->rope_append(d, x, &shape, NULL, NULL, 0, x, kv, &err));
     assert_int_equal(err.kind, ERROR_UNSUPPORTED);
     device_destroy(d);
 }

@@ -98,9 +98,9 @@ static void run_on(const struct product *p, const char *isa, int n_thread, const
     size_t n = (size_t)(p->has_plan ? p->plan.n_piece : 1) * p->n_tok * p->rows;
     float *y = malloc((n + 1) * sizeof *y);
     y[n] = 42;
-    assert_ok(
-        d->ops->linear(d, y, p->x, p->x_stride, m, p->n_tok, p->has_plan ? &p->plan : NULL, &err),
-        &err);
+    assert_ok(d->ops->linear(d, y, DTYPE_F32, p->x, p->x_stride, m, p->n_tok,
+                             p->has_plan ? &p->plan : NULL, &err),
+              &err);
     char what[128];
     snprintf(what, sizeof what, "%s %s %d x %d, %d tokens, %d leaves, %d threads", isa,
              dtype_name(p->dtype), p->rows, p->cols, p->n_tok, p->has_plan ? p->plan.n_leaf : 0,
@@ -165,7 +165,8 @@ static void threads_and_batch_do_not_matter(void **state) {
     struct device *d = make_device(host_isa_best(), 2);
     struct matrix *m = pack(d, &p);
     for (int t = 0; t < p.n_tok; t++) {
-        assert_ok(d->ops->linear(d, alone, p.x + t * p.x_stride, p.x_stride, m, 1, &p.plan, &err),
+        assert_ok(d->ops->linear(d, alone, DTYPE_F32, p.x + t * p.x_stride, p.x_stride, m, 1,
+                                 &p.plan, &err),
                   &err);
         for (int q = 0; q < p.plan.n_piece; q++) {
             assert_same_bits(alone + (size_t)q * p.rows, want + ((size_t)q * p.n_tok + t) * p.rows,
@@ -188,7 +189,7 @@ static void close_to_double(void **state) {
     struct device *d = make_device(host_isa_best(), 1);
     struct matrix *m = pack(d, &p);
     float y[3 * 50];
-    assert_ok(d->ops->linear(d, y, p.x, p.x_stride, m, 3, NULL, &err), &err);
+    assert_ok(d->ops->linear(d, y, DTYPE_F32, p.x, p.x_stride, m, 3, NULL, &err), &err);
     for (int t = 0; t < 3; t++) {
         for (int o = 0; o < 50; o++) {
             double sum = 0, size = 0;
@@ -238,7 +239,7 @@ static void filled_in_parts(void **state) {
         assert_true(expected > 0);
         float want[ROWS], y[ROWS];
         ref_linear(want, p.x, p.x_stride, p.w, ROWS, COLS, 1, NULL);
-        assert_ok(d->ops->linear(d, y, p.x, p.x_stride, m, 1, NULL, &err), &err);
+        assert_ok(d->ops->linear(d, y, DTYPE_F32, p.x, p.x_stride, m, 1, NULL, &err), &err);
         assert_same_bits(y, want, ROWS, "filled in parts");
         d->ops->matrix_destroy(d, m);
         device_destroy(d);
@@ -262,7 +263,7 @@ static void wrong_fills_are_refused(void **state) {
     assert_int_equal(err.kind, ERROR_UNSUPPORTED);
     struct leaf_plan plan = {.n_leaf = 1, .bounds = {0, 3}, .n_piece = 1, .pieces = {{0, 1}}};
     float x[3] = {0}, y[3];
-    assert_false(d->ops->linear(d, y, x, 2, m, 1, &plan, &err));
+    assert_false(d->ops->linear(d, y, DTYPE_F32, x, 2, m, 1, &plan, &err));
     assert_int_equal(err.kind, ERROR_SHAPE);
     d->ops->matrix_destroy(d, m);
     device_destroy(d);
@@ -276,13 +277,13 @@ static void empty_matrices_work(void **state) {
     float x[4] = {1, 2, 3, 4}, y[20] = {7, 7, 7};
     struct device *d = make_device(host_isa_best(), 2);
     assert_ok(d->ops->matrix_create(d, DTYPE_BF16, 0, 4, &m, &err), &err);
-    assert_ok(d->ops->linear(d, y, x, 4, m, 1, NULL, &err), &err);
+    assert_ok(d->ops->linear(d, y, DTYPE_F32, x, 4, m, 1, NULL, &err), &err);
     assert_true(y[0] == 7);
     d->ops->matrix_destroy(d, m);
     assert_ok(d->ops->matrix_create(d, DTYPE_BF16, 3, 0, &m, &err), &err);
     for (int n_tok = 1; n_tok <= 4; n_tok += 3) {
         memset(y, 0xff, sizeof y);
-        assert_ok(d->ops->linear(d, y, x, 0, m, n_tok, NULL, &err), &err);
+        assert_ok(d->ops->linear(d, y, DTYPE_F32, x, 0, m, n_tok, NULL, &err), &err);
         assert_same_bits(y, (float[12]){0}, 3 * n_tok, "no columns");
     }
     d->ops->matrix_destroy(d, m);

@@ -23,6 +23,26 @@ static void on_every_device(void (*check)(struct device *, struct random *)) {
     }
 }
 
+/* The delta is added first, as `add` adds it, and the sum stays in x. */
+static void check_rmsnorm_delta(struct device *d, struct random *r, const float *w, int n_tok,
+                                int dim) {
+    struct error err;
+    static float x[MAX_TOK * MAX_DIM], delta[MAX_TOK * MAX_DIM], sum[MAX_TOK * MAX_DIM];
+    static float y[MAX_TOK * MAX_DIM], want[MAX_DIM];
+    size_t n = (size_t)n_tok * dim;
+    fill_floats(r, x, n, 0);
+    fill_floats(r, delta, n, 0);
+    for (size_t k = 0; k < n; k++) {
+        sum[k] = x[k] + delta[k];
+    }
+    assert_ok(d->ops->rmsnorm(d, y, x, delta, w, n_tok, dim, 1e-6f, &err), &err);
+    assert_same_bits(x, sum, n, "rmsnorm's sum");
+    for (int m = 0; m < n_tok; m++) {
+        ref_rmsnorm(want, sum + m * dim, w, dim, 1e-6f);
+        assert_same_bits(y + m * dim, want, dim, "rmsnorm of the sum");
+    }
+}
+
 static void check_rmsnorm(struct device *d, struct random *r) {
     struct error err;
     static float x[MAX_TOK * MAX_DIM], y[MAX_TOK * MAX_DIM], w[MAX_DIM], want[MAX_TOK * MAX_DIM];
@@ -34,10 +54,11 @@ static void check_rmsnorm(struct device *d, struct random *r) {
         for (int m = 0; m < n_tok; m++) {
             ref_rmsnorm(want + m * dim, x + m * dim, w, dim, 1e-6f);
         }
-        assert_ok(d->ops->rmsnorm(d, y, x, w, n_tok, dim, 1e-6f, &err), &err);
+        assert_ok(d->ops->rmsnorm(d, y, x, NULL, w, n_tok, dim, 1e-6f, &err), &err);
         assert_same_bits(y, want, (size_t)n_tok * dim, "rmsnorm");
-        assert_ok(d->ops->rmsnorm(d, x, x, w, n_tok, dim, 1e-6f, &err), &err);
+        assert_ok(d->ops->rmsnorm(d, x, x, NULL, w, n_tok, dim, 1e-6f, &err), &err);
         assert_same_bits(x, want, (size_t)n_tok * dim, "rmsnorm in place");
+        check_rmsnorm_delta(d, r, w, n_tok, dim);
     }
 }
 
@@ -107,11 +128,15 @@ static void check_elementwise(struct device *d, struct random *r) {
         for (size_t k = 0; k < n; k++) {
             want[k] = x[k] + y[k % dim];
         }
-        assert_ok(d->ops->add_bias(d, x, y, n_tok, dim, &err), &err);
+        assert_ok(d->ops->add_bias(d, x, DTYPE_F32, y, n_tok, dim, &err), &err);
         assert_same_bits(x, want, n, "add_bias");
         assert_true(x[n] == 42);
         const int32_t rows[] = {n_tok - 1, 0, n_tok - 1};
-        assert_ok(d->ops->gather_rows(d, y, x, rows, n_tok < 3 ? n_tok : 3, dim, &err), &err);
+        const struct device_batch batch = {.n_row = 3, .rows = rows};
+        struct batch_size size;
+        assert_ok(d->ops->batch_begin(d, &batch, &size, &err), &err);
+        assert_int_equal(size.n_row, 3);
+        assert_ok(d->ops->gather_rows(d, y, x, 0, n_tok < 3 ? n_tok : 3, dim, &err), &err);
         for (int k = 0; k < (n_tok < 3 ? n_tok : 3); k++) {
             assert_same_bits(y + k * dim, x + rows[k] * dim, dim, "gather_rows");
         }
@@ -138,7 +163,10 @@ static void check_embed(struct device *d, struct random *r) {
         &err);
     const int32_t ids[] = {100, 99, 136, 137, 0, 117, INT32_MAX, INT32_MIN};
     float y[8 * COLS], want[8 * COLS];
-    assert_ok(d->ops->embed(d, y, ids, 8, m, FIRST, &err), &err);
+    const struct device_batch batch = {.n_tok = 8, .ids = ids};
+    struct batch_size size;
+    assert_ok(d->ops->batch_begin(d, &batch, &size, &err), &err);
+    assert_ok(d->ops->embed(d, y, m, FIRST, &err), &err);
     for (int k = 0; k < 8 * COLS; k++) {
         int64_t row = (int64_t)ids[k / COLS] - FIRST;
         want[k] = 0;

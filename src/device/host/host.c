@@ -123,6 +123,40 @@ static size_t host_memory_of_device(struct device *d) {
     return host_memory_available();
 }
 
+static bool host_batch_reserve(struct device *d, const struct batch_limits *limits,
+                               struct error *err) {
+    (void)d; /* a batch is used where it lies */
+    (void)limits;
+    (void)err;
+    return true;
+}
+
+static void host_batch_release(struct device *d) {
+    host_of(d)->batch = (struct device_batch){0};
+}
+
+static bool host_batch_begin(struct device *d, const struct device_batch *batch,
+                             struct batch_size *out, struct error *err) {
+    (void)err;
+    host_of(d)->batch = *batch;
+    *out = (struct batch_size){.n_tok = batch->n_tok, .n_row = batch->n_row};
+    return true;
+}
+
+static bool host_record_begin(struct device *d, int key, bool *replayed, struct error *err) {
+    (void)d; /* never records */
+    (void)key;
+    (void)err;
+    *replayed = false;
+    return true;
+}
+
+static bool host_record_end(struct device *d, bool ok, struct error *err) {
+    (void)d;
+    (void)err;
+    return ok;
+}
+
 static void host_destroy(struct device *d) {
     struct host_device *h = host_of(d);
     for (int t = 0; h->scratch && t < h->n_thread; t++) {
@@ -147,6 +181,11 @@ static const struct device_ops host_ops = {
     .matrix_create = host_matrix_create,
     .matrix_fill = host_matrix_fill,
     .matrix_destroy = host_matrix_destroy,
+    .batch_reserve = host_batch_reserve,
+    .batch_release = host_batch_release,
+    .batch_begin = host_batch_begin,
+    .record_begin = host_record_begin,
+    .record_end = host_record_end,
     .linear = host_linear,
     .embed = host_embed,
     .rmsnorm = host_rmsnorm,
@@ -175,6 +214,7 @@ bool host_device_create(const struct host_options *options, struct device **out,
         return error_set(err, ERROR_MEMORY, "no memory for a device");
     }
     *h = (struct host_device){.base = {.ops = &host_ops,
+                                       .act = DTYPE_F32,
                                        .n_thread = options->n_thread,
                                        .n_sharer = options->n_sharer > 1 ? options->n_sharer : 1},
                               .kernels = kernels,

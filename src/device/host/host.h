@@ -20,6 +20,7 @@ struct host_device {
     struct host_scratch *scratch; /* one per thread, its own */
     struct host_scratch x;        /* linear: packed tokens */
     struct host_scratch items;    /* attention: work items; top_k: candidates */
+    struct device_batch batch;    /* the current one; borrows */
 };
 
 struct matrix {
@@ -55,7 +56,7 @@ bool host_team_run(struct host_device *, int n_item, host_work *work, void *ctx,
 struct range host_team_part(int total, int n, int i);
 
 /* ---- matrices: host_matrix.c ---- */
-size_t host_matrix_bytes(enum dtype dtype, int rows, int cols);
+size_t host_matrix_bytes(const struct device *, enum dtype dtype, int rows, int cols);
 bool host_matrix_create(struct device *, enum dtype dtype, int rows, int cols, struct matrix **out,
                         struct error *err);
 bool host_matrix_fill(struct device *, struct matrix *, int row, int n_rows, int col, int n_cols,
@@ -64,24 +65,24 @@ bool host_matrix_fill(struct device *, struct matrix *, int row, int n_rows, int
 void host_matrix_destroy(struct device *, struct matrix *);
 
 /* ---- operations: host_linear.c, host_rows.c, host_attention.c, host_top_k.c ---- */
-bool host_linear(struct device *, float *y, const float *x, size_t x_stride, const struct matrix *w,
-                 int n_tok, const struct leaf_plan *plan, struct error *err);
-bool host_embed(struct device *, float *y, const int32_t *ids, int n_tok,
-                const struct matrix *table, int row_first, struct error *err);
-bool host_rmsnorm(struct device *, float *y, const float *x, const float *w, int n_tok, int dim,
-                  float eps, struct error *err);
+bool host_linear(struct device *, void *y, enum dtype y_dtype, const void *x, size_t x_stride,
+                 const struct matrix *w, int n_tok, const struct leaf_plan *plan,
+                 struct error *err);
+bool host_embed(struct device *, float *y, const struct matrix *table, int row_first,
+                struct error *err);
+bool host_rmsnorm(struct device *, void *y, float *x, const float *delta, const float *w, int n_tok,
+                  int dim, float eps, struct error *err);
 bool host_add(struct device *, float *x, const float *y, size_t n, struct error *err);
-bool host_add_bias(struct device *, float *x, const float *b, int n_tok, int dim,
+bool host_add_bias(struct device *, void *x, enum dtype x_dtype, const float *b, int n_tok, int dim,
                    struct error *err);
-bool host_silu_mul(struct device *, float *y, const float *gu, int n_tok, int dim,
-                   struct error *err);
-bool host_gather_rows(struct device *, float *y, const float *x, const int32_t *rows, int n,
-                      int dim, struct error *err);
-bool host_rope_append(struct device *, float *qkv, const struct attention_shape *,
+bool host_silu_mul(struct device *, void *y, const void *gu, int n_tok, int dim, struct error *err);
+bool host_gather_rows(struct device *, float *y, const float *x, int first, int n, int dim,
+                      struct error *err);
+bool host_rope_append(struct device *, void *qkv, const struct attention_shape *,
                       const float *q_norm, const float *k_norm, float eps, const float *rope,
-                      const struct seq_run *seqs, int n_seq, struct kv_layer kv, struct error *err);
-bool host_attention(struct device *, float *out, const float *qkv, const struct attention_shape *,
-                    const struct seq_run *seqs, int n_seq, struct kv_layer kv, struct error *err);
-size_t host_kv_block_bytes(int n_kv_head, int head_dim);
+                      struct kv_layer kv, struct error *err);
+bool host_attention(struct device *, void *out, const void *qkv, const struct attention_shape *,
+                    struct kv_layer kv, struct error *err);
+size_t host_kv_block_bytes(const struct device *, int n_kv_head, int head_dim);
 bool host_top_k(struct device *, float *values, int32_t *ids, const float *x, int n, int dim, int k,
                 int index_first, struct error *err);

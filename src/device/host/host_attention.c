@@ -1,6 +1,7 @@
 #include "device/host/host.h"
 
-size_t host_kv_block_bytes(int n_kv_head, int head_dim) {
+size_t host_kv_block_bytes(const struct device *d, int n_kv_head, int head_dim) {
+    (void)d;
     return (size_t)n_kv_head * KV_BLOCK * head_dim_pad(head_dim) * sizeof(float);
 }
 
@@ -46,18 +47,14 @@ static void work_rope(void *ctx, int part, void *scratch) {
     }
 }
 
-bool host_rope_append(struct device *d, float *qkv, const struct attention_shape *shape,
+bool host_rope_append(struct device *d, void *qkv, const struct attention_shape *shape,
                       const float *q_norm, const float *k_norm, float eps, const float *rope,
-                      const struct seq_run *seqs, int n_seq, struct kv_layer kv,
-                      struct error *err) {
+                      struct kv_layer kv, struct error *err) {
     enum { TOKENS_WORTH_A_TEAM = 8 };
     struct host_device *h = host_of(d);
-    if (!check(shape, seqs, n_seq, err)) {
+    const struct device_batch *batch = &h->batch;
+    if (!check(shape, batch->seqs, batch->n_seq, err)) {
         return false;
-    }
-    int n_tok = 0;
-    for (int s = 0; s < n_seq; s++) {
-        n_tok += seqs[s].n_tok;
     }
     struct rope_call call = {.kernels = h->kernels,
                              .job = {.qkv = qkv,
@@ -66,11 +63,11 @@ bool host_rope_append(struct device *d, float *qkv, const struct attention_shape
                                      .k_norm = k_norm,
                                      .eps = eps,
                                      .rope = rope,
-                                     .seqs = seqs,
-                                     .n_seq = n_seq,
+                                     .seqs = batch->seqs,
+                                     .n_seq = batch->n_seq,
                                      .k = kv.k,
                                      .v = kv.v},
-                             .n_part = n_tok < TOKENS_WORTH_A_TEAM ? 1 : h->n_thread};
+                             .n_part = batch->n_tok < TOKENS_WORTH_A_TEAM ? 1 : h->n_thread};
     return host_team_run(h, call.n_part, work_rope, &call, 0, err);
 }
 
@@ -111,10 +108,11 @@ static void work_attention(void *ctx, int item, void *scratch) {
     call->kernels->attention(&call->job, &call->items[item], scratch);
 }
 
-bool host_attention(struct device *d, float *out, const float *qkv,
-                    const struct attention_shape *shape, const struct seq_run *seqs, int n_seq,
-                    struct kv_layer kv, struct error *err) {
+bool host_attention(struct device *d, void *out, const void *qkv,
+                    const struct attention_shape *shape, struct kv_layer kv, struct error *err) {
     struct host_device *h = host_of(d);
+    const struct seq_run *seqs = h->batch.seqs;
+    int n_seq = h->batch.n_seq;
     if (!check(shape, seqs, n_seq, err)) {
         return false;
     }

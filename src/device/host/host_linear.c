@@ -114,9 +114,10 @@ static void cut_work(struct linear_call *call) {
     call->n_chunk = (call->n_tile + call->chunk_tiles - 1) / call->chunk_tiles;
 }
 
-bool host_linear(struct device *d, float *y, const float *x, size_t x_stride,
+bool host_linear(struct device *d, void *y, enum dtype y_dtype, const void *x, size_t x_stride,
                  const struct matrix *w, int n_tok, const struct leaf_plan *plan,
                  struct error *err) {
+    (void)y_dtype; /* F32 is all there is */
     struct host_device *h = host_of(d);
     struct leaf_plan whole;
     if (!plan) {

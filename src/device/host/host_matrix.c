@@ -10,7 +10,8 @@ static size_t panel_count(int rows) {
     return ((size_t)rows + VEC_WIDTH - 1) / VEC_WIDTH;
 }
 
-size_t host_matrix_bytes(enum dtype dtype, int rows, int cols) {
+size_t host_matrix_bytes(const struct device *d, enum dtype dtype, int rows, int cols) {
+    (void)d;
     return panel_count(rows) * VEC_WIDTH * (size_t)cols * dtype_size(dtype);
 }
 
@@ -26,7 +27,7 @@ bool host_matrix_create(struct device *d, enum dtype dtype, int rows, int cols, 
     }
     *m = (struct matrix){.dtype = dtype, .rows = rows, .cols = cols};
     m->panel_bytes = VEC_WIDTH * (size_t)cols * dtype_size(dtype);
-    m->bytes = host_matrix_bytes(dtype, rows, cols);
+    m->bytes = host_matrix_bytes(d, dtype, rows, cols);
     m->data = host_memory_alloc(m->bytes);
     if (!m->data) {
         size_t bytes = m->bytes;
