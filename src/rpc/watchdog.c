@@ -1,6 +1,7 @@
 #include "rpc/watchdog.h"
 
 #include <errno.h>
+#include <math.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
@@ -17,6 +18,7 @@ static char last_words[1000] = "";
 static int last_code;
 static const char *phase; /* NULL: none */
 static double phase_deadline, phase_seconds;
+static double next_look; /* of the thread, at the latest */
 
 static void end_process(void) {
     char line[sizeof last_words];
@@ -37,12 +39,14 @@ static void *watch(void *unused) {
     pthread_mutex_lock(&lock);
     for (;;) {
         if (!phase) {
+            next_look = (double)INFINITY;
             pthread_cond_wait(&changed, &lock);
             continue;
         }
         if (clock_now() >= phase_deadline) {
             end_process();
         }
+        next_look = phase_deadline;
         struct timespec until = {.tv_sec = (time_t)phase_deadline};
         until.tv_nsec = (long)((phase_deadline - (double)until.tv_sec) * 1e9);
         pthread_cond_timedwait(&changed, &lock, &until);
@@ -87,7 +91,9 @@ static void set_phase(const char *name, double seconds) {
     phase = name;
     phase_seconds = seconds;
     phase_deadline = clock_now() + seconds;
-    pthread_cond_signal(&changed);
+    if (name && phase_deadline < next_look) { /* else it looks early enough: steps come fast */
+        pthread_cond_signal(&changed);
+    }
     pthread_mutex_unlock(&lock);
 }
 
