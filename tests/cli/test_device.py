@@ -114,6 +114,17 @@ class NoPlugin(Base):
         self.refuse(3, ["does not load", self.path, "invalid ELF header"], "check", "--device",
                     "cuda", LOCKSTEP_PLUGIN_DIR=self.folder)
 
+    def test_a_library_of_its_own_is_missing(self):
+        """As on a machine without the toolkit."""
+        with open(FAKE, "rb") as f:
+            content = f.read()
+        self.assertIn(b"\0libmpi.so", content)
+        with open(self.path, "wb") as f:
+            f.write(content.replace(b"\0libmpi.so", b"\0libmpX.so"))
+        self.refuse(3, ["--device cuda", "does not load: libmpX.so",
+                        "cannot open shared object file"],
+                    "check", "--device", "cuda", LOCKSTEP_PLUGIN_DIR=self.folder)
+
     def test_it_has_no_table(self):
         shutil.copy(OTHER, self.path)
         self.refuse(3, ["does not load", "undefined symbol: lockstep_cuda_plugin"], "check",
