@@ -41,6 +41,10 @@ struct lockstep_options {
     int threads;       /* per rank; 0: 1 */
     int ctx;           /* positions; 0: the smaller of the model's and 4096 */
     double timeout_s;  /* deadline of every wait for another rank; 0: 60 */
+    /* "host"; "cuda"; "auto": cuda where every rank can; NULL: "host". Equal on all ranks. Rank r
+     * of a host takes GPU r modulo their number; choose others with CUDA_VISIBLE_DEVICES. */
+    const char *device;
+    const char *dtype; /* on GPUs "bf16" or "f32"; NULL: bf16. The host has f32 alone. */
 };
 
 #define LOCKSTEP_OPTIONS_DEFAULT                                                                   \

@@ -53,6 +53,63 @@ static void print_rank(const struct check_report *r, int i, int width) {
     printf("\n");
 }
 
+/* ---- GPUs ---- */
+
+static void print_gpus(const struct check_report *r) {
+    bool head = false;
+    for (int i = 0; i < r->world; i++) {
+        const struct message_hello_ok *h = &r->ranks[i].hello;
+        if (!*h->gpu) {
+            continue;
+        }
+        if (!head) {
+            printf("rank  device   %-32s    cc    memory  %-12s  NCCL\n", "GPU", "PCI bus id");
+            head = true;
+        }
+        printf("%4d  %-7s  %-32s  %4s  %5.1f GB  %-12s  %s\n", i, h->device, h->gpu, h->gpu_cc,
+               (double)h->gpu_memory / 1e9, h->gpu_pci, h->nccl);
+    }
+    if (head) {
+        printf("\n");
+    }
+}
+
+static bool same_why(const struct check_report *r, int i, int j) {
+    return strcmp(r->ranks[i].hello.device_why, r->ranks[j].hello.device_why) == 0;
+}
+
+/* One line for each reason, with its ranks. */
+static void print_why_no_cuda(const struct check_report *r) {
+    for (int i = 0; i < r->world; i++) {
+        const char *why = r->ranks[i].hello.device_why;
+        int first = 0, n = 0;
+        while (!same_why(r, first, i)) {
+            first++;
+        }
+        if (!*why || first < i) {
+            continue;
+        }
+        for (int j = i; j < r->world; j++) {
+            n += same_why(r, i, j);
+        }
+        printf("cuda    not on ");
+        if (n == r->world && n > 1) {
+            printf("any of %d ranks", n);
+        } else {
+            printf("rank");
+            for (int j = i; j < r->world; j++) {
+                if (same_why(r, i, j)) {
+                    printf("%s %d", j > i ? "," : "", j);
+                }
+            }
+        }
+        printf(": %s\n", why);
+    }
+    if (r->has_init && *r->device_note) {
+        printf("cuda    not used: %s\n", r->device_note);
+    }
+}
+
 void check_report_print(const struct check_report *r) {
     if (!r->has_hello) {
         return;
@@ -67,12 +124,15 @@ void check_report_print(const struct check_report *r) {
         print_rank(r, i, width);
     }
     printf("\n");
+    print_gpus(r);
+    print_why_no_cuda(r);
     if (r->has_ping && r->world > 1) {
         printf("ping    %.2f times the round trip of a bare MPI ping-pong\n", ping_ratio(r));
     }
     if (r->has_init) {
-        printf("init    %.2f ms: communicator '%s', kernels '%s'\n", 1e3 * r->init_s, r->comm,
-               r->isa);
+        bool host = strcmp(r->device, "host") == 0;
+        printf("init    %.2f ms: communicator '%s', %s '%s'\n", 1e3 * r->init_s, r->comm,
+               host ? "kernels" : "arithmetic", host ? r->isa : r->dtype);
     }
     if (r->has_sanity) {
         printf("sanity  ");
@@ -99,6 +159,13 @@ static json_t *times_json(const struct check_times *t) {
                      1e6 * t->median, "max", 1e6 * t->max);
 }
 
+static json_t *gpu_json(const struct message_hello_ok *h) {
+    return *h->gpu ? json_pack("{s:s, s:s, s:s, s:I, s:I}", "name", h->gpu, "pci", h->gpu_pci, "cc",
+                               h->gpu_cc, "memory", (json_int_t)h->gpu_memory, "memory_free",
+                               (json_int_t)h->gpu_memory_free)
+                   : json_null();
+}
+
 static json_t *rank_json(const struct check_report *r, int i) {
     const struct check_rank *k = &r->ranks[i];
     const struct message_hello_ok *h = &k->hello;
@@ -107,6 +174,11 @@ static json_t *rank_json(const struct check_report *r, int i) {
         h->host, "pid", h->pid, "local_rank", h->local_rank, "device", h->device, "cores", h->cores,
         "cores_host", h->cores_host, "threads", h->threads, "memory", (json_int_t)h->memory, "isas",
         h->isas, "version", h->version, "build", h->build, "mpi", h->mpi, "msgpack", h->msgpack);
+    json_object_set_new(j, "gpus", json_integer(h->n_gpu));
+    json_object_set_new(j, "gpu", gpu_json(h));
+    json_object_set_new(j, "nccl", *h->nccl ? json_string(h->nccl) : json_null());
+    json_object_set_new(j, "why_not_cuda",
+                        *h->device_why ? json_string(h->device_why) : json_null());
     if (r->has_ping) {
         json_object_set_new(j, "ping_us", times_json(&k->ping));
         json_object_set_new(j, "bare_us", i ? times_json(&k->bare) : json_null());
@@ -138,6 +210,9 @@ void check_report_json(const struct check_report *r, const struct error *failure
         json_object_set_new(j, "init_ms", json_real(1e3 * r->init_s));
         json_object_set_new(j, "communicator", json_string(r->comm));
         json_object_set_new(j, "isa", json_string(r->isa));
+        json_object_set_new(j, "device", json_string(r->device));
+        json_object_set_new(j, "dtype", json_string(r->dtype));
+        json_object_set_new(j, "device_note", json_string(r->device_note));
     }
     if (r->has_bandwidth) {
         json_object_set_new(j, "bandwidth", bandwidth_json(&r->bandwidth));

@@ -28,8 +28,10 @@ struct check_report {
     /* How far the check came. */
     bool has_hello, has_ping, has_init, has_sanity, has_bandwidth;
     double init_s;
-    const char *isa;  /* the kernels that all ranks use */
-    const char *comm; /* "mpi", "self" */
+    const char *isa;            /* the kernels that all ranks use */
+    const char *comm;           /* "mpi", "self", "nccl" */
+    const char *device, *dtype; /* "cuda", "bf16" */
+    const char *device_note;    /* why GPUs that are there are not used; "" */
     struct bandwidth_result bandwidth;
 };
 

@@ -99,6 +99,12 @@ static bool connect_ranks(struct pool *pool, struct check_report *r, struct erro
         return false;
     }
     r->init_s = clock_now() - start;
+    for (int i = 0; i < r->world; i++) {
+        r->ranks[i].hello = *pool_rank(pool, i); /* with the device that it takes */
+    }
+    r->device = pool_device(pool);
+    r->dtype = pool_dtype(pool);
+    r->device_note = pool_device_note(pool);
     r->isa = pool_isa(pool);
     r->comm = pool_comm(pool)->ops->name;
     r->has_init = true;
@@ -123,16 +129,19 @@ static bool measure(void *user, enum sweep_collective which, uint64_t bytes, int
     return pool_measure(user, which, bytes, iters, warmup, out, err);
 }
 
-/* Each rank of a host holds what it sends, what it receives, and what the communicator keeps. */
+/* Each rank holds what it sends, what it receives, and what the communicator keeps. */
 static bool fits(const struct check_report *r, uint64_t bytes, struct error *err) {
+    bool cuda = strcmp(r->device, "cuda") == 0;
     for (int i = 0; i < r->world; i++) {
         const struct message_hello_ok *h = &r->ranks[i].hello;
-        double need = 3.0 * (double)bytes * h->local_size;
-        if (need > (double)h->memory) {
+        uint64_t have = cuda ? h->gpu_memory : h->memory;
+        int n = cuda ? 1 : h->local_size;
+        double need = 3.0 * (double)bytes * n;
+        if (need > (double)have) {
             error_set(err, ERROR_MEMORY,
-                      "-e %llu: %d ranks would need %.1f GB on this host, which has %.1f GB free",
-                      (unsigned long long)bytes, h->local_size, 1e-9 * need,
-                      1e-9 * (double)h->memory);
+                      "-e %llu: %d rank%s would need %.1f GB on this %s, which has %.1f GB%s",
+                      (unsigned long long)bytes, n, n == 1 ? "" : "s", 1e-9 * need,
+                      cuda ? "GPU" : "host", 1e-9 * (double)have, cuda ? "" : " free");
             return error_at_rank(err, i);
         }
     }

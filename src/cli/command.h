@@ -31,6 +31,9 @@ extern const struct command command_plan;
 struct common_options {
     const char *model; /* default: the demo model's directory */
     const char *device;
+    const char *cuda_devices; /* "0,1": the GPU of each rank of a host; NULL: by their number */
+    const char *dtype;
+    bool no_cuda_graphs;
     const char *isa;
     int threads;
     double timeout_s;
@@ -42,13 +45,18 @@ struct common_options {
     bool help;
 };
 
-enum { COMMON_OPTION_COUNT = 12 };
+enum { COMMON_OPTION_COUNT = 15 };
 
 /* Fills table[COMMON_OPTION_COUNT] and sets the defaults. */
 void common_options_table(struct common_options *c, struct option *table);
 
 /* Checks what was parsed and applies the log level. Errors: USAGE. */
 bool common_options_apply(const struct common_options *c, struct error *err);
+
+/* The list of --cuda-devices, to be freed by the caller; NULL where there is none.
+ * Errors: USAGE, MEMORY. */
+bool common_cuda_devices(const struct common_options *c, int32_t **out, int *n_out,
+                         struct error *err);
 
 /* Where the demo model lives: LOCKSTEP_DEMO_MODEL, beside the source tree of a build, or installed.
  */

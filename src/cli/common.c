@@ -15,6 +15,7 @@
 void common_options_table(struct common_options *c, struct option *table) {
     *c = (struct common_options){
         .device = "auto",
+        .dtype = "auto",
         .timeout_s = 60,
         .log_level = "info",
         .progress = "auto",
@@ -32,7 +33,24 @@ void common_options_table(struct common_options *c, struct option *table) {
          .value = &c->device,
          .arg = "NAME",
          .choices = "auto|host|cuda",
-         .help = "auto, host or cuda (default: auto)"},
+         .help = "auto, host or cuda (default: auto, which is cuda\n"
+                 "where every rank can use a GPU)"},
+        {.type = OPTION_STRING,
+         .name = "cuda-devices",
+         .value = &c->cuda_devices,
+         .arg = "LIST",
+         .help = "GPU of each rank of a host, as 0,1,2,3\n"
+                 "(default: local rank modulo the number of GPUs)"},
+        {.type = OPTION_STRING,
+         .name = "dtype",
+         .value = &c->dtype,
+         .arg = "NAME",
+         .choices = "auto|bf16|f32",
+         .help = "arithmetic on GPUs: bf16 or f32 (default: bf16);\nthe host has f32 alone"},
+        {.type = OPTION_FLAG,
+         .name = "no-cuda-graphs",
+         .value = &c->no_cuda_graphs,
+         .help = "launch every kernel by itself"},
         {.type = OPTION_STRING,
          .name = "isa",
          .value = &c->isa,
@@ -94,6 +112,46 @@ void common_options_table(struct common_options *c, struct option *table) {
     memcpy(table, options, sizeof options);
 }
 
+bool common_cuda_devices(const struct common_options *c, int32_t **out, int *n_out,
+                         struct error *err) {
+    *out = NULL;
+    *n_out = 0;
+    if (!c->cuda_devices) {
+        return true;
+    }
+    if (!options_parse_ints(c->cuda_devices, "--cuda-devices", out, n_out, err)) {
+        return false;
+    }
+    bool ok = *n_out > 0 || error_set(err, ERROR_USAGE, "--cuda-devices: the list is empty");
+    for (int i = 0; ok && i < *n_out; i++) {
+        ok = (*out)[i] >= 0 || error_set(err, ERROR_USAGE,
+                                         "--cuda-devices %s: GPUs are counted from 0, there is no "
+                                         "%d",
+                                         c->cuda_devices, (int)(*out)[i]);
+    }
+    if (!ok) {
+        free(*out);
+        *out = NULL;
+    }
+    return ok;
+}
+
+/* What only a GPU can do must not be asked of the host. */
+static bool check_device_options(const struct common_options *c, struct error *err) {
+    int32_t *list;
+    int n;
+    bool host = strcmp(c->device, "host") == 0;
+    if (!common_cuda_devices(c, &list, &n, err)) {
+        return false;
+    }
+    free(list);
+    if (host && c->cuda_devices) {
+        return error_set(err, ERROR_USAGE, "--cuda-devices does not go with --device host");
+    }
+    return !host || strcmp(c->dtype, "bf16") != 0 ||
+           error_set(err, ERROR_USAGE, "--dtype bf16: the host computes in f32 alone");
+}
+
 bool common_options_apply(const struct common_options *c, struct error *err) {
     enum log_level level;
     if (!log_level_from_name(c->log_level, &level)) {
@@ -101,7 +159,7 @@ bool common_options_apply(const struct common_options *c, struct error *err) {
                          c->log_level);
     }
     log_set_level(level);
-    return true;
+    return check_device_options(c, err);
 }
 
 static bool is_model_dir(const char *dir) {

@@ -141,6 +141,14 @@ static bool make_communicators(struct error *err) {
     return ok;
 }
 
+/* From now on this process's own words name it so. */
+static void set_place(const char *device) {
+    char who[240];
+    snprintf(who, sizeof who, "rank %d (%s, %s)", launch.rank, launch.facts.host, device);
+    watchdog_set_who(who);
+    status_set_place(launch.rank, launch.facts.host, device);
+}
+
 static bool start(const struct common_options *options, struct error *err) {
     char who[200];
     launch.timeout_s = options->timeout_s;
@@ -163,6 +171,14 @@ static bool start(const struct common_options *options, struct error *err) {
 
 /* ---- the run ---- */
 
+/* Where CUDA or NCCL do not let go of a broken communicator, the watchdog has to say the reason. */
+static void expect_the_worst(const struct error *err) {
+    char line[STATUS_LINE_SIZE];
+    status_error_line(err, line);
+    status_write_file(err);
+    watchdog_last_words(line, error_exit_code(err->kind));
+}
+
 static bool lead_pool(const struct pool_options *options, const char *trace, launch_lead *lead,
                       void *user, struct error *err) {
     struct pool *pool = NULL;
@@ -178,7 +194,11 @@ static bool lead_pool(const struct pool_options *options, const char *trace, lau
         }
     }
     launch.clean = pool_shutdown(pool, &at_end);
+    if (!ok && pool_is_broken(pool)) {
+        expect_the_worst(err);
+    }
     pool_destroy(pool);
+    watchdog_last_words(NULL, 0);
     if (ok && !launch.clean) {
         *err = at_end;
         return false;
@@ -191,6 +211,11 @@ bool launch_run(const struct common_options *options, launch_lead *lead, void *u
     if (!start(options, err)) {
         return false;
     }
+    int32_t *cuda_devices;
+    int n_cuda_device;
+    if (!common_cuda_devices(options, &cuda_devices, &n_cuda_device, err)) {
+        return false;
+    }
     struct pool_options pool = {
         .control = launch.control,
         .tensor = launch.tensor,
@@ -199,12 +224,21 @@ bool launch_run(const struct common_options *options, launch_lead *lead, void *u
         .timeout_s = options->timeout_s,
         .device = options->device,
         .isa = options->isa,
+        .dtype = options->dtype,
+        .no_graphs = options->no_cuda_graphs,
+        .cuda_devices = cuda_devices,
+        .n_cuda_device = n_cuda_device,
+        .on_device = set_place,
     };
+    bool ok;
     if (launch.rank == 0) {
-        return lead_pool(&pool, options->trace_rpc, lead, user, err);
+        ok = lead_pool(&pool, options->trace_rpc, lead, user, err);
+    } else {
+        ok = pool_serve(&pool, err) || error_at_rank(err, launch.rank);
+        launch.clean = ok;
     }
-    launch.clean = pool_serve(&pool, err);
-    return launch.clean || error_at_rank(err, launch.rank);
+    free(cuda_devices);
+    return ok;
 }
 
 int launch_finish(int code) {

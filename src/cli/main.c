@@ -7,12 +7,13 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/build_id.h"
 #include "cli/command.h"
 #include "cli/launch.h"
 #include "cli/launch_env.h"
 #include "cli/status.h"
 #include "cli/stdio_util.h"
-#include "rpc/build_id.h"
+#include "comm/plugin.h"
 
 static const struct command *const commands[] = {
     &command_check, &command_generate, &command_score, &command_tokenize, &command_plan, NULL,
@@ -39,8 +40,10 @@ static void print_version(void) {
     int len = 0;
     MPI_Get_library_version(mpi, &len); /* may be called before MPI_Init */
     mpi[strcspn(mpi, ",\n")] = 0;
-    printf("lockstep %s\nmpi      %s\nmsgpack  %s\nbuild    %s\n", LOCKSTEP_VERSION, mpi,
-           msgpack_version(), build_id());
+    char plugin[PATH_MAX];
+    bool found = plugin_find(plugin, sizeof plugin);
+    printf("lockstep %s\nmpi      %s\nmsgpack  %s\nbuild    %s\ncuda     %s\n", LOCKSTEP_VERSION,
+           mpi, msgpack_version(), build_id(), found ? plugin : "no plug-in");
 }
 
 static const struct command *find_command(const char *name) {

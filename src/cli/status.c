@@ -64,23 +64,29 @@ static void describe_rank(int rank, char *out, size_t size) {
     }
 }
 
-void status_print_error(const struct error *err) {
-    char line[1000], who[240] = "";
+int status_error_line(const struct error *err, char line[STATUS_LINE_SIZE]) {
+    char who[240] = "";
     int n;
     if (err->kind == ERROR_USAGE && !err->has_rank) {
-        n = snprintf(line, sizeof line, "lockstep %s: %s; try: lockstep %s --help\n", command,
+        n = snprintf(line, STATUS_LINE_SIZE, "lockstep %s: %s; try: lockstep %s --help\n", command,
                      err->message, command);
     } else {
         if (err->has_rank) {
             describe_rank(err->rank, who, sizeof who);
         }
-        n = snprintf(line, sizeof line, "lockstep: %s%s%s: %s\n", who, *who ? ": " : "",
+        n = snprintf(line, STATUS_LINE_SIZE, "lockstep: %s%s%s: %s\n", who, *who ? ": " : "",
                      error_kind_name(err->kind), err->message);
     }
-    if (n >= (int)sizeof line) {
-        n = (int)sizeof line;
+    if (n >= STATUS_LINE_SIZE) {
+        n = STATUS_LINE_SIZE - 1;
         line[n - 1] = '\n';
     }
+    return n;
+}
+
+void status_print_error(const struct error *err) {
+    char line[STATUS_LINE_SIZE];
+    int n = status_error_line(err, line);
     if (write(STDERR_FILENO, line, (size_t)n) < 0) {
         return; /* nowhere left to complain */
     }

@@ -13,6 +13,11 @@ void status_find_file(int argc, char **argv);
 /* Where a rank runs, for "rank 3 (node7, cuda:1)". */
 void status_set_place(int rank, const char *host, const char *device);
 
+enum { STATUS_LINE_SIZE = 1000 };
+
+/* The line of blame, with its newline and its end; returns its length. */
+int status_error_line(const struct error *err, char line[STATUS_LINE_SIZE]);
+
 /* Prints the line of blame: `lockstep: rank 3 (node7, host): st_truncated: ...`; a usage error
  * reads `lockstep generate: ...; try: lockstep generate --help`. */
 void status_print_error(const struct error *err);

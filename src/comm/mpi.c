@@ -215,18 +215,25 @@ static const struct comm_ops mpi_ops = {
     .gather = mpi_gather,
 };
 
-bool comm_mpi_share_id(MPI_Comm mpi, bool want, uint8_t id[COMM_ID_BYTES], struct error *err) {
+static bool make_random_id(void *unused, uint8_t id[COMM_ID_BYTES], struct error *err) {
+    (void)unused;
+    return getrandom(id, COMM_ID_BYTES, 0) == COMM_ID_BYTES ||
+           error_set(err, ERROR_IO, "no random bytes for the communicator's id");
+}
+
+bool comm_mpi_share_id(MPI_Comm mpi, bool want, comm_make_id *make, void *user,
+                       uint8_t id[COMM_ID_BYTES], struct error *err) {
     int rank;
     MPI_Comm_rank(mpi, &rank);
     memset(id, 0, COMM_ID_BYTES);
-    bool made = rank != 0 || !want || getrandom(id, COMM_ID_BYTES, 0) == COMM_ID_BYTES;
+    bool made = rank != 0 || !want || (make ? make : make_random_id)(user, id, err);
     if (!made) {
         memset(id, 0, COMM_ID_BYTES); /* the others must not wait for this rank */
     }
-    if (MPI_Bcast(id, COMM_ID_BYTES, MPI_BYTE, 0, mpi) != MPI_SUCCESS) {
+    if (MPI_Bcast(id, COMM_ID_BYTES, MPI_BYTE, 0, mpi) != MPI_SUCCESS && made) {
         return error_set(err, ERROR_COMM_INIT, "MPI_Bcast of the communicator's id failed");
     }
-    return made || error_set(err, ERROR_IO, "no random bytes for the communicator's id");
+    return made;
 }
 
 bool comm_mpi_id_is_none(const uint8_t id[COMM_ID_BYTES]) {

@@ -5,10 +5,15 @@
 
 #include "comm/comm.h"
 
-/* Rank 0's word over `mpi`, by MPI_Bcast: a fresh random id where it wants a communicator (`want`
- * is its alone to say), or all zeros where it does not, or has no random bytes; then nobody creates
- * one. Collective, blocking. Errors: COMM_INIT, IO (rank 0: no random bytes). */
-bool comm_mpi_share_id(MPI_Comm mpi, bool want, uint8_t id[COMM_ID_BYTES], struct error *err);
+/* Makes the id of a new communicator, on rank 0. */
+typedef bool comm_make_id(void *user, uint8_t id[COMM_ID_BYTES], struct error *err);
+
+/* Rank 0's word over `mpi`, by MPI_Bcast: a fresh id where it wants a communicator (`want` is its
+ * alone to say), or all zeros where it does not, or could make none; then nobody creates one.
+ * `make` NULL: a random id. Collective, blocking. Errors: COMM_INIT; rank 0: those of make, IO (no
+ * random bytes). */
+bool comm_mpi_share_id(MPI_Comm mpi, bool want, comm_make_id *make, void *user,
+                       uint8_t id[COMM_ID_BYTES], struct error *err);
 
 /* True for the id that says: no communicator. */
 bool comm_mpi_id_is_none(const uint8_t id[COMM_ID_BYTES]);

@@ -41,12 +41,17 @@ struct cuda_plugin {
                         struct comm **out, struct error *err);
 };
 
-/* The plug-in's only symbol. */
+/* The plug-in's file, and its only symbol. */
+#define CUDA_PLUGIN_FILE   "lockstep-cuda.so"
 #define CUDA_PLUGIN_SYMBOL "lockstep_cuda_plugin"
 typedef const struct cuda_plugin *cuda_plugin_get(void);
 
+/* Where plugin_open would look first for a file that is there. False: there is none. Opens nothing.
+ */
+bool plugin_find(char *path, size_t size);
+
 /* Opens the plug-in: from LOCKSTEP_PLUGIN_DIR where that is set (and nowhere else), else beside the
- * program, else from the install's libdir. Once per process; a second call gives the same answer.
- * Errors: DEVICE, with the dynamic linker's words (no plug-in built, no toolkit library), VERSION
- * (another ABI or build). */
+ * program, else from lockstep/ in the install's libdir. Once per process; a second call gives the
+ * same answer. Errors: DEVICE, with the dynamic linker's words (no plug-in built, no toolkit
+ * library), VERSION (another ABI or build). */
 bool plugin_open(const struct cuda_plugin **out, struct error *err);

@@ -17,6 +17,8 @@ static struct worker_options worker_options_of(const struct pool_options *o) {
         .facts = o->facts,
         .threads = o->threads,
         .timeout_s = o->timeout_s,
+        .gpu = {.device = o->device, .of_locals = o->cuda_devices, .n_of_locals = o->n_cuda_device},
+        .on_device = o->on_device,
     };
 }
 
@@ -95,6 +97,18 @@ const struct message_hello_ok *pool_rank(const struct pool *p, int rank) {
 
 const char *pool_isa(const struct pool *p) {
     return p->isa;
+}
+
+const char *pool_device(const struct pool *p) {
+    return p->device;
+}
+
+const char *pool_dtype(const struct pool *p) {
+    return p->dtype;
+}
+
+const char *pool_device_note(const struct pool *p) {
+    return p->device_note;
 }
 
 struct comm *pool_comm(struct pool *p) {

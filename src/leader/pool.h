@@ -25,8 +25,15 @@ struct pool_options {
     struct host_facts facts;
     int threads;        /* of this rank */
     double timeout_s;   /* deadline of every wait for another rank */
-    const char *device; /* "auto" or "host" */
+    const char *device; /* "auto", "host" or "cuda"; NULL: "host" */
     const char *isa;    /* NULL: the best that every rank has */
+    const char *dtype;  /* of activations: "auto", "f32" or "bf16"; NULL: "auto" */
+    bool no_graphs;     /* no CUDA graphs */
+    /* Borrowed: the GPU of each local rank. NULL: local rank modulo the host's number of them. */
+    const int32_t *cuda_devices;
+    int n_cuda_device;
+    /* Told what this rank computes on, once it is chosen. May be NULL. */
+    void (*on_device)(const char *device);
 };
 
 /* Rank 0. Errors: MEMORY. */
@@ -51,8 +58,11 @@ bool pool_ping(struct pool *p, int rank, double *seconds, struct error *err);
  */
 bool pool_echo(struct pool *p, int rank, int count, double *seconds, struct error *err);
 
-/* Agrees on device and kernels, then creates the communicator on every rank.
- * Errors: UNSUPPORTED (names the ranks that cannot), COMM_INIT. */
+/* Agrees on device and kernels, then creates the communicator on every rank. "auto" takes CUDA only
+ * where every rank can, and else the host: in silence where no rank has a GPU, else with one line
+ * in the log that names the ranks and why. Errors: UNSUPPORTED (names the ranks that cannot),
+ * DEVICE ("cuda", and a rank cannot, two ranks have one GPU, or their NCCL differs: names them),
+ * COMM_INIT, NCCL_INIT. */
 bool pool_init(struct pool *p, struct error *err);
 
 /* sums [world] may be NULL. Errors: WRONG_RESULT, COMM_NOT_INIT. */
@@ -87,10 +97,15 @@ void pool_destroy(struct pool *p);
 bool pool_is_broken(struct pool *p);
 
 int pool_world(const struct pool *p);
-/* After pool_hello. Borrowed. */
+/* After pool_hello. Borrowed. Its device is what it could take; after pool_init, what it took. */
 const struct message_hello_ok *pool_rank(const struct pool *p, int rank);
 /* After pool_init: the kernels all ranks use ("avx512"). */
 const char *pool_isa(const struct pool *p);
+/* After pool_init: "cuda" or "host", and the element type of activations, "bf16" or "f32". */
+const char *pool_device(const struct pool *p);
+const char *pool_dtype(const struct pool *p);
+/* After pool_init: why "auto" does not use the ranks' GPUs; "" where there is nothing to say. */
+const char *pool_device_note(const struct pool *p);
 /* Rank 0's own communicator; NULL before pool_init. Borrowed. */
 struct comm *pool_comm(struct pool *p);
 

@@ -32,7 +32,14 @@ struct pool {
     bool stuck;           /* a send never ended: MPI may still read the buffers */
     double last_poll;
     char isa[32];
+    char device[8];        /* "cuda" or "host" */
+    char dtype[8];         /* "bf16" or "f32" */
+    int sharers;           /* most ranks on one GPU */
+    char device_note[480]; /* why not CUDA, although there are GPUs */
 };
+
+/* Agrees on the device and on the type of activations; see pool_init. */
+bool pool_choose_device(struct pool *p, struct error *err);
 
 /* Reads what ranks tell without being asked. False: one of them is in trouble. */
 bool pool_read_notices(void *pool, struct error *err);

@@ -4,10 +4,10 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/build_id.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "comm/comm.h"
-#include "rpc/build_id.h"
 #include "rpc/watchdog.h"
 
 /* ---- hello ---- */
@@ -131,16 +131,15 @@ static bool choose_isa(struct pool *p, struct error *err) {
 }
 
 bool pool_init(struct pool *p, struct error *err) {
-    const char *device = p->options.device ? p->options.device : "auto";
     struct message m = {.type = MESSAGE_INIT};
-    if (strcmp(device, "cuda") == 0) {
-        return error_set(err, ERROR_DEVICE, "--device cuda: %s", p->ranks[0].device_why);
-    }
-    if (!choose_isa(p, err)) {
+    if (!choose_isa(p, err) || !pool_choose_device(p, err)) {
         return false;
     }
-    snprintf(m.init.device, sizeof m.init.device, "host");
+    snprintf(m.init.device, sizeof m.init.device, "%s", p->device);
     snprintf(m.init.isa, sizeof m.init.isa, "%s", p->isa);
+    snprintf(m.init.dtype, sizeof m.init.dtype, "%s", p->dtype);
+    m.init.graphs = !p->options.no_graphs;
+    m.init.sharers = p->sharers;
     m.init.timeout_s = p->options.timeout_s;
     bool ready = pool_ask_all(p, &m, NULL, NULL, err);
     if (!ready && err->kind == ERROR_DEADLINE) {
@@ -151,10 +150,12 @@ bool pool_init(struct pool *p, struct error *err) {
         return ready;
     }
     *err = e;
-    error_at_rank(err, 0);
+    pool_own_failure(p, err);
     if (!pool_read_notices(p, &e)) { /* another rank may know better why */
         pool_keep_error(err, &e);
     }
+    p->settled = p->seq;
+    pool_call_off(p, err); /* the others may wait in there for a rank that has failed */
     return false;
 }
 

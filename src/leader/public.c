@@ -44,7 +44,8 @@ static bool open_local(struct lockstep *l, MPI_Comm comm, const struct lockstep_
         .tensor = l->tensor,
         .threads = o->threads > 0 ? o->threads : 1,
         .timeout_s = o->timeout_s > 0 ? o->timeout_s : 60,
-        .device = "host",
+        .device = o->device ? o->device : "host",
+        .dtype = o->dtype,
         .isa = o->isa,
     };
     return host_facts_read(l->control, &l->options.facts, err);

@@ -19,7 +19,7 @@ struct field {
     size_t size;   /* of a text's array */
 };
 
-enum { MAX_FIELDS = 20 };
+enum { MAX_FIELDS = 32 };
 
 #define FIELD(kind, part, name)                                                                    \
     { #name, kind, offsetof(struct message, part.name), sizeof((struct message *)0)->part.name }
@@ -34,22 +34,26 @@ static const struct {
     struct field fields[MAX_FIELDS]; /* ends with key NULL */
 } specs[MESSAGE_COUNT] = {
     [MESSAGE_HELLO] = {"hello", SIDE_REQUEST, {I32(hello, protocol), TEXT(hello, build)}},
-    [MESSAGE_HELLO_OK] = {"hello_ok",
-                          SIDE_REPLY,
-                          {I32(hello_ok, protocol), TEXT(hello_ok, build), TEXT(hello_ok, version),
-                           TEXT(hello_ok, mpi), TEXT(hello_ok, msgpack), I32(hello_ok, rank),
-                           TEXT(hello_ok, host), I32(hello_ok, pid), I32(hello_ok, local_rank),
-                           I32(hello_ok, local_size), I32(hello_ok, cores),
-                           I32(hello_ok, cores_host), I32(hello_ok, sharers),
-                           I32(hello_ok, threads), U64(hello_ok, memory), TEXT(hello_ok, device),
-                           TEXT(hello_ok, isas), TEXT(hello_ok, device_why)}},
+    [MESSAGE_HELLO_OK] =
+        {"hello_ok",
+         SIDE_REPLY,
+         {I32(hello_ok, protocol),   TEXT(hello_ok, build),     TEXT(hello_ok, version),
+          TEXT(hello_ok, mpi),       TEXT(hello_ok, msgpack),   I32(hello_ok, rank),
+          TEXT(hello_ok, host),      I32(hello_ok, pid),        I32(hello_ok, local_rank),
+          I32(hello_ok, local_size), I32(hello_ok, cores),      I32(hello_ok, cores_host),
+          I32(hello_ok, sharers),    I32(hello_ok, threads),    U64(hello_ok, memory),
+          TEXT(hello_ok, isas),      TEXT(hello_ok, device),    TEXT(hello_ok, device_why),
+          I32(hello_ok, n_gpu),      TEXT(hello_ok, gpu),       TEXT(hello_ok, gpu_pci),
+          TEXT(hello_ok, gpu_cc),    U64(hello_ok, gpu_memory), U64(hello_ok, gpu_memory_free),
+          TEXT(hello_ok, nccl),      I32(hello_ok, nccl_code),  I32(hello_ok, gpu_shared)}},
     [MESSAGE_PING] = {"ping", SIDE_REQUEST, {{0}}},
     [MESSAGE_PONG] = {"pong", SIDE_REPLY, {I32(pong, rank)}},
     [MESSAGE_ECHO] = {"echo", SIDE_REQUEST, {I32(echo, bytes), I32(echo, count)}},
     [MESSAGE_ECHO_OK] = {"echo_ok", SIDE_REPLY, {{0}}},
     [MESSAGE_INIT] = {"init",
                       SIDE_REQUEST,
-                      {TEXT(init, device), TEXT(init, isa), F64(init, timeout_s)}},
+                      {TEXT(init, device), TEXT(init, isa), TEXT(init, dtype), I32(init, graphs),
+                       I32(init, sharers), F64(init, timeout_s)}},
     [MESSAGE_INIT_OK] = {"init_ok", SIDE_REPLY, {{0}}},
     [MESSAGE_SANITY] = {"sanity", SIDE_REQUEST, {{0}}},
     [MESSAGE_SANITY_RESULT] = {"sanity_result", SIDE_REPLY, {U64(sanity_result, observed_sum)}},

@@ -16,7 +16,7 @@
 #include "nn/step.h"
 
 enum {
-    PROTOCOL_VERSION = 1,
+    PROTOCOL_VERSION = 2,
     FRAME_MAX_BYTES = 64 << 20,
     MESSAGE_PATH_MAX = 4096,
 };
@@ -75,9 +75,19 @@ struct message_hello_ok {
     int32_t sharers;      /* ranks of this host, this one included, that may use one of its cores */
     int32_t threads;      /* this rank will use */
     uint64_t memory;      /* bytes this rank could still allocate */
-    char device[64];      /* "host" */
     char isas[64];        /* instruction sets it can use, best last: "generic avx2 avx512" */
-    char device_why[160]; /* why a better device is not used; may be empty */
+    char device[64];      /* the best that it can and may use: "cuda:1", or "host" */
+    char device_why[320]; /* why that is not CUDA, in CUDA's own words; empty: nobody asked */
+    int32_t n_gpu;        /* that it sees; -1: there should be one, but device_why */
+    /* Of the GPU that it would take; empty and 0 where it did not come so far. */
+    char gpu[96];
+    char gpu_pci[16]; /* bus id */
+    char gpu_cc[8];   /* compute capability, "9.0" */
+    uint64_t gpu_memory;
+    uint64_t gpu_memory_free; /* 0: not known yet */
+    char nccl[32];            /* "2.28.9" */
+    int32_t nccl_code;        /* 22809 */
+    int32_t gpu_shared;       /* 1: NCCL is told to let ranks share a GPU */
 };
 
 struct message_pong {
@@ -90,8 +100,11 @@ struct message_echo {
 };
 
 struct message_init {
-    char device[64];
-    char isa[32];
+    char device[64]; /* "host" or "cuda" */
+    char isa[32];    /* of the host's kernels */
+    char dtype[8];   /* of activations: "f32" or "bf16" */
+    int32_t graphs;  /* 1: capture decode steps in CUDA graphs */
+    int32_t sharers; /* most ranks on one GPU */
     double timeout_s;
 };
 

@@ -5,9 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/build_id.h"
 #include "base/clock.h"
 #include "base/log.h"
-#include "rpc/build_id.h"
 
 enum { TRACE_VERSION = 1 };
 

@@ -1,6 +1,7 @@
 #include "rpc/watchdog.h"
 
 #include <errno.h>
+#include <math.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
@@ -13,18 +14,24 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed;
 static bool running;
 static char who[160] = "";
+static char last_words[1000] = "";
+static int last_code;
 static const char *phase; /* NULL: none */
 static double phase_deadline, phase_seconds;
+static double next_look; /* of the thread, at the latest */
 
 static void end_process(void) {
-    char line[400];
-    int n = snprintf(line, sizeof line, "lockstep: %s%s%s: stuck in %s for %.3g s\n", who,
-                     *who ? ": " : "", error_kind_name(ERROR_DEADLINE), phase, phase_seconds);
+    char line[sizeof last_words];
+    int code = *last_words ? last_code : error_exit_code(ERROR_DEADLINE);
+    int n = *last_words
+                ? snprintf(line, sizeof line, "%s", last_words)
+                : snprintf(line, sizeof line, "lockstep: %s%s%s: stuck in %s for %.3g s\n", who,
+                           *who ? ": " : "", error_kind_name(ERROR_DEADLINE), phase, phase_seconds);
     n = n < (int)sizeof line ? n : (int)sizeof line - 1;
     if (write(STDERR_FILENO, line, (size_t)n) < 0) {
         /* nowhere left to complain */
     }
-    _exit(error_exit_code(ERROR_DEADLINE));
+    _exit(code);
 }
 
 static void *watch(void *unused) {
@@ -32,12 +39,14 @@ static void *watch(void *unused) {
     pthread_mutex_lock(&lock);
     for (;;) {
         if (!phase) {
+            next_look = (double)INFINITY;
             pthread_cond_wait(&changed, &lock);
             continue;
         }
         if (clock_now() >= phase_deadline) {
             end_process();
         }
+        next_look = phase_deadline;
         struct timespec until = {.tv_sec = (time_t)phase_deadline};
         until.tv_nsec = (long)((phase_deadline - (double)until.tv_sec) * 1e9);
         pthread_cond_timedwait(&changed, &lock, &until);
@@ -67,6 +76,13 @@ void watchdog_set_who(const char *name) {
     pthread_mutex_unlock(&lock);
 }
 
+void watchdog_last_words(const char *line, int exit_code) {
+    pthread_mutex_lock(&lock);
+    snprintf(last_words, sizeof last_words, "%s", line ? line : "");
+    last_code = exit_code;
+    pthread_mutex_unlock(&lock);
+}
+
 static void set_phase(const char *name, double seconds) {
     if (!running) {
         return;
@@ -75,7 +91,9 @@ static void set_phase(const char *name, double seconds) {
     phase = name;
     phase_seconds = seconds;
     phase_deadline = clock_now() + seconds;
-    pthread_cond_signal(&changed);
+    if (name && phase_deadline < next_look) { /* else it looks early enough: steps come fast */
+        pthread_cond_signal(&changed);
+    }
     pthread_mutex_unlock(&lock);
 }
 

@@ -18,3 +18,8 @@ void watchdog_set_who(const char *who);
  * process says so in one line and ends with exit code 4. `name` is borrowed for good. */
 void watchdog_phase(const char *name, double seconds);
 void watchdog_clear(void);
+
+/* While set, a phase that takes too long ends the process with this line (whole, with its newline)
+ * and exit code in place of its own: the process is at its end for a reason that is known, and what
+ * is stuck is only the cleaning up. NULL: no more. */
+void watchdog_last_words(const char *line, int exit_code);

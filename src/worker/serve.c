@@ -119,6 +119,14 @@ static bool serve_join(struct server *s, struct error *err) {
     return worker_join(s->worker, true, &failure) || send_error(s, MESSAGE_TROUBLE, &failure, err);
 }
 
+/* The others may wait inside the collective that failed here, and rank 0 sees no reply before it is
+ * out of it. */
+static bool warn_of_broken(struct server *s, const struct error *failure, struct error *err) {
+    const struct comm *c = worker_comm(s->worker);
+    bool first = c && c->broken && failure->kind != ERROR_DEADLINE && !s->called_off;
+    return !first || send_error(s, MESSAGE_TROUBLE, failure, err);
+}
+
 /* One request. False: this rank cannot go on. */
 static bool serve_request(struct server *s, const struct frame *f, bool *done, struct error *err) {
     struct message request, reply;
@@ -138,6 +146,9 @@ static bool serve_request(struct server *s, const struct frame *f, bool *done, s
     bool handled = worker_handle(s->worker, &request, &reply, &failure);
     if (!handled) {
         expect_verdict(s, &failure, s->timeout_s + slack_s);
+        if (!warn_of_broken(s, &failure, err)) {
+            return false;
+        }
     }
     if (!(handled ? send_message(s, &s->frame, &reply, err)
                   : send_error(s, MESSAGE_ERROR, &failure, err))) {

@@ -7,12 +7,12 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/build_id.h"
 #include "base/clock.h"
 #include "comm/mpi.h"
 #include "comm/sweep.h"
 #include "device/device.h"
 #include "device/host/host.h"
-#include "rpc/build_id.h"
 #include "rpc/watchdog.h"
 
 enum { ECHO_MAX_BYTES = 1 << 20, ECHO_MAX_COUNT = 1 << 20 };
@@ -20,6 +20,9 @@ enum { ECHO_MAX_BYTES = 1 << 20, ECHO_MAX_COUNT = 1 << 20 };
 struct worker {
     struct worker_options options;
     int rank, world;
+    struct gpu gpu; /* as hello has found it */
+    bool gpu_known;
+    bool on_gpu;           /* device and comm are the plug-in's */
     struct device *device; /* owns; from init on */
     struct comm *comm;     /* owns; from worker_join on */
     struct model *model;   /* owns; from load to unload */
@@ -49,11 +52,33 @@ static void drop_model(struct worker *w) {
     w->model = NULL;
 }
 
+/* Beyond the deadlines that the waits inside of CUDA and NCCL have of their own. */
+static const double slack_s = 3;
+
+/* CUDA and NCCL may block for ever where they should not: the watchdog ends this process then. */
+static void guard(const struct worker *w, const char *phase, double seconds) {
+    if (w->on_gpu) {
+        watchdog_phase(phase, seconds);
+    }
+}
+
+static void unguard(const struct worker *w) {
+    if (w->on_gpu) {
+        watchdog_clear();
+    }
+}
+
 void worker_destroy(struct worker *w) {
+    /* The abort of a broken communicator. The job is at its end; rank 0 is the one to say why. */
+    static const double abort_s = 2, after_leader_s = 4;
     if (w) {
+        bool broken = w->comm && w->comm->broken;
+        double limit = broken ? abort_s : w->options.timeout_s + 1;
+        guard(w, "the end of NCCL and the GPU", limit + (w->rank == 0 ? 0 : after_leader_s));
         drop_model(w);
-        comm_destroy(w->comm);
+        comm_destroy(w->comm); /* it works on the device */
         device_destroy(w->device);
+        unguard(w);
         free(w);
     }
 }
@@ -68,6 +93,10 @@ void worker_set_poll(struct worker *w, transport_hook *poll, void *user) {
     if (w->comm) {
         w->comm->poll = poll;
         w->comm->poll_user = user;
+    }
+    if (w->device) {
+        w->device->poll = poll;
+        w->device->poll_user = user;
     }
 }
 
@@ -88,12 +117,46 @@ static void list_isas(char *out, size_t size) {
     }
 }
 
+static bool find_gpu(struct worker *w, struct error *err) {
+    if (!w->gpu_known) {
+        watchdog_phase("the look for GPUs", w->options.timeout_s + 1);
+        w->gpu_known = gpu_find(&w->options.gpu, &w->options.facts, &w->gpu, err);
+        watchdog_clear();
+    }
+    return w->gpu_known;
+}
+
+static void describe_gpu(const struct gpu *g, struct message_hello_ok *h) {
+    const char *shared = getenv("NCCL_MULTI_RANK_GPU_ENABLE");
+    h->n_gpu = g->n;
+    snprintf(h->device, sizeof h->device, "host");
+    snprintf(h->device_why, sizeof h->device_why, "%s", g->why);
+    if (g->plugin) {
+        snprintf(h->nccl, sizeof h->nccl, "%s", g->plugin->nccl_version());
+        h->nccl_code = g->plugin->nccl_version_code();
+        h->gpu_shared = shared && strcmp(shared, "1") == 0;
+    }
+    if (g->usable) {
+        snprintf(h->device, sizeof h->device, "cuda:%d", g->index);
+    }
+    if (*g->about.name) { /* known where it is refused, too */
+        snprintf(h->gpu, sizeof h->gpu, "%s", g->about.name);
+        snprintf(h->gpu_pci, sizeof h->gpu_pci, "%s", g->about.pci);
+        snprintf(h->gpu_cc, sizeof h->gpu_cc, "%d.%d", g->about.cc_major % 100,
+                 g->about.cc_minor % 100);
+        h->gpu_memory = g->about.memory_total;
+        h->gpu_memory_free = g->about.memory_free;
+    }
+}
+
 static bool handle_hello(struct worker *w, const struct message *request, struct message *reply,
                          struct error *err) {
-    (void)err;
     (void)request; /* the leader compares, and names both sides */
     const struct host_facts *f = &w->options.facts;
     struct message_hello_ok *h = &reply->hello_ok;
+    if (!find_gpu(w, err)) {
+        return false;
+    }
     reply->type = MESSAGE_HELLO_OK;
     *h = (struct message_hello_ok){
         .protocol = PROTOCOL_VERSION,
@@ -107,8 +170,6 @@ static bool handle_hello(struct worker *w, const struct message *request, struct
         .sharers = f->sharers,
         .threads = w->options.threads,
         .memory = host_memory_available(),
-        .device = "host",
-        .device_why = "this build has no CUDA plug-in",
     };
     char mpi[MPI_MAX_LIBRARY_VERSION_STRING];
     int len = 0;
@@ -118,6 +179,7 @@ static bool handle_hello(struct worker *w, const struct message *request, struct
     snprintf(h->msgpack, sizeof h->msgpack, "%s", msgpack_version());
     snprintf(h->host, sizeof h->host, "%s", f->host);
     list_isas(h->isas, sizeof h->isas);
+    describe_gpu(&w->gpu, h);
     return true;
 }
 
@@ -157,28 +219,81 @@ static bool handle_echo(struct worker *w, const struct message *request, struct 
     return true;
 }
 
+static bool create_cuda(struct worker *w, const struct message_init *init, struct error *err) {
+    struct cuda_device_options options = {
+        .index = w->gpu.index,
+        .f32 = strcmp(init->dtype, "f32") == 0,
+        .graphs = init->graphs != 0,
+        .n_thread = w->options.threads,
+        .n_sharer = init->sharers,
+        .timeout_s = init->timeout_s,
+    };
+    if (!find_gpu(w, err)) {
+        return false;
+    }
+    if (!w->gpu.usable) {
+        return error_set(err, ERROR_DEVICE, "%s",
+                         *w->gpu.why ? w->gpu.why : "no GPU was asked for");
+    }
+    w->on_gpu = true;
+    guard(w, "the start of the GPU", init->timeout_s + 1);
+    bool ok = w->gpu.plugin->device_create(&options, &w->device, err);
+    unguard(w);
+    return ok;
+}
+
+static bool create_host(struct worker *w, const struct message_init *init, struct error *err) {
+    struct host_options options = {.n_thread = w->options.threads,
+                                   .n_sharer = w->options.facts.local_size,
+                                   .isa = *init->isa ? init->isa : NULL};
+    if (strcmp(init->dtype, "f32") != 0) {
+        return error_set(err, ERROR_UNSUPPORTED, "dtype '%s': the host computes in f32",
+                         init->dtype);
+    }
+    w->on_gpu = false;
+    return host_device_create(&options, &w->device, err);
+}
+
+static bool check_init(const struct message_init *init, struct error *err) {
+    if (strcmp(init->device, "host") != 0 && strcmp(init->device, "cuda") != 0) {
+        return error_set(err, ERROR_UNSUPPORTED, "device '%s': there are 'host' and 'cuda'",
+                         init->device);
+    }
+    if (strcmp(init->dtype, "f32") != 0 && strcmp(init->dtype, "bf16") != 0) {
+        return error_set(err, ERROR_UNSUPPORTED, "dtype '%s': there are 'f32' and 'bf16'",
+                         init->dtype);
+    }
+    return (init->timeout_s > 0 && init->sharers > 0) ||
+           error_set(err, ERROR_PROTOCOL, "timeout_s or sharers is not above 0");
+}
+
+static void tell_device(const struct worker *w) {
+    char name[32] = "host";
+    if (w->on_gpu) {
+        snprintf(name, sizeof name, "cuda:%d", w->gpu.index);
+    }
+    if (w->options.on_device) {
+        w->options.on_device(name);
+    }
+}
+
 static bool handle_init(struct worker *w, const struct message *request, struct message *reply,
                         struct error *err) {
     const struct message_init *init = &request->init;
     if (w->comm) {
         return error_set(err, ERROR_PROTOCOL, "the communicator exists already");
     }
-    if (strcmp(init->device, "host") != 0) {
-        return error_set(err, ERROR_UNSUPPORTED, "device '%s': this build has only 'host'",
-                         init->device);
+    if (!check_init(init, err)) {
+        return false;
     }
-    if (!(init->timeout_s > 0)) {
-        return error_set(err, ERROR_PROTOCOL, "timeout_s is not above 0");
-    }
-    struct host_options options = {.n_thread = w->options.threads,
-                                   .n_sharer = w->options.facts.local_size,
-                                   .isa = *init->isa ? init->isa : NULL};
     w->options.timeout_s = init->timeout_s;
     device_destroy(w->device);
     w->device = NULL;
-    if (!host_device_create(&options, &w->device, err)) {
+    if (!(strcmp(init->device, "cuda") == 0 ? create_cuda : create_host)(w, init, err)) {
         return false;
     }
+    worker_set_poll(w, w->poll, w->poll_user);
+    tell_device(w);
     reply->type = MESSAGE_INIT_OK;
     return true;
 }
@@ -195,7 +310,13 @@ static bool handle_sanity(struct worker *w, const struct message *request, struc
                           struct error *err) {
     (void)request;
     uint32_t one = 1;
-    if (!need_comm(w, err) || !w->comm->ops->all_reduce_u32(w->comm, &one, 1, err)) {
+    if (!need_comm(w, err)) {
+        return false;
+    }
+    guard(w, "a sum over NCCL", w->options.timeout_s + slack_s);
+    bool ok = w->comm->ops->all_reduce_u32(w->comm, &one, 1, err);
+    unguard(w);
+    if (!ok) {
         return false;
     }
     reply->type = MESSAGE_SANITY_RESULT;
@@ -255,7 +376,9 @@ bool worker_step(struct worker *w, const struct step *step, struct step_result *
         return error_wrap(err, "step");
     }
     double start = clock_now();
+    guard(w, "a step on the GPU", w->options.timeout_s + slack_s);
     bool ok = model_step(w->model, step, results, err);
+    unguard(w);
     w->step_s += clock_now() - start;
     w->n_step++;
     return ok || error_wrap(err, "step");
@@ -324,11 +447,29 @@ bool worker_handle(struct worker *w, const struct message *request, struct messa
 
 /* ---- the second half of init ---- */
 
-/* Rank 0's random id. Made here, not broadcast. */
+static bool make_nccl_id(void *user, uint8_t id[COMM_ID_BYTES], struct error *err) {
+    struct worker *w = user;
+    return w->gpu.plugin->unique_id(id, err);
+}
+
+static bool create_comm(struct worker *w, const uint8_t id[COMM_ID_BYTES], struct error *err) {
+    double timeout_s = w->options.timeout_s;
+    if (!w->on_gpu) {
+        return w->world == 1 ? comm_self_create(&w->comm, err)
+                             : comm_mpi_create(w->options.tensor, id, timeout_s, &w->comm, err);
+    }
+    guard(w, "the start of NCCL", timeout_s + slack_s);
+    bool ok = w->gpu.plugin->comm_create(w->device, id, w->rank, w->world, timeout_s, w->poll,
+                                         w->poll_user, &w->comm, err);
+    unguard(w);
+    return ok;
+}
+
 bool worker_join(struct worker *w, bool go, struct error *err) {
     uint8_t id[COMM_ID_BYTES];
+    comm_make_id *make = w->on_gpu ? make_nccl_id : NULL;
     watchdog_phase("MPI_Bcast of the communicator's id", w->options.timeout_s + 1);
-    bool shared = comm_mpi_share_id(w->options.control, go, id, err);
+    bool shared = comm_mpi_share_id(w->options.control, go, make, w, id, err);
     watchdog_clear();
     if (!shared) {
         return error_wrap(err, "init");
@@ -336,9 +477,7 @@ bool worker_join(struct worker *w, bool go, struct error *err) {
     if (comm_mpi_id_is_none(id)) {
         return true; /* called off: the leader has the reason */
     }
-    bool ok = w->world == 1
-                  ? comm_self_create(&w->comm, err)
-                  : comm_mpi_create(w->options.tensor, id, w->options.timeout_s, &w->comm, err);
+    bool ok = create_comm(w, id, err);
     worker_set_poll(w, w->poll, w->poll_user);
     return ok || error_wrap(err, "init");
 }

@@ -11,6 +11,7 @@
 #include "rpc/messages.h"
 #include "rpc/transport.h"
 #include "worker/facts.h"
+#include "worker/gpu.h"
 
 struct worker;
 
@@ -22,6 +23,9 @@ struct worker_options {
     struct host_facts facts;
     int threads; /* per rank; at least 1 */
     double timeout_s;
+    struct gpu_wish gpu;
+    /* Told what this rank computes on, "cuda:1" or "host", when init has chosen it. May be NULL. */
+    void (*on_device)(const char *device);
 };
 
 /* Errors: MEMORY. */
@@ -37,7 +41,7 @@ bool worker_handle(struct worker *w, const struct message *request, struct messa
 /* Second half of init: receives the communicator's id from rank 0 by MPI_Bcast and creates the
  * communicator. Every rank that answered init must call it, whatever it answered; on rank 0 `go`
  * says whether all answered well, and where it is false the id is zero and nobody creates anything.
- * Collective. Errors: COMM, COMM_INIT, DEADLINE. */
+ * Collective. Errors: COMM, COMM_INIT, NCCL_INIT, DEADLINE. */
 bool worker_join(struct worker *w, bool go, struct error *err);
 
 /* Runs a step: MESSAGE_STEP's handler. results as model_step has them. */

@@ -9,7 +9,7 @@
 static int rank;
 
 /* Opens, generates where that succeeds, closes. words: what rank 0's error says; NULL: none. */
-static void try(const char *model, const char *isa, const char *words) {
+static void try_on(const char *device, const char *model, const char *isa, const char *words) {
     struct lockstep_options options = LOCKSTEP_OPTIONS_DEFAULT;
     struct lockstep_sampling sampling = LOCKSTEP_SAMPLING_GREEDY;
     struct lockstep_error error = {0};
@@ -17,6 +17,7 @@ static void try(const char *model, const char *isa, const char *words) {
     int n_tokens = 0;
     options.model = model;
     options.isa = isa;
+    options.device = device;
     options.timeout_s = 10;
     int status = lockstep_open(&engine, MPI_COMM_WORLD, &options, &error);
     if (status == 0 && rank == 0) {
@@ -35,6 +36,10 @@ static void try(const char *model, const char *isa, const char *words) {
     }
 }
 
+static void try(const char *model, const char *isa, const char *words) {
+    try_on(NULL, model, isa, words);
+}
+
 int main(int argc, char **argv) {
     char model[2000];
     const char *models = getenv("LOCKSTEP_MODELS");
@@ -42,6 +47,7 @@ int main(int argc, char **argv) {
         return 77;
     }
     snprintf(model, sizeof model, "%s/kjv-qwen3-3m", models);
+    setenv("LOCKSTEP_PLUGIN_DIR", "/nonexistent", 1); /* the same on every machine */
     MPI_Init(&argc, &argv);
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
     try(model, NULL, NULL);
@@ -51,6 +57,8 @@ int main(int argc, char **argv) {
     try(model, "mips", "mips");
     try(model, "", "not on the CPU");
     try(model, "generic", NULL);
+    try_on("auto", model, NULL, NULL);
+    try_on("cuda", model, NULL, "/nonexistent/lockstep-cuda.so");
     MPI_Finalize();
     return 0;
 }

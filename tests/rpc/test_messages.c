@@ -63,9 +63,18 @@ static struct message example(enum message_type type) {
                                                .sharers = 2,
                                                .threads = 4,
                                                .memory = UINT64_MAX,
-                                               .device = "host",
                                                .isas = "generic avx2",
-                                               .device_why = ""};
+                                               .device = "cuda:1",
+                                               .device_why = "no driver",
+                                               .n_gpu = -1,
+                                               .gpu = "NVIDIA H100",
+                                               .gpu_pci = "0000:65:00.0",
+                                               .gpu_cc = "9.0",
+                                               .gpu_memory = UINT64_C(80) << 30,
+                                               .gpu_memory_free = 1,
+                                               .nccl = "2.28.9",
+                                               .nccl_code = 22809,
+                                               .gpu_shared = 1};
         break;
     case MESSAGE_PONG:
         m.pong.rank = -1;
@@ -74,7 +83,12 @@ static struct message example(enum message_type type) {
         m.echo = (struct message_echo){.bytes = 20, .count = 5};
         break;
     case MESSAGE_INIT:
-        m.init = (struct message_init){.device = "host", .isa = "avx2", .timeout_s = 0.25};
+        m.init = (struct message_init){.device = "cuda",
+                                       .isa = "avx2",
+                                       .dtype = "bf16",
+                                       .graphs = 1,
+                                       .sharers = 2,
+                                       .timeout_s = 0.25};
         break;
     case MESSAGE_SANITY_RESULT:
         m.sanity_result.observed_sum = 4;

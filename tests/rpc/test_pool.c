@@ -5,10 +5,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/build_id.h"
 #include "base/clock.h"
 #include "comm/mpi.h"
 #include "leader/pool.h"
-#include "rpc/build_id.h"
 #include "rpc/transport.h"
 
 static int rank, world;
@@ -90,6 +90,8 @@ static void lead_well(const struct pool_options *o) {
     if (world > 1) {
         CHECK_OK(pool_echo(p, world - 1, 10, rtt, &err), &err);
     }
+    CHECK(strcmp(pool_device(p), "host") == 0 && strcmp(pool_dtype(p), "f32") == 0);
+    CHECK(strcmp(pool_rank(p, world - 1)->device, "host") == 0);
     CHECK_OK(pool_stats(p, stats, &err), &err);
     CHECK(stats[world - 1].n_collective >= 1 || world == 1);
     struct sweep_sample sample;
@@ -130,6 +132,41 @@ static void lead_bad_isa(const struct pool_options *o) {
     bad.isa = "quantum";
     struct pool *p = new_pool(&bad);
     CHECK(!pool_start(p, &err) && err.kind == ERROR_UNSUPPORTED && strstr(err.message, "quantum"));
+    end_pool(p);
+}
+
+static void lead_bad_dtype(const struct pool_options *o) {
+    struct pool_options bad = *o;
+    struct error err;
+    bad.dtype = "bf16";
+    struct pool *p = new_pool(&bad);
+    CHECK(!pool_start(p, &err) && err.kind == ERROR_UNSUPPORTED && strstr(err.message, "bf16"));
+    end_pool(p);
+}
+
+/* No plug-in where one is looked for: CUDA by name names every rank, and auto does without. */
+static void lead_no_cuda(const struct pool_options *o) {
+    struct pool_options cuda = *o;
+    struct error err;
+    cuda.device = "cuda";
+    struct pool *p = new_pool(&cuda);
+    CHECK(!pool_start(p, &err) && err.kind == ERROR_DEVICE && !err.has_rank);
+    CHECK(strstr(err.message, world > 1 ? "all " : "rank 0 ("));
+    CHECK(strstr(err.message, "/nonexistent/lockstep-cuda.so"));
+    CHECK(pool_rank(p, world - 1)->n_gpu == 0);
+    end_pool(p);
+}
+
+/* Each rank checks the list it was given; here rank 0 alone has one. */
+static void lead_bad_list(const struct pool_options *o) {
+    static const int32_t list[] = {0, 1, 2, 3, 4, 5, 6};
+    struct pool_options bad = *o;
+    struct error err;
+    bad.cuda_devices = list;
+    bad.n_cuda_device = 7;
+    struct pool *p = new_pool(&bad);
+    CHECK(!pool_start(p, &err) && err.kind == ERROR_USAGE && err.rank == 0);
+    CHECK(strstr(err.message, "got 7"));
     end_pool(p);
 }
 
@@ -286,6 +323,48 @@ static void lead_other_build(const struct pool_options *o) {
     end_pool(p);
 }
 
+/* ---- one rank has a GPU, the others have none ---- */
+
+static void rich(const struct pool_options *o) {
+    struct villain v;
+    struct message m = {.type = MESSAGE_HELLO_OK};
+    villain_start(&v, o);
+    villain_receive(&v, MESSAGE_HELLO);
+    m.hello_ok = (struct message_hello_ok){.protocol = PROTOCOL_VERSION,
+                                           .rank = rank,
+                                           .host = "far",
+                                           .isas = "generic",
+                                           .device = "cuda:1",
+                                           .n_gpu = 2,
+                                           .gpu = "a GPU",
+                                           .gpu_pci = "0000:65:00.0"};
+    snprintf(m.hello_ok.build, sizeof m.hello_ok.build, "%s", build_id());
+    villain_send(&v, &m);
+    villain_receive(&v, MESSAGE_INIT);
+    CHECK(strcmp(v.request.init.device, "host") == 0 && strcmp(v.request.init.dtype, "f32") == 0);
+    CHECK(v.request.init.sharers == 1);
+    struct error err;
+    uint8_t id[128];
+    error_set(&err, ERROR_DEVICE, "init: not me");
+    message_from_error(&m, MESSAGE_ERROR, 0, &err);
+    villain_send(&v, &m);
+    MPI_Bcast(id, sizeof id, MPI_BYTE, 0, o->control);
+    villain_end(&v, true);
+}
+
+static void lead_rich(const struct pool_options *o) {
+    struct pool *p = new_pool(o);
+    struct error err;
+    CHECK_OK(pool_hello(p, &err), &err);
+    CHECK(strcmp(pool_rank(p, world - 1)->device, "cuda:1") == 0);
+    CHECK(!pool_init(p, &err) && err.kind == ERROR_DEVICE && err.rank == world - 1);
+    CHECK(strcmp(pool_device(p), "host") == 0);
+    CHECK(strcmp(pool_rank(p, world - 1)->device, "host") == 0); /* what it was to take */
+    CHECK(strstr(pool_device_note(p), "/nonexistent/lockstep-cuda.so"));
+    CHECK(strstr(pool_device_note(p), "rank 0") || strstr(pool_device_note(p), "ranks 0"));
+    end_pool(p);
+}
+
 /* ---- a rank that does not answer ---- */
 
 static void mute(const struct pool_options *o) {
@@ -384,14 +463,19 @@ int main(int argc, char **argv) {
         fprintf(stderr, "a world of %d, not of %s\n", world, argv[1]);
         return 1;
     }
+    setenv("LOCKSTEP_PLUGIN_DIR", "/nonexistent", 1); /* the same on every machine */
     run_case("well", 30, lead_well, NULL);
     run_case("too early", 30, lead_too_early, NULL);
     run_case("bad isa", 30, lead_bad_isa, NULL);
+    run_case("bad dtype", 30, lead_bad_dtype, NULL);
+    run_case("no cuda", 30, lead_no_cuda, NULL);
+    run_case("bad list", 30, lead_bad_list, NULL);
     run_case("bad load", 30, lead_bad_load, NULL);
     if (world > 1) {
         run_case("malformed", 30, lead_malformed, NULL);
         run_case("wrong pong", 30, lead_wrong_pong, wrong_pong);
         run_case("other build", 30, lead_other_build, other_build);
+        run_case("rich", 30, lead_rich, rich);
         run_case("mute", 0.5, lead_mute, mute);
         run_case("late", 0.2, lead_late, late);
     }

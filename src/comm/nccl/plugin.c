@@ -1,10 +1,10 @@
 /* What lockstep-cuda.so gives the program: see comm/plugin.h. */
 #include <stdio.h>
 
+#include "base/build_id.h"
 #include "comm/nccl/nccl_comm.h"
 #include "comm/plugin.h"
 #include "device/cuda/cuda_device.h"
-#include "build_id_value.h" /* generated */
 
 enum { OLDEST_CC_MAJOR = 8 };
 
@@ -36,9 +36,8 @@ static bool describe(int index, struct cuda_description *out, struct error *err)
     return true;
 }
 
-static const struct cuda_plugin plugin = {
+static struct cuda_plugin plugin = {
     .abi = CUDA_PLUGIN_ABI,
-    .build_id = LOCKSTEP_BUILD_ID,
     .count = count,
     .describe = describe,
     .nccl_version = nccl_comm_version,
@@ -51,5 +50,6 @@ static const struct cuda_plugin plugin = {
 __attribute__((visibility("default"))) const struct cuda_plugin *lockstep_cuda_plugin(void);
 
 const struct cuda_plugin *lockstep_cuda_plugin(void) {
+    plugin.build_id = build_id();
     return &plugin;
 }
