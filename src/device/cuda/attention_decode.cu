@@ -7,6 +7,7 @@ enum {
     DECODE_THREADS = 128,
     DECODE_MAX_GROUP = 8, /* query heads of a block */
     DECODE_DIMS = KERNEL_MAX_HEAD_DIM / DECODE_THREADS, /* of a thread */
+    DECODE_PER_SM = 4, /* blocks; leaves 128 registers to a thread */
     DECODE_BLOCKS = 256,  /* in flight, so that a large GPU is full */
     DECODE_PAD = 16,      /* bytes between rows of K: no two rows in the same banks */
 };
@@ -81,7 +82,7 @@ static __device__ __forceinline__ float *partial(const DecodeArgs &args, int seq
 
 /* Grid: (splits, KV heads x chunks, sequences). */
 template <typename T, int GROUP>
-static __global__ void __launch_bounds__(DECODE_THREADS)
+static __global__ void __launch_bounds__(DECODE_THREADS, DECODE_PER_SM)
     decode(const T *qkv, const T *k_pool, const T *v_pool, DecodeArgs args) {
     extern __shared__ __align__(16) unsigned char memory[];
     __shared__ float p[GROUP][KERNEL_KV_BLOCK]; /* scores, then their exponentials */
@@ -100,15 +101,19 @@ static __global__ void __launch_bounds__(DECODE_THREADS)
         q[i / dim][i % dim] = to_f32(row[i]) * h.scale;
     }
     float acc[GROUP][DECODE_DIMS];
-    float max[GROUP], sum[GROUP]; /* of the heads of this thread's warp; the same in all lanes */
+    constexpr int WARPS = DECODE_THREADS / WARP, MINE = (GROUP + WARPS - 1) / WARPS;
+    float max[MINE], sum[MINE]; /* of this warp's heads, every WARPS-th; the same in all lanes */
 #pragma unroll
     for (int g = 0; g < GROUP; g++) {
-        max[g] = -INFINITY;
-        sum[g] = 0;
 #pragma unroll
         for (int j = 0; j < DECODE_DIMS; j++) {
             acc[g][j] = 0;
         }
+    }
+#pragma unroll
+    for (int k = 0; k < MINE; k++) {
+        max[k] = -INFINITY;
+        sum[k] = 0;
     }
     const int32_t *table = args.batch.tables + (size_t)part.seq * args.batch.table_stride;
     for (int at = part.first; at < part.end; at += KERNEL_KV_BLOCK) {
@@ -124,15 +129,16 @@ static __global__ void __launch_bounds__(DECODE_THREADS)
         }
         __syncthreads();
 #pragma unroll
-        for (int g = 0; g < GROUP; g++) {
-            if (g % (DECODE_THREADS / WARP) == warp && g < part.n_head) {
+        for (int k = 0; k < MINE; k++) {
+            int g = k * WARPS + warp;
+            if (g < part.n_head) {
                 float a = p[g][lane], b = p[g][lane + WARP];
-                float top = fmaxf(max[g], warp_max(fmaxf(a, b)));
-                float scale = __expf(max[g] - top);
+                float top = fmaxf(max[k], warp_max(fmaxf(a, b)));
+                float scale = __expf(max[k] - top);
                 a = __expf(a - top);
                 b = __expf(b - top);
-                sum[g] = fmaf(sum[g], scale, warp_sum(a + b));
-                max[g] = top;
+                sum[k] = fmaf(sum[k], scale, warp_sum(a + b));
+                max[k] = top;
                 p[g][lane] = a;
                 p[g][lane + WARP] = b;
                 if (lane == 0) {
@@ -174,10 +180,15 @@ static __global__ void __launch_bounds__(DECODE_THREADS)
                     out[d] = acc[g][j];
                 }
             }
-            if (g % (DECODE_THREADS / WARP) == warp && lane == 0) {
-                out[dim] = max[g];
-                out[dim + 1] = sum[g];
-            }
+        }
+    }
+#pragma unroll
+    for (int k = 0; k < MINE; k++) {
+        int g = k * WARPS + warp;
+        if (g < part.n_head && lane == 0) {
+            float *out = partial(args, part.seq, part.head + g, part.split) + dim;
+            out[0] = max[k];
+            out[1] = sum[k];
         }
     }
 }

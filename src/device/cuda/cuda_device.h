@@ -66,7 +66,7 @@ struct cuda_device {
     struct cuda_watch watch;
     struct cuda_staging staging[CUDA_STAGING];
     int staging_turn;
-    void *scratch; /* of decode attention and top-k; grows */
+    void *scratch; /* of decode attention; grows */
     size_t scratch_bytes;
     struct cuda_batch batch;
     struct cuda_recording recordings[CUDA_MAX_RECORDINGS];

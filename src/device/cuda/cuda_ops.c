@@ -144,11 +144,9 @@ bool cuda_gather_rows(struct device *d, float *y, const float *x, int first, int
 bool cuda_top_k(struct device *d, float *values, int32_t *ids, const float *x, int n, int dim,
                 int k, int index_first, struct error *err) {
     struct cuda_device *c = cuda_of(d);
-    void *scratch = NULL;
     if (k < 1 || k > dim || k > KERNEL_MAX_CANDIDATES) {
         return error_set(err, ERROR_SHAPE, "the %d largest of %d values", k, dim);
     }
-    return cuda_usable(c, err) && cuda_scratch(c, kernel_top_k_scratch(n, dim, k), &scratch, err) &&
-           launched(kernel_top_k(values, ids, x, n, dim, k, index_first, scratch, c->stream),
-                    "top-k", err);
+    return cuda_usable(c, err) &&
+           launched(kernel_top_k(values, ids, x, n, dim, k, index_first, c->stream), "top-k", err);
 }

@@ -120,10 +120,9 @@ cudaError_t kernel_attention_prefill(void *out, const void *qkv, enum kernel_typ
 /* ---- top_k.cu ---- */
 /* The k largest of each row of x [n, dim] f32, largest first, ties by lower index, NaN as -inf;
  * ids are index + index_first. values [n, k] f32, ids [n, k] int32; 1 <= k <= min(dim,
- * KERNEL_MAX_CANDIDATES). scratch: kernel_top_k_scratch() bytes. */
-size_t kernel_top_k_scratch(int n, int dim, int k);
+ * KERNEL_MAX_CANDIDATES). */
 cudaError_t kernel_top_k(float *values, int32_t *ids, const float *x, int n, int dim, int k,
-                         int index_first, void *scratch, cudaStream_t stream);
+                         int index_first, cudaStream_t stream);
 
 #ifdef __cplusplus
 }
