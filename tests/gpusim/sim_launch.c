@@ -6,8 +6,9 @@
 
 #include "sim.h"
 
+static const uint32_t FATBIN_MAGIC = 0xba55ed50;
+
 enum {
-    FATBIN_MAGIC = 0xba55ed50,
     FATBIN_PTX = 1,
     SHARED_WITHOUT_ASKING = 48 << 10,
     MAX_PARAMS = 4096, /* bytes */
@@ -268,7 +269,9 @@ static cudaError_t launch(const struct function *f, dim3 grid, dim3 block, void 
 API cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid, dim3 block, void **args,
                                    size_t shared, cudaStream_t stream) {
     cudaError_t e = sim_enter("cudaLaunchKernel");
-    if (e == cudaSuccess) {
+    if (e == cudaSuccess && !kernel) {
+        e = cudaErrorInvalidDeviceFunction;
+    } else if (e == cudaSuccess) {
         const char *kind = sim_fault("launch");
         e = kind ? enqueue_fault(kind, stream)
                  : launch((const struct function *)(const void *)kernel, grid, block, args, shared,
