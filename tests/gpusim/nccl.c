@@ -615,6 +615,9 @@ static ncclResult_t submit(const struct call *call, cudaStream_t stream) {
     return enqueue(k, stream);
 }
 
+API ncclResult_t ncclGroupStart(void); /* nccl.h has no prototypes of these two */
+API ncclResult_t ncclGroupEnd(void);
+
 API ncclResult_t ncclGroupStart(void) {
     group_depth++;
     return ncclSuccess;

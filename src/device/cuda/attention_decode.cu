@@ -100,6 +100,9 @@ static __global__ void __launch_bounds__(DECODE_THREADS, DECODE_PER_SM)
     for (int i = threadIdx.x; i < part.n_head * dim; i += DECODE_THREADS) {
         q[i / dim][i % dim] = to_f32(row[i]) * h.scale;
     }
+    if (threadIdx.x < GROUP) {
+        rescale[threadIdx.x] = 0;
+    }
     float acc[GROUP][DECODE_DIMS];
     constexpr int WARPS = DECODE_THREADS / WARP, MINE = (GROUP + WARPS - 1) / WARPS;
     float max[MINE], sum[MINE]; /* of this warp's heads, every WARPS-th; the same in all lanes */
@@ -154,7 +157,7 @@ static __global__ void __launch_bounds__(DECODE_THREADS, DECODE_PER_SM)
                 const T *v = v_pool + offset + d;
 #pragma unroll
                 for (int g = 0; g < GROUP; g++) {
-                    acc[g][j] *= g < part.n_head ? rescale[g] : 0.0f;
+                    acc[g][j] *= rescale[g];
                 }
 #pragma unroll 4
                 for (int i = 0; i < n; i++) {

@@ -316,7 +316,7 @@ static __global__ void __launch_bounds__(PLAIN_THREADS)
     }
     if (threadIdx.x < PLAIN_QUERIES) {
         max[threadIdx.x] = -INFINITY;
-        sum[threadIdx.x] = 0;
+        sum[threadIdx.x] = rescale[threadIdx.x] = 0;
     }
     float o[PLAIN_QUERIES][PLAIN_DIMS] = {};
     for (int at = 0; at < t.context; at += KERNEL_KV_BLOCK) {
@@ -362,7 +362,7 @@ static __global__ void __launch_bounds__(PLAIN_THREADS)
             if (d < dim) {
 #pragma unroll
                 for (int query = 0; query < PLAIN_QUERIES; query++) {
-                    o[query][j] *= query < t.n_query ? rescale[query] : 0.0f;
+                    o[query][j] *= rescale[query];
                 }
                 for (int i = 0; i < n; i++) {
                     float x = v_pool[offset + (size_t)i * dim + d];
