@@ -1,0 +1,213 @@
+/* A checkpoint's golden cases on GPUs, one per rank: logits of the prompt against the float64
+ * reference, then the reference's own tokens fed one by one, all cases side by side, the best
+ * candidate of each step against the reference's.
+ *
+ *   golden MODEL_DIR EXPECTED.json f32|bf16 graphs|plain
+ *
+ * Rank 0 prints one line per case, "case ID MAXDIFF RMS". Exit 0 when all holds:
+ * f32: logits within 1e-3, every candidate equal. bf16: logits within 1.0, root mean square within
+ * 0.25, and candidates equal wherever the reference's best two are 1.0 apart. */
+#include <jansson.h>
+#include <math.h>
+#include <mpi.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "comm/mpi.h"
+#include "comm/plugin.h"
+#include "model/model.h"
+#include "worker/facts.h"
+
+enum { MAX_CASES = 16, CTX = 512, SEQ_BLOCKS = CTX / KV_BLOCK, N_BLOCK = 80, CHUNK = 100 };
+
+struct golden_case {
+    const char *id;
+    int n_prompt, n_ids;
+    int32_t ids[CTX]; /* prompt, then the reference's greedy ids */
+    int32_t blocks[SEQ_BLOCKS];
+    int n_block;
+    const json_t *json;
+};
+
+struct golden {
+    const struct cuda_plugin *plugin;
+    struct device *device;
+    struct comm *comm;
+    struct model *model;
+    struct golden_case cases[MAX_CASES];
+    int n_case;
+    double most, most_rms, gap; /* tolerances */
+    int failures;
+};
+
+static _Noreturn void die(const char *what, const struct error *err) {
+    fprintf(stderr, "golden: %s: %s: %s\n", what, error_kind_name(err->kind), err->message);
+    MPI_Abort(MPI_COMM_WORLD, 1);
+    exit(1);
+}
+
+static void complain(struct golden *g, const char *id, const char *what, int step) {
+    fprintf(stderr, "golden: case %s: %s (step %d)\n", id, what, step);
+    g->failures++;
+}
+
+static void read_cases(struct golden *g, const char *path) {
+    static const char *const keys[] = {"prompt_ids", "greedy_ids"};
+    json_error_t json_err;
+    json_t *cases = json_object_get(json_load_file(path, JSON_ALLOW_NUL, &json_err), "cases");
+    int next_block = 0;
+    for (size_t i = 0; i < json_array_size(cases) && i < MAX_CASES; i++) {
+        struct golden_case *c = &g->cases[g->n_case++];
+        c->json = json_array_get(cases, i);
+        c->id = json_string_value(json_object_get(c->json, "id"));
+        for (int k = 0; k < 2; k++) {
+            const json_t *list = json_object_get(c->json, keys[k]);
+            for (size_t j = 0; j < json_array_size(list) && c->n_ids < CTX; j++) {
+                c->ids[c->n_ids++] = (int32_t)json_integer_value(json_array_get(list, j));
+            }
+            c->n_prompt = k == 0 ? c->n_ids : c->n_prompt;
+        }
+        c->n_block = (c->n_ids + KV_BLOCK - 1) / KV_BLOCK;
+        for (int b = 0; b < c->n_block; b++) { /* scattered: nothing works by being contiguous */
+            c->blocks[b] = next_block++ * 37 % N_BLOCK;
+        }
+    }
+    if (g->n_case == 0 || next_block > N_BLOCK) {
+        fprintf(stderr, "golden: %s: %d cases, %d blocks\n", path, g->n_case, next_block);
+        MPI_Abort(MPI_COMM_WORLD, 1);
+    }
+}
+
+static struct step_seq seq_of(struct golden_case *c, int pos, int n, enum step_output output) {
+    return (struct step_seq){.id = 1,
+                             .pos = pos,
+                             .n_tok = n,
+                             .tokens = c->ids + pos,
+                             .n_block = c->n_block,
+                             .blocks = c->blocks,
+                             .output = output,
+                             .top_k = output == STEP_OUTPUT_CANDIDATES ? 5 : 0};
+}
+
+static void check_logits(struct golden *g, const struct golden_case *c, const float *logits) {
+    const json_t *want = json_object_get(c->json, "logits");
+    double worst = 0, squares = 0;
+    size_t n = json_array_size(want);
+    for (size_t i = 0; i < n; i++) {
+        double diff = fabs((double)logits[i] - json_number_value(json_array_get(want, i)));
+        worst = diff > worst || isnan(diff) ? diff : worst;
+        squares += diff * diff;
+    }
+    double rms = sqrt(squares / (double)n);
+    printf("case %s %.3g %.3g\n", c->id, worst, rms);
+    if (!(worst <= g->most) || !(rms <= g->most_rms)) {
+        complain(g, c->id, "logits differ from the reference", 0);
+    }
+}
+
+/* The prompt, in chunks; its last position's logits. */
+static void feed_prompt(struct golden *g, struct golden_case *c) {
+    for (int pos = 0; pos < c->n_prompt; pos += CHUNK) {
+        int n = c->n_prompt - pos < CHUNK ? c->n_prompt - pos : CHUNK;
+        bool last = pos + n == c->n_prompt;
+        struct step_seq seq = seq_of(c, pos, n, last ? STEP_OUTPUT_LOGITS : STEP_OUTPUT_NONE);
+        struct step step = {1, &seq};
+        struct step_result result = {0};
+        struct error err;
+        if (!model_step(g->model, &step, &result, &err)) {
+            die(c->id, &err);
+        }
+        if (last && g->comm->rank == 0) {
+            check_logits(g, c, result.logits);
+        }
+    }
+}
+
+/* What the reference says of the step that feeds greedy id `at`, the first being 0. */
+static void check_candidate(struct golden *g, const struct golden_case *c,
+                            const struct step_result *r, int at) {
+    const json_t *steps = json_object_get(c->json, "steps");
+    double gap = json_number_value(json_object_get(json_array_get(steps, (size_t)at + 1), "gap"));
+    if (gap >= g->gap && r->ids[0] != c->ids[c->n_prompt + at + 1]) {
+        complain(g, c->id, "the best candidate is not the reference's", at);
+    }
+}
+
+/* All cases' greedy ids but the last, a token each in every step. */
+static void feed_greedy(struct golden *g) {
+    struct step_seq seqs[MAX_CASES];
+    struct step_result results[MAX_CASES];
+    struct error err;
+    int n = g->cases[0].n_ids - g->cases[0].n_prompt;
+    for (int at = 0; at < n - 1; at++) {
+        struct step step = {g->n_case, seqs};
+        for (int i = 0; i < g->n_case; i++) {
+            struct golden_case *c = &g->cases[i];
+            seqs[i] = seq_of(c, c->n_prompt + at, 1, STEP_OUTPUT_CANDIDATES);
+        }
+        if (!model_step(g->model, &step, results, &err)) {
+            die("greedy ids", &err);
+        }
+        for (int i = 0; g->comm->rank == 0 && i < g->n_case; i++) {
+            check_candidate(g, &g->cases[i], &results[i], at);
+        }
+    }
+}
+
+static bool make_id(void *user, uint8_t id[COMM_ID_BYTES], struct error *err) {
+    return ((struct golden *)user)->plugin->unique_id(id, err);
+}
+
+static void start(struct golden *g, bool f32, bool graphs) {
+    struct host_facts facts;
+    struct error err;
+    uint8_t id[COMM_ID_BYTES];
+    int rank, world, n;
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &world);
+    if (!host_facts_read(MPI_COMM_WORLD, &facts, &err) || !plugin_open(&g->plugin, &err) ||
+        !g->plugin->count(&n, &err)) {
+        die("plug-in", &err);
+    }
+    const struct cuda_device_options options = {.index = facts.local_rank % n,
+                                                .f32 = f32,
+                                                .graphs = graphs,
+                                                .n_thread = 1,
+                                                .n_sharer = 1,
+                                                .timeout_s = 60};
+    if (!g->plugin->device_create(&options, &g->device, &err) ||
+        !comm_mpi_share_id(MPI_COMM_WORLD, true, make_id, g, id, &err) ||
+        !g->plugin->comm_create(g->device, id, rank, world, 60, NULL, NULL, &g->comm, &err)) {
+        die("communicator", &err);
+    }
+}
+
+int main(int argc, char **argv) {
+    static struct golden g;
+    struct error err;
+    if (argc != 5) {
+        fprintf(stderr, "usage: golden MODEL_DIR EXPECTED.json f32|bf16 graphs|plain\n");
+        return 2;
+    }
+    bool f32 = strcmp(argv[3], "f32") == 0;
+    g.most = f32 ? 1e-3 : 1.0;
+    g.most_rms = f32 ? 1e-3 : 0.25;
+    g.gap = f32 ? 0 : 1.0;
+    MPI_Init(&argc, &argv);
+    start(&g, f32, strcmp(argv[4], "graphs") == 0);
+    read_cases(&g, argv[2]);
+    struct model_params params = {.dir = argv[1], .ctx = CTX, .n_block = N_BLOCK, .max_tok = CHUNK};
+    if (!model_load(&g.model, &params, g.device, g.comm, NULL, &err)) {
+        die("load", &err);
+    }
+    for (int i = 0; i < g.n_case; i++) {
+        feed_prompt(&g, &g.cases[i]);
+    }
+    feed_greedy(&g);
+    model_destroy(g.model);
+    comm_destroy(g.comm);
+    device_destroy(g.device);
+    MPI_Finalize();
+    return g.failures ? 1 : 0;
+}
