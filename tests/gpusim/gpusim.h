@@ -66,6 +66,11 @@ GPUSIM_API void gpusim_finding(const char *fmt, ...) __attribute__((format(print
  * this call. "exit" does not return: the process ends with _exit(1). */
 GPUSIM_API const char *gpusim_fault(const char *op);
 
+/* The process has failed, or given up what it began: what it leaves is no finding, however it
+ * exits. */
+GPUSIM_API void gpusim_give_up(void);
+GPUSIM_API bool gpusim_gave_up(void);
+
 GPUSIM_API int gpusim_rank(void);
 /* The current device's index on this host. */
 GPUSIM_API int gpusim_device(void);

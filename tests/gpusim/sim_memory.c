@@ -202,7 +202,7 @@ API cudaError_t cudaFree(void *p) {
     cudaError_t e = sim_enter("cudaFree");
     if (e == cudaSuccess && p) {
         e = sim_breaks_capture() ? cudaErrorStreamCaptureUnsupported : cudaSuccess;
-        if (e == cudaSuccess && sim_run_all() == cudaErrorNotReady) {
+        if (e == cudaSuccess && sim_run_all() == cudaErrorNotReady && !gpusim_gave_up()) {
             gpusim_finding("cudaFree of %p while operations wait for another process", p);
         }
         e = e == cudaSuccess ? release(p) : e;
@@ -241,7 +241,7 @@ API cudaError_t cudaFreeHost(void *p) {
     if (e != cudaSuccess || !p) {
         return sim_leave(e);
     }
-    if (sim_run_all() == cudaErrorNotReady) {
+    if (sim_run_all() == cudaErrorNotReady && !gpusim_gave_up()) {
         gpusim_finding("cudaFreeHost of %p while operations wait for another process", p);
     }
     for (size_t i = 0; i < n_pinned; i++) {

@@ -29,6 +29,7 @@ static struct {
 } counted[MAX_COUNTED];
 static int n_counted;
 static int n_finding;
+static bool gave_up;
 static cudaError_t sticky, last;
 
 void sim_lock(void) {
@@ -81,7 +82,7 @@ static void read_faults(void) {
 /* What a process that failed leaves behind is no finding of its own. */
 static void at_end(int status, void *none) {
     (void)none;
-    if (status == 0) {
+    if (status == 0 && !gave_up) {
         sim_memory_report_leaks();
         sim_stream_report_leaks();
     }
@@ -168,6 +169,7 @@ const char *sim_fault(const char *op) {
     if (kind && strcmp(kind, "exit") == 0) {
         _exit(1);
     }
+    gave_up = gave_up || kind;
     return kind;
 }
 
@@ -213,9 +215,18 @@ cudaError_t sim_leave(cudaError_t e) {
 }
 
 void sim_stick(cudaError_t e) {
+    gave_up = true;
     if (sticky == cudaSuccess) {
         sticky = e;
     }
+}
+
+GPUSIM_API void gpusim_give_up(void) {
+    gave_up = true;
+}
+
+GPUSIM_API bool gpusim_gave_up(void) {
+    return gave_up;
 }
 
 cudaError_t sim_sticky(void) {

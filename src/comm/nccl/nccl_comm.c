@@ -113,6 +113,9 @@ static bool finish(struct comm_nccl *c, ncclResult_t r, enum error_kind kind, co
     }
     if (r != ncclSuccess) {
         nccl_error(err, kind, r, c->nccl, what);
+        if (r == ncclRemoteError) {
+            cuda_ask_others(c->device, err);
+        }
         return broken(c);
     }
     return true;
@@ -159,7 +162,7 @@ static void nccl_free(struct comm *base, void *p, size_t bytes) {
     struct comm_nccl *c = nccl_of(base);
     struct device *d = &c->device->base;
     struct nccl_buffer **at = &c->buffers;
-    if (!p) {
+    if (!p || c->device->broken) {
         return;
     }
     while (*at && (*at)->data != p) {
@@ -288,6 +291,16 @@ static bool gather(struct comm *base, void *dst, const void *src, const size_t *
 static void destroy(struct comm *base) {
     struct comm_nccl *c = nccl_of(base);
     struct error err;
+    cuda_device_watch(c->device, NULL);
+    if (c->device->broken) { /* what GPU memory there is goes with the process */
+        while (c->buffers) {
+            struct nccl_buffer *b = c->buffers;
+            c->buffers = b->next;
+            free(b);
+        }
+        free(c);
+        return;
+    }
     while (c->buffers) {
         nccl_free(base, c->buffers->data, 0);
     }
@@ -298,7 +311,6 @@ static void destroy(struct comm *base) {
             ncclCommDestroy(c->nccl);
         }
     }
-    cuda_device_watch(c->device, NULL);
     free(c);
 }
 
@@ -354,9 +366,7 @@ bool nccl_comm_create(struct device *device, const uint8_t id[COMM_ID_BYTES], in
     const struct cuda_watch watch = {check, abort_comm, c};
     cuda_device_watch(c->device, &watch);
     if (!start(c, id, err)) {
-        if (c->nccl) { /* refused at once, or not done: nobody else helps to end it */
-            abort_comm(c);
-        }
+        broken(c);
         destroy(&c->base);
         return false;
     }

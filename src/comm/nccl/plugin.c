@@ -23,7 +23,7 @@ static bool describe(int index, struct cuda_description *out, struct error *err)
     struct cuda_description made = {0};
     CUDA_TRY(cudaGetDeviceProperties(&p, index), "cudaGetDeviceProperties");
     CUDA_TRY(cudaDeviceGetPCIBusId(made.pci, sizeof made.pci, index), "cudaDeviceGetPCIBusId");
-    snprintf(made.name, sizeof made.name, "%s", p.name);
+    snprintf(made.name, sizeof made.name, "%.*s", (int)sizeof made.name - 1, p.name);
     made.cc_major = p.major;
     made.cc_minor = p.minor;
     made.memory_total = p.totalGlobalMem;

@@ -44,9 +44,9 @@ void cuda_batch_release(struct device *d) {
     struct cuda_device *c = cuda_of(d);
     struct cuda_batch *b = &c->batch;
     cuda_graphs_drop(c); /* they are a model's */
-    cudaFree(b->device);
+    cuda_give_back(c, b->device);
     for (int i = 0; i < CUDA_STAGING; i++) {
-        cuda_staging_finish(&b->host[i]);
+        cuda_staging_finish(c, &b->host[i]);
     }
     *b = (struct cuda_batch){0};
 }

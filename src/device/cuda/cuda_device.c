@@ -7,9 +7,13 @@ enum { BLAS_WORKSPACE_BYTES = 32 << 20 }; /* what cuBLAS asks for on Hopper; cap
 static void cuda_destroy(struct device *d) {
     struct cuda_device *c = cuda_of(d);
     cuda_batch_release(d);
+    if (c->broken) {
+        free(c);
+        return; /* see cuda_give_back */
+    }
     cudaFree(c->scratch);
     for (int i = 0; i < CUDA_STAGING; i++) {
-        cuda_staging_finish(&c->staging[i]);
+        cuda_staging_finish(c, &c->staging[i]);
     }
     if (c->blas) {
         cublasDestroy(c->blas);

@@ -110,6 +110,9 @@ void cuda_device_watch(struct cuda_device *, const struct cuda_watch *);
  * DEADLINE, the watch's and the poll's; after any of them the device is broken, the graphs are
  * destroyed and the watch is told to abort. */
 bool cuda_wait(struct cuda_device *, cudaEvent_t event, const char *what, struct error *err);
+/* Another rank's failure often shows here first as NCCL's: waits a moment for that rank's own
+ * words, which then replace err. */
+void cuda_ask_others(struct cuda_device *, struct error *err);
 /* As a failed wait ends. Returns false. */
 bool cuda_break(struct cuda_device *);
 /* False, with an error, once the device is broken. */
@@ -122,8 +125,11 @@ bool cuda_upload(struct device *, void *dst, const void *src, size_t bytes, stru
 bool cuda_download(struct device *, void *dst, const void *src, size_t bytes, struct error *err);
 bool cuda_sync(struct device *, struct error *err);
 size_t cuda_memory_free(struct device *);
+/* cudaFree, but for a broken device: it would wait for what never ends. The process' end frees all.
+ */
+void cuda_give_back(const struct cuda_device *, void *p);
 bool cuda_staging_init(struct cuda_staging *, size_t bytes, struct error *err);
-void cuda_staging_finish(struct cuda_staging *);
+void cuda_staging_finish(const struct cuda_device *, struct cuda_staging *);
 /* The next of the device's staging buffers, once its last copy is done. */
 bool cuda_staging_next(struct cuda_device *, struct cuda_staging **out, struct error *err);
 /* To be called after the copy from or to it has been enqueued. */

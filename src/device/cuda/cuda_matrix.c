@@ -32,9 +32,8 @@ bool cuda_matrix_create(struct device *d, enum dtype dtype, int rows, int cols, 
 }
 
 void cuda_matrix_destroy(struct device *d, struct matrix *m) {
-    (void)d;
     if (m) {
-        cudaFree(m->data);
+        cuda_give_back(cuda_of(d), m->data);
         free(m);
     }
 }

@@ -20,9 +20,14 @@ bool cuda_alloc(struct device *d, size_t bytes, void **out, struct error *err) {
 }
 
 void cuda_free(struct device *d, void *p, size_t bytes) {
-    (void)d;
     (void)bytes;
-    cudaFree(p);
+    cuda_give_back(cuda_of(d), p);
+}
+
+void cuda_give_back(const struct cuda_device *c, void *p) {
+    if (!c->broken) {
+        cudaFree(p);
+    }
 }
 
 bool cuda_staging_init(struct cuda_staging *s, size_t bytes, struct error *err) {
@@ -31,7 +36,10 @@ bool cuda_staging_init(struct cuda_staging *s, size_t bytes, struct error *err) 
     return true;
 }
 
-void cuda_staging_finish(struct cuda_staging *s) {
+void cuda_staging_finish(const struct cuda_device *c, struct cuda_staging *s) {
+    if (c->broken) {
+        return;
+    }
     if (s->used) {
         cudaEventDestroy(s->used);
     }

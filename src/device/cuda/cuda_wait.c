@@ -4,6 +4,7 @@
 #include "device/cuda/cuda_device.h"
 
 enum { WAIT_LOOKS_PER_POLL = 16 };
+static const double others_s = 0.3; /* for another rank to say what it knows */
 
 bool cuda_error(struct error *err, cudaError_t e, const char *what) {
     (void)cudaGetLastError(); /* what was said need not be said again by the next call */
@@ -13,6 +14,21 @@ bool cuda_error(struct error *err, cudaError_t e, const char *what) {
 
 bool cuda_usable(const struct cuda_device *c, struct error *err) {
     return !c->broken || error_set(err, ERROR_DEVICE, "an earlier operation on this GPU failed");
+}
+
+void cuda_ask_others(struct cuda_device *c, struct error *err) {
+    struct error better;
+    double end = clock_now() + others_s;
+    while (c->base.poll && clock_now() < end) {
+        if (!c->base.poll(c->base.poll_user, &better)) {
+            /* A signal is how launchers answer a rank's death: no better words than err's. */
+            if (err && better.kind != ERROR_INTERRUPTED) {
+                *err = better;
+            }
+            return;
+        }
+        clock_sleep(1e-3);
+    }
 }
 
 bool cuda_break(struct cuda_device *c) {
@@ -30,7 +46,9 @@ bool cuda_break(struct cuda_device *c) {
 static bool look_around(struct cuda_device *c, const char *what, double deadline,
                         struct error *err) {
     if (c->watch.check && !c->watch.check(c->watch.user, err)) {
-        return error_wrap(err, "%s", what);
+        error_wrap(err, "%s", what);
+        cuda_ask_others(c, err);
+        return false;
     }
     if (c->base.poll && !c->base.poll(c->base.poll_user, err)) {
         return false;

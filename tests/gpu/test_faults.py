@@ -1,0 +1,150 @@
+#!/usr/bin/env python3
+"""Everything that a GPU or NCCL can do to a rank, on the simulated device: each time the job ends in
+time, with the right exit code and one line that names the rank and the cause, and leaves nothing.
+
+    test_faults.py LOCKSTEP MPIRUN [all]
+
+Without "all", a sample of the matrix of faults by ranks.
+"""
+import os
+import re
+import subprocess
+import sys
+import time
+import unittest
+
+TIMEOUT = 3  # --timeout of the jobs
+LIMIT = TIMEOUT + 5 + 3  # the deadline, the promise, and mpirun's own start and end
+MAX_TOKENS = 12  # enough for steps that are enqueued, captured and replayed
+
+# name: (operation, which call of it, kind, exit code, words of the line)
+# The k-th call is chosen so that it falls where the name says; test_places checks that they do.
+FAULTS = {
+    "memory while loading": ("cudaMalloc", 5, "memory", 2, ["no_memory: load: ", "out of memory"]),
+    "memory of a collective": ("ncclMemAlloc", 1, "memory", 0, []),  # plain memory does, too
+    "kernel 719": ("launch", 50, "fault719", 3, ["device_failed: step: ",
+                                                "unspecified launch failure"]),
+    "kernel 700": ("launch", 60, "fault700", 3, ["device_failed: step: ", "illegal memory access"]),
+    "kernel that never ends": ("launch", 90, "hang", 4, ["deadline: step: ", "within 3 s"]),
+    "init refused": ("ncclCommInitRankConfig", 1, "error", 3, ["nccl_init_failed: init: ",
+                                                              "simulated failure"]),
+    "init failed": ("ncclCommInitRankConfig", 1, "init", 3, ["nccl_init_failed: init: ",
+                                                            "simulated failure"]),
+    "init never ends": ("ncclCommInitRankConfig", 1, "hang", 4, ["deadline: init: ",
+                                                                "ncclCommInitRankConfig"]),
+    "sanity never ends": ("ncclAllReduce", 1, "hang", 4, ["deadline: sanity: "]),
+    "collective never ends": ("ncclAllReduce", 9, "hang", 4, ["deadline: step: "]),
+    "collective says remote": ("ncclAllReduce", 9, "remote", 3, [
+        "comm_failed: step: ", "remote process exited"]),
+    "collective fails later": ("ncclAllReduce", 20, "async", 3, ["comm_failed: step: ",
+                                                               "asynchronous error"]),
+    "graph is not launched": ("cudaGraphLaunch", 2, "error", 3, ["device_failed: step: ",
+                                                               "cudaGraphLaunch"]),
+    "process exits": ("ncclAllReduce", 20, "exit", 1, ["closed its connection"]),
+    "finalize never ends": ("ncclCommFinalize", 1, "error", 0, []),
+}
+# Which rank's name the line must carry: the rank of the fault, but for these, where nobody can know.
+ANYBODY = {"init never ends", "sanity never ends", "collective never ends", "kernel that never ends",
+           "process exits"}
+SAMPLE = [("memory while loading", 1), ("memory of a collective", 0), ("kernel 719", 1),
+          ("kernel 700", 0), ("kernel that never ends", 1), ("init refused", 0), ("init failed", 1),
+          ("init never ends", 1), ("sanity never ends", 1), ("collective never ends", 1),
+          ("collective says remote", 0), ("collective fails later", 1),
+          ("graph is not launched", 1), ("process exits", 1)]
+
+
+def processes():
+    """Command lines of lockstep's processes of this run."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as f:
+                words = f.read().split(b"\0")
+            with open(f"/proc/{pid}/environ", "rb") as f:
+                mine = b"GPU_FAULT_RUN=%d" % os.getpid() in f.read().split(b"\0")
+        except OSError:
+            continue
+        if mine and words[0].decode().endswith("lockstep"):
+            found.append(words)
+    return found
+
+
+class Faults(unittest.TestCase):
+    def job(self, fault, ranks, *words):
+        env = {**os.environ, "GPUSIM_DEVICES": "8", "GPU_FAULT_RUN": str(os.getpid())}
+        if fault:
+            env["GPUSIM_FAULT"] = fault
+        start = time.monotonic()
+        done = subprocess.run(
+            [MPIRUN, "-np", str(ranks), LOCKSTEP, "generate", "--device", "cuda", "--prompt", "In",
+             "--temperature", "0", "--max-tokens", str(MAX_TOKENS), "--timeout", str(TIMEOUT), *words],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, env=env,
+            check=False)
+        done.seconds = time.monotonic() - start
+        return done
+
+    def check_end(self, name, rank, ranks=2):
+        op, k, kind, code, words = FAULTS[name]
+        shared = set(os.listdir("/dev/shm"))
+        done = self.job(f"{rank}:{op}:{k}:{kind}", ranks)
+        said = done.stdout + done.stderr
+        self.assertEqual(done.returncode, code, said)
+        self.assertLess(done.seconds, LIMIT, said)
+        lines = [line for line in re.findall(r"lockstep: .*", done.stderr)
+                 if ": loaded " not in line and "lockstep: loaded" not in line and
+                 "warning: " not in line]
+        self.assertNotIn("FINDING", said)
+        if code == 0:
+            self.assertEqual(lines, [], said)
+            return
+        self.assertEqual(len(lines), 1, said)
+        for word in words:
+            self.assertIn(word, lines[0], said)
+        self.assertRegex(lines[0], r"rank \d \([^ ]+, cuda:\d\): ")
+        if name not in ANYBODY:
+            self.assertIn(f"rank {rank} (", lines[0], said)
+        self.assertEqual(processes(), [], said)
+        left = {f for f in set(os.listdir("/dev/shm")) - shared if not f.startswith("vader_segment")}
+        self.assertEqual(left, set(), said)
+
+    def test_no_fault(self):
+        """The same job without one: it works, and nothing is found or left."""
+        done = self.job(None, 2)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertNotIn("FINDING", done.stderr)
+        plain = self.job(None, 2, "--no-cuda-graphs")
+        self.assertEqual(plain.returncode, 0, plain.stderr)
+        self.assertEqual(plain.stdout, done.stdout)
+
+    def test_abort_waits_for_graphs(self):
+        """A collective hangs in a replayed graph: NCCL's abort waits for live graphs, so the job only
+        ends in time because they are destroyed first."""
+        done = self.job("1:cudaGraphLaunch:3:error", 2)
+        self.assertEqual(done.returncode, 3, done.stderr)
+        self.assertLess(done.seconds, LIMIT)
+        self.assertIn("rank 1 (", done.stderr)
+
+    def test_capture_fails(self):
+        """Where capture fails the steps are enqueued as before, with a reason, and the same text."""
+        good = self.job(None, 1)
+        done = self.job("0:cudaStreamEndCapture:1:error", 1)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(done.stdout, good.stdout)
+        self.assertIn("run without a CUDA graph: cudaStreamEndCapture: unknown error", done.stderr)
+
+    def test_faults(self):
+        cases = SAMPLE
+        if EVERYTHING:
+            cases = [(name, rank) for name in FAULTS for rank in range(3)]
+        for name, rank in cases:
+            with self.subTest(fault=name, rank=rank):
+                if name == "process exits" and rank == 0:
+                    continue  # the leader itself: a survivor's line is a later issue's
+                self.check_end(name, rank, 3 if EVERYTHING else 2)
+
+
+if __name__ == "__main__":
+    EVERYTHING = sys.argv[-1] == "all" and bool(sys.argv.pop())
+    MPIRUN = sys.argv.pop()
+    LOCKSTEP = os.path.abspath(sys.argv.pop())
+    unittest.main(verbosity=2)
