@@ -265,8 +265,11 @@ static bool parse_statement(struct ptx_compiler *c) {
 
     c->statement = first.s;
     c->statement_line = first.line;
-    if (!parse_local_directive(c, &known) || known) {
-        return known;
+    if (!parse_local_directive(c, &known)) {
+        return false;
+    }
+    if (known) {
+        return true;
     }
     if (first.kind == PTX_WORD && *c->lex.at == ':') {
         ptx_lex_next(&c->lex);

@@ -27,6 +27,7 @@ struct ptx_module *make_module(const char *text);
 uint64_t device_alloc(struct device *, size_t bytes, bool written);
 void *device_data(struct device *, uint64_t address);
 void device_free(struct device *);
+struct ptx_host device_host(struct device *);
 enum ptx_result device_run(struct device *, const struct ptx_module *, const char *kernel,
                            unsigned grid, unsigned block, size_t dynamic_shared,
                            const void *params);

@@ -66,6 +66,10 @@ static void finding(void *user, const char *line) {
     snprintf(d->findings[d->n_finding++], sizeof(d->findings[0]), "%s", line);
 }
 
+struct ptx_host device_host(struct device *d) {
+    return (struct ptx_host){.user = d, .find = find, .finding = finding};
+}
+
 enum ptx_result device_run(struct device *d, const struct ptx_module *m, const char *kernel,
                            unsigned grid, unsigned block, size_t dynamic_shared,
                            const void *params) {
@@ -74,7 +78,7 @@ enum ptx_result device_run(struct device *d, const struct ptx_module *m, const c
                                       .dynamic_shared = dynamic_shared,
                                       .params = params,
                                       .check = true};
-    const struct ptx_host host = {.user = d, .find = find, .finding = finding};
+    const struct ptx_host host = device_host(d);
     const struct ptx_kernel *k = ptx_module_find(m, kernel);
 
     assert_non_null(k);
