@@ -394,10 +394,14 @@ static uint64_t from_integer(wide_s x, const char *format, char mode) {
 }
 
 static uint64_t rounded_tf32(uint64_t a) {
-    const float x = f(a);
-    const float scale = ldexpf(1.0f, tiny(a) ? -126 - 10 : ilogbf(x) - 10);
+    const double x = (double)f(a);
+    double unit;
 
-    return !isfinite(x) ? F(x) : F((float)(round((double)x / (double)scale) * (double)scale));
+    if (!isfinite(x)) {
+        return a;
+    }
+    unit = ldexp(1.0, (tiny(a) ? -126 : ilogb(x)) - 10);
+    return F((float)(round(x / unit) * unit));
 }
 
 /* ---- the cases ---- */
