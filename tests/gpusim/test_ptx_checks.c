@@ -4,8 +4,9 @@
 
 #define BEGIN                                                                                      \
     ".visible .entry k(.param .u64 out)\n{\n.reg .pred %p<8>; .reg .b16 %h<4>; .reg .b32 %r<20>, " \
-    "%t, %s; .reg .b64 %d<8>, %o, %base;\n.shared .align 16 .b8 mem[1024];\n"                      \
-    "mov.u32 %t, %tid.x;\nmov.u32 %s, mem;\nshl.b32 %r0, %t, 2;\nadd.u32 %s, %s, %r0;\n"           \
+    "%t, %s, %b; .reg .b64 %d<8>, %o, %base;\n.shared .align 16 .b8 mem[1024];\n"                  \
+    "mov.u32 %t, %tid.x;\nmov.u32 %b, %ctaid.x;\nmov.u32 %s, mem;\nshl.b32 %r0, %t, 2;\nadd.u32 "  \
+    "%s, %s, %r0;\n"                                                                               \
     "ld.param.u64 %base, [out];\nmul.wide.u32 %o, %t, 4;\nadd.u64 %o, %o, %base;\n"
 #define END "ret;\n}\n"
 
@@ -311,23 +312,55 @@ static const struct planted TESTS[] = {
      {"the kernel trapped", "thread (33,0,0)", "@%p0 trap"}},
 };
 
-static struct device run(const char *body, unsigned threads, enum ptx_result *result) {
+/* Of a grid of two blocks; each has %b, its number. */
+static const struct planted OF_BLOCKS[] = {
+    {"two blocks write a word",
+     32,
+     PTX_OK,
+     "st.global.u32 [%o], %t;\n",
+     {"race on global memory: write of address 0x100000000", "block (1,0,0)",
+      "block (0,0,0) wrote"}},
+    {"one reads what the other wrote",
+     32,
+     PTX_OK,
+     "setp.eq.u32 %p0, %b, 0;\n@%p0 st.global.u32 [%o], %t;\nld.global.u32 %r1, [%o];\n",
+     {"race on global memory: read", "block (0,0,0) wrote"}},
+    {"each its own half of a word",
+     32,
+     PTX_OK,
+     "mul.wide.u32 %d0, %b, 2;\nadd.u64 %o, %o, %d0;\nst.global.u16 [%o], 1;\n",
+     {NULL}},
+    {"atomics", 32, PTX_OK, "red.global.add.u32 [%base], 1;\n", {NULL}},
+    {"the last block reads after an atomic",
+     32,
+     PTX_OK,
+     "mul.wide.u32 %d0, %b, 128;\nadd.u64 %o, %o, %d0;\nst.global.u32 [%o], %t;\nmembar.gl;\n"
+     "atom.global.add.u32 %r1, [%base+1000], 1;\nld.global.u32 %r2, [%base];\n",
+     {NULL}},
+    {"waits for the block behind it",
+     32,
+     PTX_FAILED,
+     "setp.eq.u32 %p0, %b, 1;\n@%p0 st.relaxed.gpu.global.u32 [%base], 77;\n"
+     "L: ld.relaxed.gpu.global.u32 %r1, [%base];\nsetp.ne.u32 %p1, %r1, 77;\n@%p1 bra L;\n",
+     {"endless loop", "block (0,0,0)"}},
+};
+
+static struct device run(const char *body, unsigned grid, unsigned threads,
+                         enum ptx_result *result) {
     struct device dev = {0};
     const uint64_t out = device_alloc(&dev, 2048, false);
     char text[4096];
 
     snprintf(text, sizeof(text), "%s%s%s", PTX_HEAD BEGIN, body, END);
     memset(dev.blocks[0].written, 1, 1024);
-    *result = run_text(&dev, text, 1, threads, &out);
+    *result = run_text(&dev, text, grid, threads, &out);
     return dev;
 }
 
-static void test_planted(void **state) {
-    (void)state;
-    for (size_t i = 0; i < sizeof(TESTS) / sizeof(TESTS[0]); i++) {
-        const struct planted *t = &TESTS[i];
+static void check(const struct planted *t, size_t n, unsigned grid) {
+    for (size_t i = 0; i < n; i++, t++) {
         enum ptx_result result;
-        struct device dev = run(t->body, t->threads, &result);
+        struct device dev = run(t->body, grid, t->threads, &result);
 
         if (result != t->result) {
             fail_msg("%s: result %d, not %d", t->name, (int)result, (int)t->result);
@@ -343,16 +376,30 @@ static void test_planted(void **state) {
     }
 }
 
+static void test_planted(void **state) {
+    (void)state;
+    check(TESTS, sizeof(TESTS) / sizeof(TESTS[0]), 1);
+}
+
+static void test_blocks(void **state) {
+    const uint64_t usual = ptx_max_block_ops;
+
+    (void)state;
+    ptx_max_block_ops = 1000000;
+    check(OF_BLOCKS, sizeof(OF_BLOCKS) / sizeof(OF_BLOCKS[0]), 2);
+    ptx_max_block_ops = usual;
+}
+
 /* The whole line, once. */
 static void test_line(void **state) {
     enum ptx_result result;
-    struct device dev = run("ld.global.u32 %r1, [%o+1924];\n", 32, &result);
+    struct device dev = run("ld.global.u32 %r1, [%o+1924];\n", 1, 32, &result);
 
     (void)state;
     assert_int_equal(dev.n_finding, 1 + 1); /* the words between 1024 and 2048, too */
     assert_string_equal(dev.findings[1],
                         "kernel k, block (0,0,0), thread (31,0,0): out of bounds: read of 4 bytes "
-                        "at global address 0x100000800; PTX line 15: `ld.global.u32 %r1, "
+                        "at global address 0x100000800; PTX line 16: `ld.global.u32 %r1, "
                         "[%o+1924]`");
     device_free(&dev);
 }
@@ -367,7 +414,7 @@ static void test_limit(void **state) {
     for (int i = 0; i < 30; i++) {
         strcat(body, "ld.global.u32 %r1, [%o+1024];\n");
     }
-    dev = run(body, 32, &result);
+    dev = run(body, 1, 32, &result);
     assert_int_equal(result, PTX_OK);
     assert_int_equal(dev.n_finding, 20);
     assert_non_null(strstr(dev.findings[19], "no more findings"));
@@ -393,9 +440,8 @@ static void test_unchecked(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_planted),
-        cmocka_unit_test(test_line),
-        cmocka_unit_test(test_limit),
+        cmocka_unit_test(test_planted),   cmocka_unit_test(test_blocks),
+        cmocka_unit_test(test_line),      cmocka_unit_test(test_limit),
         cmocka_unit_test(test_unchecked),
     };
 
