@@ -1,6 +1,6 @@
-/* Every operation on registers: mnemonic, operands ("4=44": 32 bits from two of 32), the edge values
- * that it is tried on, the relative error allowed (0: the same bits; any NaN is as good as another),
- * and what C says. a, b, c: the operands' bits; see the helpers in test_ptx_rows.c. */
+/* Every operation on registers: mnemonic, operands ("4=44": 32 bits from two of 32), the edge
+ * values that it is tried on, the relative error allowed (0: the same bits; any NaN is as good as
+ * another), and what C says. a, b, c: the operands' bits; see test_ptx_reference.h. */
 // clang-format off
 CASE("add.u16", "2=22", INTS, 0, a + b)
 CASE("sub.u16", "2=22", INTS, 0, a - b)

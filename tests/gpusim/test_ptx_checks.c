@@ -434,8 +434,7 @@ static void test_unchecked(void **state) {
     assert_int_equal(ptx_run(ptx_module_find(m, "k"), &launch, &host), PTX_OK);
     assert_int_equal(dev.n_finding, 0);
     ptx_module_destroy(m);
-    free(ptx_test_used);
-    ptx_test_used = NULL;
+    assert_opcodes_used(PTX_BY_CHECKS);
 }
 
 int main(void) {
