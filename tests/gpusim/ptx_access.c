@@ -1,6 +1,8 @@
 /* From an address to bytes, with every check that an access has to pass. */
 #include "ptx_warp.h"
 
+#include <stdlib.h>
+
 static const char *verb(enum ptx_access access) {
     return access == PTX_READ || access == PTX_STRONG_READ ? "read" : "write";
 }
@@ -30,31 +32,88 @@ static bool all_written(const uint8_t *written, uint32_t bytes) {
     return true;
 }
 
+/* The allocation that holds the address, and what this launch knows about it; NULL: there is none.
+ */
+static struct ptx_region *find_region(struct ptx_cta *cta, uint64_t address) {
+    const uint32_t *n = cta->launch->grid;
+    struct ptx_region *r;
+    const struct ptx_block *b;
+
+    for (size_t i = 0; i < cta->n_region; i++) {
+        r = &cta->regions[i];
+        if (address - r->block->address < r->block->bytes) {
+            return r;
+        }
+    }
+    b = cta->host->find != NULL ? cta->host->find(cta->host->user, address) : NULL;
+    if (b == NULL) {
+        return NULL;
+    }
+    cta->regions = ptx_grow(cta->regions, cta->n_region, sizeof(cta->regions[0]));
+    r = &cta->regions[cta->n_region++];
+    *r = (struct ptx_region){.block = b};
+    if (cta->launch->check && (uint64_t)n[0] * n[1] * n[2] > 1) {
+        /* Large, but only the pages that are written cost anything. */
+        r->writer = calloc(b->bytes / cta->kernel->global_granule + 1, sizeof(r->writer[0]));
+    }
+    return r;
+}
+
+/* Blocks of a grid run in no order: what one writes, another must not touch, but by atomics. A
+ * block that has itself used an atomic may know from it that the other is done. */
+static void check_blocks(struct ptx_warp *w, const struct ptx_op *o, int lane, uint64_t at,
+                         const struct ptx_region *r, uint32_t bytes, enum ptx_access access) {
+    struct ptx_cta *cta = w->cta;
+    const uint32_t *n = cta->launch->grid;
+    const uint32_t me = (cta->at[2] * n[1] + cta->at[1]) * n[0] + cta->at[0] + 1;
+    const uint32_t granule = cta->kernel->global_granule;
+    const bool writes = access == PTX_WRITE || access == PTX_STRONG_WRITE;
+
+    if (access == PTX_STRONG_READ || access == PTX_STRONG_WRITE) {
+        cta->acquired = true;
+        return;
+    }
+    for (uint64_t i = at / granule; i <= (at + bytes - 1) / granule; i++) {
+        const uint32_t other = r->writer[i];
+
+        if (other != 0 && other != me && !cta->acquired) {
+            ptx_finding(w, o, lane,
+                        "race on global memory: %s of address 0x%llx, which block (%u,%u,%u) wrote",
+                        verb(access), (unsigned long long)(r->block->address + i * granule),
+                        (other - 1) % n[0], (other - 1) / n[0] % n[1], (other - 1) / n[0] / n[1]);
+        }
+        r->writer[i] = writes ? me : other;
+    }
+}
+
 static uint8_t *map_global(struct ptx_warp *w, const struct ptx_op *o, int lane, uint64_t address,
                            uint32_t bytes, enum ptx_access access) {
     struct ptx_cta *cta = w->cta;
-    const struct ptx_block *b = cta->last;
+    const bool writes = access == PTX_WRITE || access == PTX_STRONG_WRITE;
+    const struct ptx_block *b;
     uint64_t at;
 
-    if (b == NULL || address - b->address >= b->bytes) {
-        b = cta->host->find != NULL ? cta->host->find(cta->host->user, address) : NULL;
-        if (b == NULL) {
+    if (cta->last == NULL || address - cta->last->block->address >= cta->last->block->bytes) {
+        cta->last = find_region(cta, address);
+        if (cta->last == NULL) {
             return fail(w, o, lane, address, bytes, access, "global");
         }
-        cta->last = b;
     }
+    b = cta->last->block;
     at = address - b->address;
-    if (at >= b->bytes || b->bytes - at < bytes) {
+    if (b->bytes - at < bytes) {
         return fail(w, o, lane, address, bytes, access, "global");
     }
     if (b->written != NULL) {
-        if ((access == PTX_READ || access == PTX_STRONG_READ) && cta->launch->check &&
-            !all_written(b->written + at, bytes)) {
+        if (writes) {
+            memset(b->written + at, 1, bytes);
+        } else if (cta->launch->check && !all_written(b->written + at, bytes)) {
             ptx_finding(w, o, lane, "read of %u bytes of global memory never written, at 0x%llx",
                         bytes, (unsigned long long)address);
-        } else if (access == PTX_WRITE || access == PTX_STRONG_WRITE) {
-            memset(b->written + at, 1, bytes);
         }
+    }
+    if (cta->last->writer != NULL) {
+        check_blocks(w, o, lane, at, cta->last, bytes, access);
     }
     return b->data + at;
 }

@@ -265,8 +265,11 @@ static bool parse_statement(struct ptx_compiler *c) {
 
     c->statement = first.s;
     c->statement_line = first.line;
-    if (!parse_local_directive(c, &known) || known) {
-        return known;
+    if (!parse_local_directive(c, &known)) {
+        return false;
+    }
+    if (known) {
+        return true;
     }
     if (first.kind == PTX_WORD && *c->lex.at == ':') {
         ptx_lex_next(&c->lex);
@@ -362,15 +365,14 @@ static void finish_kernel(struct ptx_compiler *c) {
     c->kernel->local_bytes = (c->kernel->local_bytes + 15) / 16 * 16;
 }
 
-/* The smallest access decides how finely shared memory is watched. */
-static uint32_t granule_of(const struct ptx_kernel *k) {
+/* The smallest access to a space decides how finely it is watched. */
+static uint32_t granule_of(const struct ptx_kernel *k, enum ptx_space space) {
     uint32_t least = 4;
 
     for (uint32_t i = 0; i < k->n_op; i++) {
         const struct ptx_op *o = &k->ops[i];
 
-        if ((o->space == PTX_GENERIC || o->space == PTX_SHARED) && o->bytes > 0 &&
-            o->bytes < least) {
+        if ((o->space == PTX_GENERIC || o->space == space) && o->bytes > 0 && o->bytes < least) {
             least = o->bytes;
         }
     }
@@ -410,6 +412,7 @@ bool ptx_compile_kernel(struct ptx_compiler *c, const struct ptx_function *f) {
         }
     }
     finish_kernel(c);
-    k->granule = granule_of(k);
+    k->granule = granule_of(k, PTX_SHARED);
+    k->global_granule = granule_of(k, PTX_GLOBAL);
     return true;
 }

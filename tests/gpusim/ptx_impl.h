@@ -128,6 +128,7 @@ struct ptx_kernel {
     size_t shared_bytes; /* static */
     size_t dynamic_at;   /* where dynamic shared memory begins, if it is used */
     uint32_t granule;    /* the smallest access to shared memory: what races are told apart by */
+    uint32_t global_granule; /* the same of global memory */
     struct ptx_kernel *next;
 };
 
@@ -169,6 +170,9 @@ struct ptx_module {
     struct ptx_kernel *kernels;
     uint8_t *used; /* [ptx_opcode_count()]: which opcodes its kernels have */
 };
+
+/* Operations of all warps of a block after which it is taken to run for ever. */
+extern uint64_t ptx_max_block_ops;
 
 /* Zeroed memory that lives as long as the module. */
 void *ptx_alloc(struct ptx_module *, size_t bytes);

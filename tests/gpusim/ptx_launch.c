@@ -6,8 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* Operations of all warps of a block after which it is taken to run for ever. */
-#define MAX_BLOCK_OPS ((uint64_t)2000 * 1000 * 1000)
+uint64_t ptx_max_block_ops = (uint64_t)2000 * 1000 * 1000;
 
 static const struct {
     const char *name;
@@ -209,6 +208,7 @@ static void start_block(struct ptx_cta *cta) {
 
     memset(cta->barriers, 0, sizeof(cta->barriers));
     cta->clock = 0;
+    cta->acquired = false;
     cta->shadow = cta->shadow_memory;
     if (cta->shadow != NULL) {
         memset(cta->shadow, 0, cta->n_shared / cta->kernel->granule * sizeof(cta->shadow[0]));
@@ -273,7 +273,7 @@ static void run_block(struct ptx_cta *cta) {
                 ptx_warp_run(&cta->warps[i]);
             }
         }
-        if (cta->clock > MAX_BLOCK_OPS) {
+        if (cta->clock > ptx_max_block_ops) {
             struct ptx_warp *w = cta->warps;
 
             while (!ptx_warp_can_run(w) && w < cta->warps + cta->n_warp - 1) {
@@ -339,6 +339,10 @@ static void finish_launch(struct ptx_cta *cta) {
         free(cta->warps[i].local_written);
         free(cta->warps[i].copies);
     }
+    for (size_t i = 0; i < cta->n_region; i++) {
+        free(cta->regions[i].writer);
+    }
+    free(cta->regions);
     free(cta->warps);
     free(cta->shared);
     free(cta->shadow_memory);

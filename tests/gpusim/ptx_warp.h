@@ -54,6 +54,12 @@ struct ptx_warp {
     struct ptx_cta *cta;
 };
 
+/* An allocation, and which block of the grid (counted from 1) wrote each granule in this launch. */
+struct ptx_region {
+    const struct ptx_block *block;
+    uint32_t *writer; /* NULL: not watched */
+};
+
 struct ptx_barrier {
     uint32_t arrived; /* threads */
     uint32_t at;      /* the operation of the first */
@@ -90,8 +96,11 @@ struct ptx_cta {
     size_t n_shared;
     struct ptx_shadow *shadow; /* [n_shared / granule], or NULL: not watched (any more) */
     struct ptx_shadow *shadow_memory;
-    const struct ptx_block *last; /* that was found */
-    enum ptx_result result;       /* not OK: everything stops */
+    struct ptx_region *regions; /* the allocations that were found in this launch */
+    size_t n_region;
+    struct ptx_region *last; /* that was accessed */
+    bool acquired;           /* this block has seen an atomic or the like of another, perhaps */
+    enum ptx_result result;  /* not OK: everything stops */
     uint64_t clock;
     uint64_t grid_id;
     struct {
