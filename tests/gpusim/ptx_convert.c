@@ -110,9 +110,9 @@ static double integer_to_f64(union number n, bool is_signed, uint32_t flags) {
     case PTX_RZ:
         return (exact > 0 ? above : below) ? nextafter(nearest, 0.0) : nearest;
     case PTX_RM:
-        return above ? nextafter(nearest, -INFINITY) : nearest;
+        return above ? nextafter(nearest, -(double)INFINITY) : nearest;
     case PTX_RP:
-        return below ? nextafter(nearest, INFINITY) : nearest;
+        return below ? nextafter(nearest, (double)INFINITY) : nearest;
     default:
         return nearest;
     }
