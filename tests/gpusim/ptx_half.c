@@ -21,7 +21,7 @@ static double extreme(double a, double b, uint32_t flags, bool max) {
     const bool negative = signbit(a) != signbit(b);
 
     if ((flags & PTX_NAN) != 0 && (a != a || b != b)) {
-        return NAN;
+        return (double)NAN;
     }
     if ((flags & PTX_XORSIGN) != 0) {
         a = fabs(a);
