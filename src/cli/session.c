@@ -40,8 +40,9 @@ static bool load_model(struct session *s, struct pool *pool, struct error *err) 
     if (progress) {
         fprintf(stderr, "\r\033[K");
     } else if (ok) {
-        log_info("loaded %s: %.1f MB on %d ranks in %.2f s", s->model,
-                 (double)engine_load_bytes(s->engine) / 1e6, pool_world(pool),
+        int world = pool_world(pool);
+        log_info("loaded %s: %.1f MB on %d rank%s in %.2f s", s->model,
+                 (double)engine_load_bytes(s->engine) / 1e6, world, world == 1 ? "" : "s",
                  engine_load_seconds(s->engine));
     }
     return ok;
