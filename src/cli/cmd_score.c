@@ -1,3 +1,4 @@
+#include <errno.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
@@ -7,6 +8,7 @@
 #include "cli/launch.h"
 #include "cli/session.h"
 #include "cli/stdio_util.h"
+#include "format/show.h"
 #include "leader/generate.h"
 
 struct score_options {
@@ -19,6 +21,7 @@ struct score_options {
     bool hash;
     /* filled in on rank 0 */
     struct token_list tokens;
+    FILE *logits_file; /* of --logits */
 };
 
 enum { N_OWN = 8 };
@@ -88,13 +91,24 @@ static bool encode_text(struct score_options *o, const struct tokenizer *t, stru
     return ok;
 }
 
+static bool logits_error(const struct score_options *o, struct error *err) {
+    return error_set(err, ERROR_IO, "--logits: %s: %s", show_path(o->logits).text, strerror(errno));
+}
+
+/* Before the model is loaded, which may take minutes. */
+static bool open_logits(struct score_options *o, struct error *err) {
+    o->logits_file = o->logits ? fopen(o->logits, "wbe") : NULL;
+    return !o->logits || o->logits_file || logits_error(o, err);
+}
+
 static bool prepare(void *user, struct session *session, struct error *err) {
     struct score_options *o = user;
     return (o->ids ? session_encode_ids(o->ids, &o->tokens, err)
                    : encode_text(o, session->tokenizer, err)) &&
            (engine_check_ids(&session->config, session->ctx, "text", o->tokens.ids,
                              (int)o->tokens.n, err) ||
-            error_wrap(err, "%s", source(o)));
+            error_wrap(err, "%s", source(o))) &&
+           open_logits(o, err);
 }
 
 /* Bytes of text that the scored tokens (all but the first) stand for; 0 without a tokenizer. */
@@ -111,18 +125,19 @@ static size_t scored_bytes(const struct score_options *o, const struct session *
     return n;
 }
 
-static bool write_logits(const char *path, const float *logits, int vocab, struct error *err) {
-    FILE *f = fopen(path, "wb");
-    bool ok = f != NULL;
+static bool write_logits(struct score_options *o, const float *logits, int vocab,
+                         struct error *err) {
+    bool ok = true;
     for (int i = 0; ok && i < vocab; i++) {
         uint32_t bits;
         memcpy(&bits, &logits[i], sizeof bits);
         unsigned char le[4] = {(unsigned char)bits, (unsigned char)(bits >> 8),
                                (unsigned char)(bits >> 16), (unsigned char)(bits >> 24)};
-        ok = fwrite(le, 1, 4, f) == 4;
+        ok = fwrite(le, 1, 4, o->logits_file) == 4;
     }
-    ok = f && fclose(f) == 0 && ok;
-    return ok || error_set(err, ERROR_IO, "--logits: %s: cannot write", path);
+    ok = fclose(o->logits_file) == 0 && ok;
+    o->logits_file = NULL;
+    return ok || logits_error(o, err);
 }
 
 /* JSON has no NaN or infinity. */
@@ -130,6 +145,8 @@ static json_t *number(double x) {
     return isfinite(x) ? json_real(x) : json_null();
 }
 
+/* NaN for what cannot be known: nothing is said of the only token of a text, and without a
+ * tokenizer nobody knows how many bytes the tokens are. */
 struct summary {
     double nll, perplexity, bits_per_byte;
     size_t bytes;
@@ -138,9 +155,9 @@ struct summary {
 static struct summary summarise(const struct score_options *o, const struct session *s,
                                 const struct score_result *r) {
     struct summary m = {.bytes = scored_bytes(o, s)};
-    m.nll = r->n ? -r->sum / r->n : 0;
+    m.nll = r->n ? -r->sum / r->n : (double)NAN;
     m.perplexity = exp(m.nll);
-    m.bits_per_byte = m.bytes ? -r->sum / (double)m.bytes / log(2.0) : 0;
+    m.bits_per_byte = m.bytes ? -r->sum / (double)m.bytes / log(2.0) : (double)NAN;
     return m;
 }
 
@@ -178,7 +195,10 @@ static void print_table(const struct score_options *o, const struct session *s,
         }
         putchar('\n');
     }
-    printf("\ntokens         %12d\n", r->n);
+    printf("\ntokens         %12d%s\n", r->n, r->n ? "" : "  (the first has none before it)");
+    if (r->n == 0) {
+        return;
+    }
     printf("mean nll       %12.6f nats\n", m->nll);
     printf("perplexity     %12.4f\n", m->perplexity);
     if (m->bytes) {
@@ -193,7 +213,7 @@ static bool run_loaded(void *user, struct session *s, struct error *err) {
         return false;
     }
     struct summary m = summarise(o, s, &r);
-    bool ok = !o->logits || write_logits(o->logits, r.last, engine_config(s->engine)->vocab, err);
+    bool ok = !o->logits || write_logits(o, r.last, engine_config(s->engine)->vocab, err);
     if (ok && o->json) {
         ok = print_json(o, &m, &r, err);
     } else if (ok && o->hash) {
@@ -224,6 +244,9 @@ static bool run_score(const struct command *self, int argc, char **argv, struct 
         .tokenizer = !o.ids, .prepare = prepare, .run = run_loaded, .user = &o};
     bool ok = session_run(&o.common, &job, err);
     token_list_finish(&o.tokens);
+    if (o.logits_file) {
+        fclose(o.logits_file);
+    }
     return ok;
 }
 

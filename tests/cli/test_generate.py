@@ -5,6 +5,7 @@ depend on N, stop strings, streams, JSON, files, bad input, Ctrl-C.
     test_generate.py LOCKSTEP MPIEXEC
 """
 import json
+import math
 import os
 import signal
 import struct
@@ -96,6 +97,24 @@ class TestGolden(Base):
         for a, b in zip(got["logprobs"], case["prompt_token_logprobs"], strict=True):
             self.assertAlmostEqual(a, b, delta=1e-3)
         self.assertAlmostEqual(got["mean_nll"], -sum(got["logprobs"]) / len(got["logprobs"]), places=6)
+        self.assertAlmostEqual(got["perplexity"], math.exp(got["mean_nll"]), delta=1e-6 * got["perplexity"])
+        first = launch(1, "tokenize", "--model", QWEN, "--decode", str(got["ids"][0]), "--no-special").stdout
+        self.assertEqual(got["bytes"], len(case["text"].encode()) - len(first[:-1]))
+        self.assertAlmostEqual(got["bits_per_byte"],
+                               -sum(got["logprobs"]) / got["bytes"] / math.log(2), places=6)
+
+    def test_what_a_score_cannot_know_is_not_a_number(self):
+        """Nothing is predicted of a text's first token; without a tokenizer ids have no bytes."""
+        alone = self.json(1, "score", "--ids", "5")
+        self.assertEqual((alone["tokens"], alone["logprobs"]), (0, []))
+        self.assertEqual((alone["mean_nll"], alone["perplexity"], alone["bits_per_byte"]), (None,) * 3)
+        self.assertNotIn(b"perplexity", launch(1, "score", "--ids", "5").stdout)
+        with tempfile.TemporaryDirectory() as model:
+            for name in ("config.json", "model.safetensors"):
+                os.symlink(os.path.join(QWEN, name), os.path.join(model, name))
+            bare = self.json(1, "score", "--model", model, "--ids", "5,6")
+        self.assertIsNone(bare["bits_per_byte"])
+        self.assertGreater(bare["perplexity"], 1)
 
 
 class TestGeneration(Base):
@@ -177,6 +196,14 @@ class TestBadInput(Base):
             for ranks in (1, 2) if both else (1,):
                 with self.subTest(args=args, ranks=ranks):
                     self.refuse(ranks, 2, words, "generate", *args)
+
+    def test_logits_that_cannot_be_written(self):
+        for path, why in (("/no-such-dir/logits", "No such file"), ("/dev/full", "No space left")):
+            done = launch(1, "score", "--text", "a", "--hash", "--logits", path)
+            lines = [l for l in ours(done) if "loaded" not in l]
+            self.assertEqual((done.returncode, len(lines), done.stdout), (2, 1, b""), done.stderr)
+            self.assertIn(f"lockstep: io: --logits: {path}: {why}", lines[0])
+            self.assertEqual(b"loaded" in done.stderr, path == "/dev/full")  # a typo costs no load
 
     def test_more_ranks_than_heads_says_the_largest(self):
         self.refuse(5, 2, ["5 ranks", "4"], "generate", "--model", LLAMA, "--prompt", "x")
