@@ -7,6 +7,7 @@
 #include "cli/launch.h"
 #include "cli/session.h"
 #include "cli/stdio_util.h"
+#include "format/show.h"
 #include "leader/generate.h"
 #include "text/chat.h"
 #include "text/stop.h"
@@ -239,6 +240,10 @@ static bool encode_text(struct generate_options *o, const struct tokenizer *t, s
 
 static bool prepare(void *user, struct session *session, struct error *err) {
     struct generate_options *o = user;
+    if (o->stops.n > 0 && !session->tokenizer) {
+        return error_set(err, ERROR_INPUT, "--stop: %s has no tokenizer that makes text of ids",
+                         show_path(session->model).text);
+    }
     return (o->ids ? session_encode_ids(o->ids, &o->prompt_ids, err)
                    : encode_text(o, session->tokenizer, err)) &&
            (engine_check_ids(&session->config, session->ctx, "prompt", o->prompt_ids.ids,

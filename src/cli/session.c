@@ -55,14 +55,21 @@ struct lead_context {
     struct session session;
 };
 
+/* Ids go without a tokenizer; one that is there and cannot be used is worth a word. */
+static bool open_tokenizer(struct session *s, bool required, struct error *err) {
+    struct error why;
+    bool ok = tokenizer_load(&s->tokenizer, s->model, s->config.vocab, required ? err : &why);
+    if (!ok && !required && why.kind != ERROR_IO) {
+        log_warn("ids, and no text: %s", why.message);
+    }
+    return ok || !required;
+}
+
 /* The configuration comes first: it says which ids there are, and how many fit. */
 static bool open_files(struct session *s, bool tokenizer_required, struct error *err) {
-    struct error ignored;
     return model_config_load(&s->config, s->model, err) &&
            engine_context(&s->config, s->common->ctx, &s->ctx, err) &&
-           (tokenizer_load(&s->tokenizer, s->model, s->config.vocab,
-                           tokenizer_required ? err : &ignored) ||
-            !tokenizer_required);
+           open_tokenizer(s, tokenizer_required, err);
 }
 
 static bool lead(struct pool *pool, void *user, struct error *err) {

@@ -11,7 +11,7 @@ struct session {
     const char *model; /* its directory: the one asked for, or the demo model's */
     struct model_config config;
     int ctx;                     /* the context that --ctx means for it */
-    struct tokenizer *tokenizer; /* NULL when the job needs none */
+    struct tokenizer *tokenizer; /* NULL when there is none that works and the job needs none */
     struct engine *engine;
 };
 

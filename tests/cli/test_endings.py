@@ -196,7 +196,17 @@ class TestStreams(unittest.TestCase):
                 os.symlink(os.path.join(DEMO, name), os.path.join(model, name))
             ids = ["generate", "--ids", "5,6", "--max-tokens", "4"]
             want = json.loads(run(*ids, "--json").stdout)["ids"]
-            self.assertEqual(run(*ids, "--model", model).stdout, " ".join(map(str, want)) + "\n")
+            done = run(*ids, "--model", model)
+            self.assertEqual(done.stdout, " ".join(map(str, want)) + "\n")
+            self.assertNotIn("warning", done.stderr)
+            done = run(*ids, "--model", model, "--stop", "x")
+            self.assertEqual(done.returncode, 2)
+            self.assertIn("lockstep: bad_input: --stop: ", done.stderr)
+            with open(os.path.join(model, "tokenizer.json"), "w", encoding="utf-8") as f:
+                f.write("{")
+            done = run(*ids, "--model", model)
+            self.assertEqual(done.stdout, " ".join(map(str, want)) + "\n")
+            self.assertRegex(done.stderr, "lockstep: warning: .*tokenizer.json: .*line 1")
 
 
 class TestStatusFile(unittest.TestCase):
