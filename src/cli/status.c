@@ -28,11 +28,14 @@ void status_find_file(int argc, char **argv) {
     static const char name[] = "--status-file";
     size_t n = sizeof name - 1;
     for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) {
+        const char *value = NULL;
         if (strncmp(argv[i], name, n) == 0 && argv[i][n] == '=') {
-            file = argv[i] + n + 1;
-        } else if (strcmp(argv[i], name) == 0 && i + 1 < argc) {
-            file = argv[++i];
+            value = argv[i] + n + 1;
+        } else if (strcmp(argv[i], name) == 0 && i + 1 < argc && argv[i + 1][0] != '-') {
+            value =
+                argv[++i]; /* what begins with a dash is an option, and the file's name missing */
         }
+        file = value && *value ? value : file;
     }
 }
 

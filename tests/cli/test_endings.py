@@ -218,6 +218,12 @@ class TestStatusFile(unittest.TestCase):
                 with open(path, encoding="utf-8") as f:
                     self.assertEqual(json.load(f)["kind"], "usage")
 
+    def test_an_option_is_no_file(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for word in ("--json", "-h"):
+                self.assertEqual(run("generate", "--status-file", word, cwd=folder).returncode, 2)
+            self.assertEqual(os.listdir(folder), [])
+
     def test_replaces_nothing_but_files(self):
         with tempfile.TemporaryDirectory() as folder:
             link, target = os.path.join(folder, "link"), os.path.join(folder, "target")
