@@ -152,6 +152,24 @@ static bool check_device_options(const struct common_options *c, struct error *e
            error_set(err, ERROR_USAGE, "--dtype bf16: the host computes in f32 alone");
 }
 
+/* Such as the value of a shell's variable that is not set. */
+static bool check_names(const struct common_options *c, struct error *err) {
+    const struct {
+        const char *option, *value, *what;
+    } names[] = {
+        {"model", c->model, "directory"},
+        {"status-file", c->status_file, "file"},
+        {"trace-rpc", c->trace_rpc, "file"},
+    };
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        if (names[i].value && !*names[i].value) {
+            return error_set(err, ERROR_USAGE, "--%s: no %s is named", names[i].option,
+                             names[i].what);
+        }
+    }
+    return true;
+}
+
 bool common_options_apply(const struct common_options *c, struct error *err) {
     enum log_level level;
     if (!log_level_from_name(c->log_level, &level)) {
@@ -159,7 +177,7 @@ bool common_options_apply(const struct common_options *c, struct error *err) {
                          c->log_level);
     }
     log_set_level(level);
-    return check_device_options(c, err);
+    return check_names(c, err) && check_device_options(c, err);
 }
 
 static bool is_model_dir(const char *dir) {

@@ -55,21 +55,33 @@ static const struct command *find_command(const char *name) {
     return NULL;
 }
 
-static int unknown_command(const char *name) {
+/* The command or option of the program itself that `typed` is a slip of; NULL when it is none. */
+static const char *nearest(const char *typed) {
+    static const char *const options[] = {"--help", "--version"};
     const char *near = NULL;
     int best = INT_MAX;
     for (int i = 0; commands[i]; i++) {
-        if (options_near(name, commands[i]->name, &best)) {
+        if (options_near(typed, commands[i]->name, &best)) {
             near = commands[i]->name;
         }
     }
-    const char *what = name[0] == '-' ? "option" : "command";
-    if (near) {
-        fprintf(stderr, "lockstep: unknown %s %s; did you mean %s?; try: lockstep --help\n", what,
-                name, near);
-    } else {
-        fprintf(stderr, "lockstep: unknown %s %s; try: lockstep --help\n", what, name);
+    for (size_t i = 0; i < sizeof options / sizeof options[0]; i++) {
+        if (options_near(typed, options[i], &best)) {
+            near = options[i];
+        }
     }
+    return near;
+}
+
+static int unknown_command(const char *name) {
+    const char *near = nearest(name);
+    bool is_option = name[0] == '-';
+    fprintf(stderr, "lockstep: unknown %s %s%s%s%s; try: lockstep --help\n",
+            is_option ? "option" : "command", *name ? name : "''", near ? "; did you mean " : "",
+            near ? near : "",
+            near        ? "?"
+            : is_option ? "; a command comes first, its options after it"
+                        : "");
     return error_exit_code(ERROR_USAGE);
 }
 
@@ -117,7 +129,9 @@ int main(int argc, char **argv) {
         return leader ? error_exit_code(ERROR_USAGE) : 0;
     }
     const char *word = argv[1];
-    if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0 || strcmp(word, "help") == 0) {
+    bool help_word = strcmp(word, "help") == 0;
+    bool help_of_command = help_word && argc > 2;
+    if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0 || (help_word && !help_of_command)) {
         if (leader) {
             print_help(stdout);
         }
@@ -129,9 +143,14 @@ int main(int argc, char **argv) {
         }
         return end_of_output();
     }
-    const struct command *command = find_command(word);
+    const char *name = help_of_command ? argv[2] : word;
+    const struct command *command = find_command(name);
     if (!command) {
-        return leader ? unknown_command(word) : 0;
+        return leader ? unknown_command(name) : 0;
+    }
+    if (help_of_command) {
+        char *words[] = {argv[2], "--help", NULL};
+        return run_command(command, 2, words);
     }
     return run_command(command, argc - 1, argv + 1);
 }

@@ -159,7 +159,13 @@ class Check(unittest.TestCase):
             (("check", "--bandwidth", "-b", "8", "-e", "4"), "-e 4"),
             (("check", "word"), "unexpected word 'word'"),
             (("chekc",), "lockstep: unknown command chekc; did you mean check?"),
-            (("--verison",), "lockstep: unknown option --verison"),
+            (("--verison",), "lockstep: unknown option --verison; did you mean --version?"),
+            (("--model", "x", "check"), "unknown option --model; a command comes first"),
+            (("",), "lockstep: unknown command ''; try"),
+            (("help", "chekc"), "lockstep: unknown command chekc; did you mean check?"),
+            (("check", "--model", ""), "lockstep check: --model: no directory is named"),
+            (("check", "--trace-rpc="), "lockstep check: --trace-rpc: no file is named"),
+            (("check", "--status-file="), "lockstep check: --status-file: no file is named"),
         ]
         for np in (None, 3):
             for args, expect in cases[:None if np is None else 2]:
@@ -175,7 +181,8 @@ class Check(unittest.TestCase):
         done = run()
         self.assertEqual(done.returncode, 2)
         self.assertIn("usage: lockstep", done.stderr)
-        for args in (("--help",), ("check", "--help"), ("--version",)):
+        self.assertEqual(run("help", "score").stdout, run("score", "--help").stdout)
+        for args in (("--help",), ("check", "--help"), ("help", "plan"), ("--version",)):
             for np in (None, 2):
                 done = run(*args, np=np)
                 self.assert_ok(done)
