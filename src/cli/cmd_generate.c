@@ -206,7 +206,7 @@ static bool render_chat(const struct generate_options *o, const struct tokenizer
                         const struct buffer *prompt, struct buffer *out, struct error *err) {
     enum chat_template kind;
     if (!chat_template_detect(t, &kind, err)) {
-        return false;
+        return error_wrap(err, "%s", show_path(common_model(&o->common)).text);
     }
     json_t *messages = json_array();
     struct chat_options options = {.add_generation_prompt = true,

@@ -128,7 +128,9 @@ static bool render_chat(const struct tokenize_options *o, const struct tokenizer
     const struct chat_options chat = {.add_generation_prompt = !o->no_generation_prompt,
                                       .enable_thinking = !o->no_thinking,
                                       .date = o->date};
-    bool ok = chat_template_detect(t, &template, err) && stdio_read_json(o->chat, &messages, err) &&
+    bool ok = (chat_template_detect(t, &template, err) ||
+               error_wrap(err, "%s", show_path(common_model(&o->common)).text)) &&
+              stdio_read_json(o->chat, &messages, err) &&
               (!o->tools || stdio_read_json(o->tools, &tools, err)) &&
               (chat_render(template, messages, tools, &chat, tokenizer_bos_token(t), out, err) ||
                error_wrap(err, "%s", stdio_name(o->chat)));
@@ -189,26 +191,36 @@ out:
     return ok;
 }
 
-/* Prints the text as it is; JSON must be UTF-8, so there what is not a character becomes U+FFFD. */
+/* The text as it is; JSON must be UTF-8, so there what is not a character becomes U+FFFD. */
+static bool decode(const struct tokenize_options *o, const struct tokenizer *t,
+                   const struct token_list *ids, struct buffer *text, struct error *err) {
+    struct detokenizer stream = {0};
+    if (!o->json) {
+        return tokenizer_decode(t, ids->ids, ids->n, o->no_special, text, err);
+    }
+    for (size_t i = 0; i < ids->n; i++) {
+        if (!detokenizer_push(&stream, t, ids->ids[i], o->no_special, text, err)) {
+            return false;
+        }
+    }
+    return detokenizer_flush(&stream, text, err);
+}
+
 static bool run_decode(const struct tokenize_options *o, const struct tokenizer *t,
                        struct error *err) {
     int32_t *ids = NULL;
     int n = 0;
     struct buffer text = {0};
-    struct detokenizer stream = {0};
-    bool ok = options_parse_ints(o->decode, "--decode", &ids, &n, err);
+    if (!options_parse_ints(o->decode, "--decode", &ids, &n, err)) {
+        return false;
+    }
     struct token_list list = {.ids = ids, .n = (size_t)n};
+    bool ok = decode(o, t, &list, &text, err) || error_wrap(err, "--decode");
     if (ok && o->json) {
-        for (int i = 0; ok && i < n; i++) {
-            ok = detokenizer_push(&stream, t, ids[i], o->no_special, &text, err);
-        }
-        ok = ok && detokenizer_flush(&stream, &text, err) && print_json(&list, &text, err);
+        ok = print_json(&list, &text, err);
     } else if (ok) {
-        ok = tokenizer_decode(t, ids, (size_t)n, o->no_special, &text, err);
-        if (ok) {
-            fwrite(text.data, 1, text.size, stdout);
-            putchar('\n');
-        }
+        fwrite(text.data, 1, text.size, stdout);
+        putchar('\n');
     }
     free(ids);
     buffer_finish(&text);

@@ -1,4 +1,4 @@
-/* Command-line options: one table per command gives parsing, ranges, help and shell completion. */
+/* Command-line options: one table per command gives parsing, ranges and help. */
 #pragma once
 
 #include <stdbool.h>

@@ -191,7 +191,7 @@ class TestBadInput(Base):
                 (["context", "--ctx"], ["--prompt", "In the beginning God created", "--ctx", "4"]),
                 ("no-such-dir", ["--prompt", "x", "--model", "/no-such-dir"]),
                 ("no-such-file", ["--prompt-file", "/no-such-file"]),
-                ("chat", ["--chat", "--prompt", "x"])):
+                ("kjv-qwen3-3m: this checkpoint has no chat template", ["--chat", "--prompt", "x"])):
             both = not SHORT and words in ("--prompt TEXT", "--top-p", "empty", "--ctx", "no-such-dir")
             for ranks in (1, 2) if both else (1,):
                 with self.subTest(args=args, ranks=ranks):

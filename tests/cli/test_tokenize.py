@@ -113,8 +113,9 @@ class Tokenize(unittest.TestCase):
         self.refused("--text", "x", "--no-thinking", names="--no-thinking goes with --chat")
         self.refused("--text", "x", "--model", self.dir.name, names="tokenizer.json")
         self.refused("-m", QWEN3, "--decode", "1,x", names="--decode")
-        self.refused("-m", QWEN3, "--decode", "1016", names="1016")
-        self.refused("-m", QWEN3, "--decode=-1", names="-1")
+        for form in ((), ("--json",)):
+            self.refused("-m", QWEN3, "--decode", "1016", *form, names="--decode: token id 1016")
+            self.refused("-m", QWEN3, "--decode=-1", *form, names="--decode: token id -1")
         self.refused("-m", QWEN3, "--file", "/nonexistent", names="/nonexistent")
         self.refused("-m", QWEN3, "--file", self.dir.name, names="not a regular file")
         self.refused("-m", QWEN3, "--file", "-", stdin=b"ab\xff", names="offset 2")
@@ -124,7 +125,12 @@ class Tokenize(unittest.TestCase):
         self.refused("-m", LLAMA, "--chat", "-", "--tools", self.write("t", [{}]),
                      stdin=b'[{"role": "user", "content": "x"}]', names="tools")
         self.refused("--chat", "-", stdin=b'[{"role": "user", "content": "x"}]',
-                     names="no chat template")
+                     names="kjv-qwen3-3m: this checkpoint has no chat template")
+        strange = self.write("tokenizer_config.json", {"chat_template": "{{ messages }}"})
+        os.symlink(os.path.join(QWEN3, "tokenizer.json"), self.dir.name + "/tokenizer.json")
+        self.refused("--model", self.dir.name, "--chat", "-",
+                     stdin=b'[{"role": "user", "content": "x"}]',
+                     names=os.path.dirname(strange) + ": chat_template: not one of those known")
 
 
 if __name__ == "__main__":
