@@ -4,6 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "cli/launch.h"
 #include "cli/session.h"
 #include "cli/stdio_util.h"
@@ -238,8 +239,19 @@ static bool encode_text(struct generate_options *o, const struct tokenizer *t, s
     return ok;
 }
 
+/* Allowed, as other programs have it; but the temperature may have been forgotten. */
+static void warn_of_idle_filters(const struct sampling *s) {
+    const char *name = s->top_k > 0 ? "top-k" : s->top_p < 1 ? "top-p" : "min-p";
+    if (s->temperature == 0 && (s->top_k > 0 || s->top_p < 1 || s->min_p > 0)) {
+        log_warn("--%s does nothing at temperature 0; to sample, give for example "
+                 "--temperature 0.7",
+                 name);
+    }
+}
+
 static bool prepare(void *user, struct session *session, struct error *err) {
     struct generate_options *o = user;
+    warn_of_idle_filters(&o->sampling);
     if (o->stops.n > 0 && !session->tokenizer) {
         return error_set(err, ERROR_INPUT, "--stop: %s has no tokenizer that makes text of ids",
                          show_path(session->model).text);

@@ -129,6 +129,13 @@ class TestGeneration(Base):
                           "0.9", "--max-tokens", "24")
         self.assertNotIn(json.dumps(other["ids"]), texts)
 
+    def test_a_forgotten_temperature_is_mentioned(self):
+        for words, warns in ((["--top-p", "0.9"], True), (["--top-k", "5", "--temperature", "0"], True),
+                             (["--min-p", "0.1", "--temperature", "1"], False), ([], False)):
+            done = launch(1, "generate", "--prompt", "x", "--max-tokens", "1", *words)
+            self.assertEqual(done.returncode, 0)
+            self.assertEqual(b"does nothing at temperature 0" in done.stderr, warns, words)
+
     def test_the_stream_is_the_text(self):
         args = ["generate", "--prompt", "In the beginning", "--max-tokens", "20"]
         text = self.json(1, *args)["text"]
