@@ -193,69 +193,75 @@ static bool apply(struct check_options *o, struct error *err) {
     return bandwidth_check_options(&o->sweep, err);
 }
 
-static bool run(const struct command *self, int argc, char **argv, struct error *err) {
-    struct check_options o = {.sweep = bandwidth_defaults()};
-    struct option table[OWN_OPTIONS + COMMON_OPTION_COUNT] = {
+static void fill_table(struct check_options *o, struct option *table) {
+    const struct option own[OWN_OPTIONS] = {
         {.type = OPTION_SECTION, .name = "Options"},
         {.type = OPTION_FLAG,
          .name = "json",
-         .value = &o.json,
+         .value = &o->json,
          .help = "print one JSON object instead of the table"},
         {.type = OPTION_FLAG,
          .name = "bandwidth",
-         .value = &o.bandwidth,
+         .value = &o->bandwidth,
          .help = "time and verify collectives, as nccl-tests do"},
         {.type = OPTION_STRING,
          .name = "collective",
-         .value = &o.collective,
+         .value = &o->collective,
          .arg = "NAME",
          .choices = "all_reduce|all_gather|broadcast",
-         .seen = &o.sweep_given,
+         .seen = &o->sweep_given,
          .help = "only all_reduce, all_gather or broadcast"},
         {.type = OPTION_BYTES,
          .name = "minbytes",
          .short_name = 'b',
-         .value = &o.sweep.min_bytes,
+         .value = &o->sweep.min_bytes,
          .arg = "SIZE",
-         .seen = &o.sweep_given,
+         .seen = &o->sweep_given,
          .help = "smallest size (default: 1K)"},
         {.type = OPTION_BYTES,
          .name = "maxbytes",
          .short_name = 'e',
-         .value = &o.sweep.max_bytes,
+         .value = &o->sweep.max_bytes,
          .arg = "SIZE",
-         .seen = &o.sweep_given,
+         .seen = &o->sweep_given,
          .help = "largest size (default: 16M)"},
         {.type = OPTION_INT,
          .name = "stepfactor",
          .short_name = 'f',
-         .value = &o.sweep.factor,
+         .value = &o->sweep.factor,
          .arg = "N",
          .min = 2,
          .max = 1024,
-         .seen = &o.sweep_given,
+         .seen = &o->sweep_given,
          .help = "each size is the last one times N (default: 4)"},
         {.type = OPTION_INT,
          .name = "iters",
          .short_name = 'n',
-         .value = &o.sweep.iters,
+         .value = &o->sweep.iters,
          .arg = "N",
          .min = 1,
          .max = 1e6,
-         .seen = &o.sweep_given,
+         .seen = &o->sweep_given,
          .help = "timed calls (default: fewer for larger sizes)"},
         {.type = OPTION_INT,
          .name = "warmup_iters",
          .short_name = 'w',
-         .value = &o.sweep.warmup,
+         .value = &o->sweep.warmup,
          .arg = "N",
          .min = 0,
          .max = 1e6,
-         .seen = &o.sweep_given,
-         .help = "calls before them"},
+         .seen = &o->sweep_given,
+         .help = "calls before them (default: 5)"},
     };
-    int n = OWN_OPTIONS + COMMON_OPTION_COUNT;
-    common_options_table(&o.common, table + OWN_OPTIONS);
+    memcpy(table, own, sizeof own);
+    common_options_table(&o->common, table + OWN_OPTIONS);
+}
+
+static bool run(const struct command *self, int argc, char **argv, struct error *err) {
+    struct check_options o = {.sweep = bandwidth_defaults()};
+    struct option table[OWN_OPTIONS + COMMON_OPTION_COUNT];
+    const int n = OWN_OPTIONS + COMMON_OPTION_COUNT;
+    fill_table(&o, table);
     if (!options_parse(table, n, argc, argv, NULL, 0, NULL, err)) {
         return false;
     }
