@@ -21,6 +21,7 @@ static int fail(struct lockstep_error *out, const struct error *err) {
     if (out) {
         *out = (struct lockstep_error){.rank = err->has_rank ? err->rank : -1};
         strncpy(out->kind, error_kind_name(err->kind), sizeof out->kind - 1);
+        _Static_assert(sizeof out->message == sizeof err->message, "it fits");
         memcpy(out->message, err->message, sizeof out->message);
     }
     return -1;
