@@ -275,8 +275,7 @@ static json_t *result_json(const struct generate_options *o, const struct sessio
                            const struct generate_result *r) {
     double decoded = r->ids.n > 1 ? (double)(r->ids.n - 1) : 0;
     return json_pack("{s:o, s:o, s:s%, s:s, s:{s:f, s:f, s:f, s:f, s:f}}", "prompt_ids",
-                     stdio_ids_json(o->prompt_ids.ids, o->prompt_ids.n), "ids",
-                     stdio_ids_json(r->ids.ids, r->ids.n), "text",
+                     stdio_ids_json(&o->prompt_ids), "ids", stdio_ids_json(&r->ids), "text",
                      r->text.data ? (const char *)r->text.data : "", r->text.size, "finish_reason",
                      finish_reason_name(r->finish), "timings", "load_s",
                      engine_load_seconds(s->engine), "prefill_s", r->prefill_seconds, "decode_s",
@@ -301,13 +300,6 @@ static void print_stats(const struct generate_options *o, const struct session *
             finish_reason_name(r->finish));
 }
 
-/* All there is to show where no tokenizer makes text of them. */
-static void print_ids(const struct token_list *ids) {
-    for (size_t i = 0; i < ids->n; i++) {
-        printf("%s%d", i ? " " : "", (int)ids->ids[i]);
-    }
-}
-
 static bool run_loaded(void *user, struct session *s, struct error *err) {
     struct generate_options *o = user;
     struct generate_request request = {
@@ -330,10 +322,11 @@ static bool run_loaded(void *user, struct session *s, struct error *err) {
     if (o->json) {
         ok = stdio_print_json(result_json(o, s, &result), JSON_REAL_PRECISION(9), err);
     } else {
-        if (!s->tokenizer) {
-            print_ids(&result.ids);
+        if (s->tokenizer) {
+            putchar('\n'); /* the text is out */
+        } else {
+            stdio_print_ids(&result.ids);
         }
-        putchar('\n');
         ok = stdio_flush(err);
     }
     if (o->stats) {

@@ -10,13 +10,13 @@
 #include "cli/stdio_util.h"
 #include "format/safetensors.h"
 #include "format/show.h"
+#include "leader/engine.h"
 #include "model/config.h"
 #include "model/footprint.h"
 #include "nn/shard.h"
 
 enum {
     /* as the commands that run a model have them */
-    DEFAULT_CTX = 4096,
     STEP_TOKENS = 256,
     LOGIT_ROWS = 32,
 
@@ -67,20 +67,13 @@ static void find_dtype(struct plan *p) {
 }
 
 static bool plan_init(struct plan *p, const struct plan_options *o, struct error *err) {
-    int ctx = o->common.ctx;
+    int ctx;
     p->dir = common_model(&o->common);
     p->memory = o->memory;
     p->has_memory = o->has_memory;
-    if (!model_config_load(&p->config, p->dir, err)) {
+    if (!model_config_load(&p->config, p->dir, err) ||
+        !engine_context(&p->config, o->common.ctx, &ctx, err)) {
         return false;
-    }
-    if (ctx > p->config.max_positions) {
-        return error_set(err, ERROR_USAGE,
-                         "--ctx %d: the model has 1 to %d positions (max_position_embeddings)", ctx,
-                         p->config.max_positions);
-    }
-    if (ctx == 0) {
-        ctx = p->config.max_positions < DEFAULT_CTX ? p->config.max_positions : DEFAULT_CTX;
     }
     p->params = (struct footprint_params){.ctx = ctx,
                                           .n_block = (ctx + KV_BLOCK - 1) / KV_BLOCK,

@@ -169,11 +169,11 @@ static bool print_json(const struct score_options *o, const struct summary *m,
         json_array_append_new(logprobs, number(r->logprobs[i]));
     }
     snprintf(hash, sizeof hash, "%016llx", (unsigned long long)r->hash);
-    json_t *object = json_pack("{s:o, s:o, s:i, s:I, s:o, s:o, s:o, s:s}", "ids",
-                               stdio_ids_json(o->tokens.ids, o->tokens.n), "logprobs", logprobs,
-                               "tokens", r->n, "bytes", (json_int_t)m->bytes, "mean_nll",
-                               number(m->nll), "perplexity", number(m->perplexity), "bits_per_byte",
-                               number(m->bits_per_byte), "logits_hash", hash);
+    json_t *object =
+        json_pack("{s:o, s:o, s:i, s:I, s:o, s:o, s:o, s:s}", "ids", stdio_ids_json(&o->tokens),
+                  "logprobs", logprobs, "tokens", r->n, "bytes", (json_int_t)m->bytes, "mean_nll",
+                  number(m->nll), "perplexity", number(m->perplexity), "bits_per_byte",
+                  number(m->bits_per_byte), "logits_hash", hash);
     return stdio_print_json(object, JSON_REAL_PRECISION(12), err);
 }
 

@@ -141,16 +141,9 @@ static bool render_chat(const struct tokenize_options *o, const struct tokenizer
 
 /* ---- output ---- */
 
-static void print_ids(const struct token_list *ids) {
-    for (size_t i = 0; i < ids->n; i++) {
-        printf("%s%d", i ? " " : "", (int)ids->ids[i]);
-    }
-    putchar('\n');
-}
-
 /* {"ids": [...], "text": "..."}; text NULL leaves it out. */
 static bool print_json(const struct token_list *ids, const struct buffer *text, struct error *err) {
-    json_t *object = json_pack("{s:o}", "ids", stdio_ids_json(ids->ids, ids->n));
+    json_t *object = json_pack("{s:o}", "ids", stdio_ids_json(ids));
     if (text) {
         json_object_set_new(object, "text",
                             json_stringn(text->data ? (const char *)text->data : "", text->size));
@@ -182,7 +175,7 @@ static bool run_encode(const struct tokenize_options *o, const struct tokenizer 
     if (o->json) {
         ok = print_json(&ids, o->has_chat ? &text : NULL, err);
     } else {
-        print_ids(&ids);
+        stdio_print_ids(&ids);
         ok = true;
     }
 out:

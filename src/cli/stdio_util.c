@@ -106,10 +106,17 @@ bool stdio_flush(struct error *err) {
            error_set(err, ERROR_IO, "standard output: %s", strerror(errno));
 }
 
-json_t *stdio_ids_json(const int32_t *ids, size_t n) {
+void stdio_print_ids(const struct token_list *ids) {
+    for (size_t i = 0; i < ids->n; i++) {
+        printf("%s%d", i ? " " : "", (int)ids->ids[i]);
+    }
+    putchar('\n');
+}
+
+json_t *stdio_ids_json(const struct token_list *ids) {
     json_t *list = json_array();
-    for (size_t i = 0; i < n; i++) {
-        json_array_append_new(list, json_integer(ids[i]));
+    for (size_t i = 0; i < ids->n; i++) {
+        json_array_append_new(list, json_integer(ids->ids[i]));
     }
     return list;
 }

@@ -29,5 +29,8 @@ bool stdio_print_json(json_t *object, size_t flags, struct error *err);
 /* Flushes stdout. Errors: IO, where anything since the start could not be written. */
 bool stdio_flush(struct error *err);
 
+/* Prints token ids, separated by spaces, and a newline. */
+void stdio_print_ids(const struct token_list *ids);
+
 /* A JSON array of token ids. */
-json_t *stdio_ids_json(const int32_t *ids, size_t n);
+json_t *stdio_ids_json(const struct token_list *ids);
