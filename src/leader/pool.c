@@ -124,11 +124,13 @@ bool pool_note_progress(struct pool *p, int rank, uint64_t done, uint64_t total,
         return true;
     }
     uint64_t all_done = 0, all_total = 0;
+    bool known = true;
     for (int r = 0; r < p->world; r++) {
         all_done += p->loads[r].done;
         all_total += p->loads[r].total;
+        known = known && p->loads[r].total > 0;
     }
-    return p->progress->report(p->progress->user, all_done, all_total, err);
+    return p->progress->report(p->progress->user, all_done, known ? all_total : 0, err);
 }
 
 static bool read_notice(struct pool *p, const struct frame *f, struct error *err) {

@@ -72,7 +72,8 @@ bool pool_sanity(struct pool *p, uint64_t *sums, struct error *err);
 bool pool_measure(struct pool *p, enum sweep_collective which, uint64_t bytes, int iters,
                   int warmup, struct sweep_sample *out, struct error *err);
 
-/* progress (may be NULL) gets the sums over all ranks; *bytes_read too. */
+/* progress (may be NULL) gets the sums over all ranks, a total of 0 before all have told theirs;
+ * *bytes_read is a sum too. */
 bool pool_load(struct pool *p, const struct model_params *params,
                const struct model_progress *progress, uint64_t *bytes_read, struct error *err);
 

@@ -221,12 +221,15 @@ bool pool_start(struct pool *p, struct error *err) {
 
 /* ---- load and unload ---- */
 
+struct loading {
+    struct pool *pool;
+    uint64_t bytes;
+};
+
 static bool on_loaded(void *user, int rank, const struct message *reply, struct error *err) {
-    uint64_t *bytes = user;
-    (void)rank;
-    (void)err;
-    *bytes += reply->loaded.bytes;
-    return true;
+    struct loading *l = user;
+    l->bytes += reply->loaded.bytes;
+    return pool_note_progress(l->pool, rank, reply->loaded.bytes, reply->loaded.bytes, err);
 }
 
 /* Rank 0's own progress; while it loads, this is also when it hears of the others'. */
@@ -238,7 +241,7 @@ static bool own_progress(void *user, uint64_t done, uint64_t total, struct error
 bool pool_load(struct pool *p, const struct model_params *params,
                const struct model_progress *progress, uint64_t *bytes_read, struct error *err) {
     struct message m = {.type = MESSAGE_LOAD};
-    uint64_t bytes = 0;
+    struct loading loading = {.pool = p};
     if (strlen(params->dir) >= sizeof m.load.dir) {
         return error_set(err, ERROR_USAGE, "the model's path is longer than %zu bytes",
                          sizeof m.load.dir - 1);
@@ -251,11 +254,11 @@ bool pool_load(struct pool *p, const struct model_params *params,
     struct model_progress own = {.report = own_progress, .user = p};
     p->progress = progress;
     worker_set_progress(p->worker, &own);
-    bool ok = pool_ask_all(p, &m, on_loaded, &bytes, err);
+    bool ok = pool_ask_all(p, &m, on_loaded, &loading, err);
     worker_set_progress(p->worker, NULL);
     p->progress = NULL;
     if (ok && bytes_read) {
-        *bytes_read = bytes;
+        *bytes_read = loading.bytes;
     }
     if (!ok && err->kind != ERROR_DEADLINE) { /* the ranks that could load must not keep it */
         struct error ignored;

@@ -357,6 +357,10 @@ bool loader_run(struct loader *l, const struct model_progress *progress, uint64_
     if (!cut_chunks(l, err)) {
         return false;
     }
+    /* The first report tells how much there is to read. */
+    if (progress && progress->report && !progress->report(progress->user, 0, l->bytes_total, err)) {
+        return false;
+    }
     struct run run = {.l = l, .to = progress, .last_report = clock_now()};
     if (l->device->main_thread_only) {
         feed_from_readers(&run, l->device->n_thread);

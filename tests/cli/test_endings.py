@@ -5,6 +5,7 @@
 """
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -135,6 +136,20 @@ class TestSlowRank(unittest.TestCase):
                                *command], capture_output=True, text=True, timeout=60, env=ENV)
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertGreater(time.monotonic() - start, 2)  # else this has tested nothing
+
+
+    def test_progress_goes_up_and_to_the_end(self):
+        """Also where the ranks are not equally fast."""
+        command = [LOCKSTEP, "generate", "--prompt", "In the", "--max-tokens", "1", "--threads", "1",
+                   "--progress", "always"]
+        slow = ["-x", f"LD_PRELOAD={SLOW_READ}"]
+        for first, second in (([], slow), (slow, []), (slow, slow)):
+            done = subprocess.run([MPIEXEC, "-n", "1", *first, *command, ":", "-n", "1", *second, *command],
+                                  capture_output=True, text=True, timeout=60, env=ENV)
+            seen = [int(n) for n in re.findall(r"loading +(\d+) %", done.stderr)]
+            self.assertGreater(len(seen), 5, done.stderr)
+            self.assertEqual(seen, sorted(seen))
+            self.assertEqual(seen[-1], 100)
 
 
 class TestStreams(unittest.TestCase):
