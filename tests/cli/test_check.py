@@ -118,6 +118,15 @@ class Check(unittest.TestCase):
                 if np > ranks[0]["cores_host"]:
                     self.assertTrue(any("cores" in n for n in found["notes"]), found["notes"])
 
+    @unittest.skipIf(os.environ.get("LOCKSTEP_TEST_SHORT"), "sanitizers are slow")
+    def test_a_ping_costs_no_more_than_twice_a_bare_message(self):
+        ratios = []
+        while not ratios or min(ratios) > 2 and len(ratios) < 5: # other programs run here, too
+            done = run("check", "--json", np=2)
+            self.assert_ok(done)
+            ratios.append(json.loads(done.stdout)["ping_ratio"])
+        self.assertLessEqual(min(ratios), 2, ratios)
+
     def test_table(self):
         done = run("check", np=2)
         self.assert_ok(done)

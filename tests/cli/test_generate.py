@@ -143,6 +143,20 @@ class TestGeneration(Base):
         under_mpirun = launch(2, *args).stdout.decode().replace("\r\n", "\n")
         self.assertEqual(under_mpirun, text + "\n")
 
+    def test_stdout_has_the_text_alone(self):
+        args = ["generate", "--prompt", "In the beginning", "--max-tokens", "5"]
+        for ranks in (1, 2):
+            seen = set()
+            for words, wanted in (([], rb"^lockstep: loaded \S+: [\d.]+ MB on %d rank%s in [\d.]+ s\n$"
+                                   % (ranks, b"s" if ranks > 1 else b"")),
+                                  (["--log-level", "warn"], rb"^$"),
+                                  (["--progress", "always"], rb"^[^\n]*\r\x1b\[K$"),
+                                  (["--stats"], rb"prefill .* 4 tokens .*\ndecode .* 4 tokens .*\nfinish   length")):
+                done = launch(ranks, *args, *words)
+                self.assertRegex(done.stderr, wanted)
+                seen.add(done.stdout.replace(b"\r\n", b"\n"))
+            self.assertEqual(seen, {b" of the first month,\n"})
+
     def test_stop_strings_cross_token_borders(self):
         got = self.json(1, "generate", "--prompt", "In the beginning", "--max-tokens", "30", "--stop",
                         "zzz", "--stop", "rst mon")

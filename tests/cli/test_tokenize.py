@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 DATA = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "data")
@@ -102,6 +103,18 @@ class Tokenize(unittest.TestCase):
         self.assertRaises(UnicodeDecodeError, raw.decode)
         r = json.loads(run("-m", LLAMA, "--json", "--decode", str(half[0])).stdout)
         self.assertEqual(r["text"], "\ufffd")
+
+    @unittest.skipIf(os.environ.get("LOCKSTEP_TEST_SHORT"), "sanitizers are slow")
+    def test_a_megabyte_takes_no_second(self):
+        with open(os.path.join(DATA, "../../ARCHITECTURE.md"), encoding="utf-8") as f:
+            text = f.read()
+        path = self.write("text", (text * (1_000_000 // len(text) + 1))[:1_000_000])
+        seconds = []
+        for _ in range(3):
+            start = time.monotonic()
+            self.assertGreater(len(self.ids("--file", path)), 200_000)
+            seconds.append(time.monotonic() - start)
+        self.assertLess(min(seconds), 1)
 
     def test_demo_model_is_the_default(self):
         self.assertEqual(len(self.ids("--text", "And it came to pass")), 5)
