@@ -125,8 +125,9 @@ static struct shown show_value(const json_t *v) {
     case JSON_INTEGER:
         snprintf(text, sizeof text, "%lld", (long long)json_integer_value(v));
         break;
-    case JSON_REAL:
+    case JSON_REAL: /* 4.0 is not the integer that was expected */
         snprintf(text, sizeof text, "%.17g", json_real_value(v));
+        strcat(text, strpbrk(text, ".e") ? "" : ".0");
         break;
     case JSON_OBJECT:
         return show_text("an object");

@@ -81,7 +81,7 @@ static bool parse_shape(const struct json_fields *f, struct st_tensor *t, uint64
     for (size_t i = 0; i < n; i++) {
         const json_t *size = json_array_get(shape, i);
         if (!json_is_integer(size) || json_integer_value(size) < 0) {
-            return json_bad_field(f, "shape", "sizes that are not negative", size, err);
+            return json_bad_field(f, "shape", "whole numbers from 0", size, err);
         }
         if (i < ST_MAX_DIMS) {
             t->shape[i] = json_integer_value(size);
@@ -104,7 +104,7 @@ static bool parse_offsets(const struct json_fields *f, struct st_tensor *t, stru
         return json_bad_field(f, "data_offsets", "[begin, end]", offsets, err);
     }
     if (!json_is_integer(begin) || json_integer_value(begin) < 0) {
-        return json_bad_field(f, "data_offsets", "a begin that is not negative", begin, err);
+        return json_bad_field(f, "data_offsets", "a whole number from 0 as its begin", begin, err);
     }
     if (!json_is_integer(end) || json_integer_value(end) < json_integer_value(begin)) {
         return json_bad_field(f, "data_offsets", "an end that is not before the begin", end, err);
@@ -218,12 +218,13 @@ static bool parse_header(const struct st_file *file, const char *text, size_t n,
     int first = list->n;
     const char *name;
     json_t *value;
+    char place[4200];
 
-    if (!json_parse(&root, file->path, text, n, 0, err)) {
+    snprintf(place, sizeof place, "%s: header", file->path);
+    if (!json_parse(&root, place, text, n, 0, err)) {
         if (err) {
             err->kind = ERROR_ST_HEADER;
         }
-        error_wrap(err, "header");
         goto out;
     }
     if (!json_fields_init(&f, root, file->path, "header", "", ERROR_ST_HEADER, err)) {

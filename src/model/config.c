@@ -224,7 +224,10 @@ static bool read_theta(const struct json_fields *f, double *theta, struct error 
         !json_get_number_or(f, "partial_rotary_factor", 0, 1, &whole, err)) {
         return false;
     }
-    return whole >= 1 || unsupported(f, "partial_rotary_factor", "rotating", "part of a head", err);
+    return whole >= 1 || error_set(err, ERROR_UNSUPPORTED,
+                                   "%s: %spartial_rotary_factor: heads of which only a part is "
+                                   "rotated are not supported (%g)",
+                                   show_path(f->file).text, f->prefix, whole);
 }
 
 /* The type is spelled rope_type, or type in older files; without either a factor would be lost. */

@@ -96,8 +96,9 @@ static void files_are_checked_before_they_are_read(void **state) {
 
 static void fields_are_typed(void **state) {
     (void)state;
-    json_t *root = parse("{\"i\": 7, \"r\": 0.5, \"s\": \"text\\n\", \"t\": true, \"n\": null, "
-                         "\"l\": [1]}");
+    json_t *root =
+        parse("{\"i\": 7, \"r\": 0.5, \"w\": 7.0, \"s\": \"text\\n\", \"t\": true, \"n\": null, "
+              "\"l\": [1]}");
     struct json_fields f;
     struct error err = {0};
     int64_t i = -1;
@@ -124,6 +125,7 @@ static void fields_are_typed(void **state) {
     assert_error(json_get_int(&f, "s", 0, 9, &i, &err), &err, ERROR_CONFIG, "in.s",
                  "got \"text?\"");
     assert_error(json_get_int(&f, "r", 0, 9, &i, &err), &err, ERROR_CONFIG, "in.r", "got 0.5");
+    assert_error(json_get_int(&f, "w", 0, 9, &i, &err), &err, ERROR_CONFIG, "in.w", "got 7.0");
     assert_error(json_get_int(&f, "absent", 0, 9, &i, &err), &err, ERROR_CONFIG, "in.absent",
                  "missing");
     assert_error(json_get_number(&f, "t", 0, 9, &d, &err), &err, ERROR_CONFIG, "in.t", "got true");

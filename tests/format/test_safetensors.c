@@ -88,7 +88,8 @@ static void bad_headers_name_file_tensor_and_field(void **state) {
         {T("\"F32\"", "[4611686018427387904,4]", "[0,0]"), 0, "a: shape"},
         {T("\"F32\"", "[4611686018427387904]", "[0,0]"), 0, "a: data_offsets"},
         {T("\"F32\"", "[-2]", "[0,8]"), 8, "a: shape"},
-        {T("\"F32\"", "[2.0]", "[0,8]"), 8, "a: shape"},
+        {T("\"F32\"", "[2.0]", "[0,8]"), 8, "a: shape: expected whole numbers from 0, got 2.0"},
+        {T("\"F32\"", "[2]", "[0.0,8]"), 8, "a: data_offsets: expected a whole number"},
         {T("\"F32\"", "\"2\"", "[0,8]"), 8, "a: shape"},
         {T("\"F32\"", "2", "[0,8]"), 8, "a: shape"},
         /* wrong types, missing fields */
@@ -106,7 +107,7 @@ static void bad_headers_name_file_tensor_and_field(void **state) {
         {"{" A ",\"\\u0061\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[8,16]}}", 16,
          "duplicate"},
         /* not a JSON object */
-        {"", 0, "not valid JSON"},
+        {"", 0, "model.safetensors: header: not valid JSON"},
         {"[]", 0, "header"},
         {"{\"a\":", 0, "not valid JSON"},
         {"\x01\x02\x03\x04", 0, "not valid JSON"},

@@ -258,7 +258,8 @@ static void bad_fields_are_named(void **state) {
          "rope_parameters.rope_type", "dynamic"},
         {"{\"rope_parameters\":{\"rope_theta\":\"big\"}}", ERROR_CONFIG,
          "rope_parameters.rope_theta", "big"},
-        {"{\"partial_rotary_factor\":0.5}", ERROR_UNSUPPORTED, "partial_rotary_factor", ""},
+        {"{\"partial_rotary_factor\":0.5}", ERROR_UNSUPPORTED, "partial_rotary_factor: heads of",
+         "(0.5)"},
         /* what this program does not do */
         {"{\"architectures\":[\"Qwen3MoeForCausalLM\"]}", ERROR_UNSUPPORTED,
          "architectures: \"Qwen3MoeForCausalLM\"", "LlamaForCausalLM"},
