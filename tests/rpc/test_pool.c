@@ -409,29 +409,63 @@ static void lead_late(const struct pool_options *o) {
     end_pool(p);
 }
 
-/* ---- a rank that fails inside a collective ---- */
+/* ---- villains from sanity on ---- */
 
-/* An honest worker up to sanity, then one that reports trouble instead of joining in. */
-static void trouble(const struct pool_options *o) {
-    struct villain v;
+/* An honest worker until it is asked for sanity; returns its communicator. */
+static struct comm *villain_join(struct villain *v, const struct pool_options *o) {
     struct message m;
     uint8_t id[128];
-    villain_start(&v, o);
-    villain_receive(&v, MESSAGE_HELLO);
+    villain_start(v, o);
+    villain_receive(v, MESSAGE_HELLO);
     m.type = MESSAGE_HELLO_OK;
     m.hello_ok = (struct message_hello_ok){
         .protocol = PROTOCOL_VERSION, .rank = rank, .host = "near", .isas = "generic"};
     snprintf(m.hello_ok.build, sizeof m.hello_ok.build, "%s", build_id());
-    villain_send(&v, &m);
-    villain_receive(&v, MESSAGE_INIT);
-    CHECK(strcmp(v.request.init.isa, "generic") == 0); /* the best that both have */
+    villain_send(v, &m);
+    villain_receive(v, MESSAGE_INIT);
+    CHECK(strcmp(v->request.init.isa, "generic") == 0); /* the best that all have */
     m.type = MESSAGE_INIT_OK;
-    villain_send(&v, &m);
+    villain_send(v, &m);
     MPI_Bcast(id, sizeof id, MPI_BYTE, 0, o->control);
     struct comm *comm;
+    struct error err;
+    CHECK_OK(comm_mpi_create(o->tensor, id, o->timeout_s, &comm, &err), &err);
+    villain_receive(v, MESSAGE_SANITY);
+    return comm;
+}
+
+static void miscount(const struct pool_options *o) {
+    struct villain v;
+    struct message m = {.type = MESSAGE_SANITY_RESULT};
+    struct comm *comm = villain_join(&v, o);
+    struct error err;
+    uint32_t one = 1;
+    CHECK_OK(comm->ops->all_reduce_u32(comm, &one, 1, &err), &err);
+    m.sanity_result.observed_sum = one + 1;
+    villain_send(&v, &m);
+    villain_end(&v, true);
+    comm_destroy(comm);
+}
+
+static void lead_miscount(const struct pool_options *o) {
+    struct pool *p = new_pool(o);
+    struct error err;
+    uint64_t *sums = calloc((size_t)world, sizeof *sums);
+    CHECK_OK(pool_hello(p, &err), &err);
+    CHECK_OK(pool_init(p, &err), &err);
+    CHECK(!pool_sanity(p, sums, &err) && err.kind == ERROR_WRONG_RESULT);
+    CHECK(error_exit_code(err.kind) == 7 && err.has_rank && err.rank == world - 1);
+    CHECK(sums[0] == (uint64_t)world && sums[world - 1] == (uint64_t)world + 1);
+    end_pool(p);
+    free(sums);
+}
+
+/* One that reports trouble instead of joining in. */
+static void trouble(const struct pool_options *o) {
+    struct villain v;
+    struct message m;
+    struct comm *comm = villain_join(&v, o);
     struct error cause;
-    CHECK_OK(comm_mpi_create(o->tensor, id, o->timeout_s, &comm, &cause), &cause);
-    villain_receive(&v, MESSAGE_SANITY);
     error_set(&cause, ERROR_DEVICE, "sanity: out of magic");
     message_from_error(&m, MESSAGE_TROUBLE, 0, &cause);
     villain_send(&v, &m);
@@ -476,6 +510,7 @@ int main(int argc, char **argv) {
         run_case("wrong pong", 30, lead_wrong_pong, wrong_pong);
         run_case("other build", 30, lead_other_build, other_build);
         run_case("rich", 30, lead_rich, rich);
+        run_case("miscount", 30, lead_miscount, miscount);
         run_case("mute", 0.5, lead_mute, mute);
         run_case("late", 0.2, lead_late, late);
     }
