@@ -2,8 +2,10 @@
  *
  * Never blocks inside MPI: sends are MPI_Isend and MPI_Test, receives are posted into buffers of a
  * fixed size before the frame comes, and tested; a frame that does not fit there is announced
- * first. One transport per process and communicator, used by the main thread only: rank 0 receives
- * replies and notices, the other ranks requests and notices from rank 0. */
+ * first. (Where it does not and was not, as from no leader, Open MPI's receive fails as truncated;
+ * with the single copy of its shared memory 4.1 overruns the buffer instead.) One transport per
+ * process and communicator, used by the main thread only: rank 0 receives replies and notices, the
+ * other ranks requests and notices from rank 0. */
 #pragma once
 
 #include <mpi.h>
