@@ -212,7 +212,7 @@ static bool run_decode(const struct tokenize_options *o, const struct tokenizer 
     if (ok && o->json) {
         ok = print_json(&list, &text, err);
     } else if (ok) {
-        fwrite(text.data, 1, text.size, stdout);
+        fwrite(text.data ? (const char *)text.data : "", 1, text.size, stdout);
         putchar('\n');
     }
     free(ids);

@@ -97,6 +97,7 @@ class Tokenize(unittest.TestCase):
                          text + "\n")
         r = json.loads(run("-m", LLAMA, "--no-special", "--json", "--decode", joined).stdout)
         self.assertEqual(r, {"ids": ids, "text": text})
+        self.assertEqual(run("-m", LLAMA, "--decode", "").stdout, b"\n")
         # half a character: its bytes as they are, or U+FFFD where the output must be JSON
         half = self.ids("-m", LLAMA, "--no-special", "--text", "𐀀")[:1]
         raw = run("-m", LLAMA, "--decode", str(half[0])).stdout
