@@ -274,11 +274,12 @@ void model_destroy(struct model *m) {
         return;
     }
     if (m->nn.shard.world) { /* else nothing was allocated yet */
+        /* First: recordings refer to all that follows. */
+        batch_finish(&m->batch, m->nn.device);
         output_finish(&m->out, m);
         activations_finish(m);
         kv_cache_finish(&m->kv, m->nn.device);
         weights_finish(&m->weights, m->nn.device);
-        batch_finish(&m->batch, m->nn.device);
     }
     free(m);
 }

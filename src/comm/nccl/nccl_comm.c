@@ -249,25 +249,26 @@ static bool broadcast(struct comm *base, void *buf, size_t bytes, int root, stru
                   ERROR_COMM, "ncclBroadcast", err);
 }
 
-/* Rank 0's own part stays on its GPU; the others' come by one group of receives. */
+/* Rank 0's own part stays on its GPU; the others' come by one group of receives. The copy goes
+ * first: the group may still be on its way to the stream, by a thread of NCCL's, when this returns.
+ */
 static ncclResult_t gather_at_leader(struct comm_nccl *c, char *dst, const void *src,
                                      const size_t *bytes) {
+    cudaStream_t stream = c->device->stream;
     size_t at = bytes[0];
+    if (dst != src && at > 0 &&
+        cudaMemcpyAsync(dst, src, at, cudaMemcpyDeviceToDevice, stream) != cudaSuccess) {
+        return ncclUnhandledCudaError;
+    }
     ncclResult_t r = ncclGroupStart();
-    for (int i = 1; r == ncclSuccess && i < c->base.world; i++) {
+    for (int i = 1; (r == ncclSuccess || r == ncclInProgress) && i < c->base.world; i++) {
         if (bytes[i] > 0) {
-            r = ncclRecv(dst + at, bytes[i], ncclUint8, i, c->nccl, c->device->stream);
+            r = ncclRecv(dst + at, bytes[i], ncclUint8, i, c->nccl, stream);
         }
         at += bytes[i];
     }
     ncclResult_t end = ncclGroupEnd();
-    r = r == ncclSuccess ? end : r;
-    if (dst != src && bytes[0] > 0 && (r == ncclSuccess || r == ncclInProgress) &&
-        cudaMemcpyAsync(dst, src, bytes[0], cudaMemcpyDeviceToDevice, c->device->stream) !=
-            cudaSuccess) {
-        return ncclUnhandledCudaError;
-    }
-    return r;
+    return r == ncclSuccess || r == ncclInProgress ? end : r;
 }
 
 static bool gather(struct comm *base, void *dst, const void *src, const size_t *bytes,
@@ -291,26 +292,22 @@ static bool gather(struct comm *base, void *dst, const void *src, const size_t *
 static void destroy(struct comm *base) {
     struct comm_nccl *c = nccl_of(base);
     struct error err;
-    cuda_device_watch(c->device, NULL);
-    if (c->device->broken) { /* what GPU memory there is goes with the process */
-        while (c->buffers) {
-            struct nccl_buffer *b = c->buffers;
-            c->buffers = b->next;
-            free(b);
-        }
-        free(c);
-        return;
-    }
-    while (c->buffers) {
-        nccl_free(base, c->buffers->data, 0);
-    }
-    cudaFree(c->small);
-    if (c->nccl) {
+    if (!c->device->broken) {
         cuda_graphs_drop(c->device);
-        if (finish(c, ncclCommFinalize(c->nccl), ERROR_COMM, "ncclCommFinalize", &err)) {
+        while (c->buffers) {
+            nccl_free(base, c->buffers->data, 0);
+        }
+        cudaFree(c->small);
+        if (c->nccl && finish(c, ncclCommFinalize(c->nccl), ERROR_COMM, "ncclCommFinalize", &err)) {
             ncclCommDestroy(c->nccl);
         }
     }
+    while (c->buffers) { /* broken: what GPU memory there is goes with the process */
+        struct nccl_buffer *b = c->buffers;
+        c->buffers = b->next;
+        free(b);
+    }
+    cuda_device_watch(c->device, NULL); /* only now: a finalize that fails is aborted, too */
     free(c);
 }
 
