@@ -84,8 +84,10 @@ static bool rope_init(struct model *m, struct error *err) {
 
 static bool batch_init(struct batch *b, const struct model_params *p, struct device *d,
                        struct error *err) {
-    const struct batch_limits limits = {
-        .max_tok = p->max_tok, .max_seq = STEP_MAX_SEQS, .max_ctx = p->ctx};
+    const struct batch_limits limits = {.max_tok = p->max_tok,
+                                        .max_seq =
+                                            p->max_tok < STEP_MAX_SEQS ? p->max_tok : STEP_MAX_SEQS,
+                                        .max_ctx = p->ctx};
     b->ids = calloc((size_t)p->max_tok, sizeof *b->ids);
     b->rows = calloc((size_t)p->max_tok, sizeof *b->rows);
     b->out = calloc((size_t)p->max_tok, sizeof *b->out);

@@ -132,6 +132,18 @@ class Faults(unittest.TestCase):
         self.assertEqual(done.stdout, good.stdout)
         self.assertIn("run without a CUDA graph: cudaStreamEndCapture: unknown error", done.stderr)
 
+    def test_capture_fails_on_one_rank(self):
+        """NCCL wants an operation captured on all ranks or on none: then no rank replays the step."""
+        good = self.job(None, 2)
+        for op in "cudaStreamEndCapture", "cudaGraphInstantiate":
+            with self.subTest(op=op):
+                done = self.job(f"1:{op}:1:error", 2)
+                self.assertEqual(done.returncode, 0, done.stderr)
+                self.assertEqual(done.stdout, good.stdout)
+                self.assertIn(f"rank 1: steps of 1 tokens run without a CUDA graph: {op}", done.stderr)
+                self.assertIn("rank 0: steps of 1 tokens run without a CUDA graph: another rank could "
+                              "not record them", done.stderr)
+
     def test_faults(self):
         cases = SAMPLE
         if EVERYTHING:

@@ -287,6 +287,17 @@ static bool gather(struct comm *base, void *dst, const void *src, const size_t *
     return finish(c, r, ERROR_COMM, base->rank ? "ncclSend" : "ncclRecv", err);
 }
 
+/* Whether something worked on every rank. */
+static bool agree(void *user, bool mine, bool *all, struct error *err) {
+    struct comm_nccl *c = user;
+    uint32_t failed = mine ? 0 : 1;
+    if (!reduce_u32(&c->base, &failed, 1, ncclMax, err)) {
+        return false;
+    }
+    *all = failed == 0;
+    return true;
+}
+
 /* ---- beginning and end ---- */
 
 static void destroy(struct comm *base) {
@@ -360,7 +371,8 @@ bool nccl_comm_create(struct device *device, const uint8_t id[COMM_ID_BYTES], in
                             .poll_user = poll_user};
     c->device = cuda_of(device);
     log_set_rank(rank); /* the plug-in has a log of its own */
-    const struct cuda_watch watch = {check, abort_comm, c};
+    const struct cuda_watch watch = {
+        .check = check, .abort = abort_comm, .agree = agree, .user = c};
     cuda_device_watch(c->device, &watch);
     if (!start(c, id, err)) {
         broken(c);

@@ -230,8 +230,11 @@ static int splits(const kernel_heads *h, int n_seq, int blocks) {
 }
 
 size_t kernel_decode_scratch(const struct kernel_heads *heads, int max_seq) {
-    int n_split = splits(heads, max_seq, KERNEL_MAX_SPLITS);
-    return (size_t)max_seq * heads->n_head * n_split * (heads->head_dim + 2) * sizeof(float);
+    /* Parts of all sequences together: n_seq ceil(DECODE_BLOCKS / (n_kv_head n_seq)) at most. */
+    int parts = DECODE_BLOCKS / heads->n_kv_head + max_seq;
+    int most = KERNEL_MAX_SPLITS * max_seq;
+    parts = parts < most ? parts : most;
+    return (size_t)parts * heads->n_head * (heads->head_dim + 2) * sizeof(float);
 }
 
 template <typename T, int GROUP>

@@ -192,9 +192,10 @@ bool cuda_batch_begin(struct device *d, const struct device_batch *batch, struct
     }
     struct arrays host = arrays_at(s->data, &l), device = arrays_at(b->device, &l);
     fill(&host, &l, batch);
-    CUDA_TRY(cudaMemcpyAsync(b->device, s->data, layout_numbers(&l) * sizeof(int32_t),
-                             cudaMemcpyHostToDevice, c->stream),
-             "cudaMemcpyAsync of the batch");
+    CUDA_STREAM_TRY(c,
+                    cudaMemcpyAsync(b->device, s->data, layout_numbers(&l) * sizeof(int32_t),
+                                    cudaMemcpyHostToDevice, c->stream),
+                    "cudaMemcpyAsync of the batch");
     set_args(&b->args, &device, &l, batch, recordable, b->limits.max_ctx);
     b->recordable = recordable;
     *out = (struct batch_size){.n_tok = l.n_tok, .n_row = l.n_row};

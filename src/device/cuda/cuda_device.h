@@ -20,6 +20,8 @@ struct cuda_watch {
     /* The wait failed, or ran out of time: ends the communicator's operations on the stream. The
      * graphs are gone already (an abort waits for live ones). */
     void (*abort)(void *user);
+    /* *all: `mine` holds on every rank. Collective; waits. */
+    bool (*agree)(void *user, bool mine, bool *all, struct error *err);
     void *user;
 };
 
@@ -100,6 +102,15 @@ bool cuda_error(struct error *err, cudaError_t e, const char *what);
         }                                                                                          \
     } while (0)
 
+/* The same for what is put on the stream of `c`. */
+#define CUDA_STREAM_TRY(c, call, what)                                                             \
+    do {                                                                                           \
+        cudaError_t cuda_try_e = (call);                                                           \
+        if (cuda_try_e != cudaSuccess) {                                                           \
+            return cuda_stream_failed(c, cuda_try_e, what, err);                                   \
+        }                                                                                          \
+    } while (0)
+
 /* ---- cuda_device.c ---- */
 bool cuda_device_create(const struct cuda_device_options *, struct device **out, struct error *err);
 /* At most one communicator at a time; NULL ends it. */
@@ -115,6 +126,11 @@ bool cuda_wait(struct cuda_device *, cudaEvent_t event, const char *what, struct
 void cuda_ask_others(struct cuda_device *, struct error *err);
 /* As a failed wait ends. Returns false. */
 bool cuda_break(struct cuda_device *);
+/* Something could not be put on the stream: sets err, returns false. The other ranks wait for this
+ * one in their next collective, so it ends as a failed wait does, unless it was to be recorded
+ * only.
+ */
+bool cuda_stream_failed(struct cuda_device *, cudaError_t e, const char *what, struct error *err);
 /* False, with an error, once the device is broken. */
 bool cuda_usable(const struct cuda_device *, struct error *err);
 

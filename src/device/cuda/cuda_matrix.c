@@ -77,9 +77,10 @@ static bool fill_part(struct cuda_device *c, struct matrix *m, int row, int n_ro
                                 src + (size_t)r * src_stride, src_dtype, (size_t)n_cols);
     }
     char *dst = (char *)m->data + ((size_t)row * (size_t)m->cols + (size_t)col) * size;
-    CUDA_TRY(cudaMemcpy2DAsync(dst, (size_t)m->cols * size, s->data, width, width, (size_t)n_rows,
-                               cudaMemcpyHostToDevice, c->stream),
-             "cudaMemcpy2DAsync of weights");
+    CUDA_STREAM_TRY(c,
+                    cudaMemcpy2DAsync(dst, (size_t)m->cols * size, s->data, width, width,
+                                      (size_t)n_rows, cudaMemcpyHostToDevice, c->stream),
+                    "cudaMemcpy2DAsync of weights");
     return cuda_staging_used(c, s, err);
 }
 

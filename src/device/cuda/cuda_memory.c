@@ -55,7 +55,7 @@ bool cuda_staging_next(struct cuda_device *c, struct cuda_staging **out, struct 
 }
 
 bool cuda_staging_used(struct cuda_device *c, struct cuda_staging *s, struct error *err) {
-    CUDA_TRY(cudaEventRecord(s->used, c->stream), "cudaEventRecord");
+    CUDA_STREAM_TRY(c, cudaEventRecord(s->used, c->stream), "cudaEventRecord");
     return true;
 }
 
@@ -68,8 +68,9 @@ bool cuda_upload(struct device *d, void *dst, const void *src, size_t bytes, str
             return false;
         }
         memcpy(s->data, (const char *)src + at, n);
-        CUDA_TRY(cudaMemcpyAsync((char *)dst + at, s->data, n, cudaMemcpyHostToDevice, c->stream),
-                 "cudaMemcpyAsync to the GPU");
+        CUDA_STREAM_TRY(
+            c, cudaMemcpyAsync((char *)dst + at, s->data, n, cudaMemcpyHostToDevice, c->stream),
+            "cudaMemcpyAsync to the GPU");
         if (!cuda_staging_used(c, s, err)) {
             return false;
         }
@@ -85,7 +86,8 @@ bool cuda_download(struct device *d, void *dst, const void *src, size_t bytes, s
         if (!cuda_staging_next(c, &s, err)) {
             return false;
         }
-        CUDA_TRY(
+        CUDA_STREAM_TRY(
+            c,
             cudaMemcpyAsync(s->data, (const char *)src + at, n, cudaMemcpyDeviceToHost, c->stream),
             "cudaMemcpyAsync from the GPU");
         if (!cuda_staging_used(c, s, err) || !cuda_wait(c, s->used, "reading from the GPU", err)) {
@@ -119,7 +121,7 @@ bool cuda_scratch(struct cuda_device *c, size_t bytes, void **out, struct error 
         cudaFree(c->scratch);
         c->scratch = NULL;
         c->scratch_bytes = 0;
-        CUDA_TRY(cudaMalloc(&c->scratch, bytes), "cudaMalloc of scratch memory");
+        CUDA_STREAM_TRY(c, cudaMalloc(&c->scratch, bytes), "cudaMalloc of scratch memory");
         c->scratch_bytes = bytes;
     }
     *out = c->scratch;

@@ -1,8 +1,8 @@
 /* The operations of a forward pass: matrix products through cuBLAS, the rest by our own kernels. */
 #include "device/cuda/cuda_device.h"
 
-static bool launched(cudaError_t e, const char *what, struct error *err) {
-    return e == cudaSuccess || cuda_error(err, e, what);
+static bool launched(struct cuda_device *c, cudaError_t e, const char *what, struct error *err) {
+    return e == cudaSuccess || cuda_stream_failed(c, e, what, err);
 }
 
 /* y = x transpose(w). Row-major y [M, rows] is column-major [rows, M], and so on: cuBLAS computes
@@ -26,22 +26,26 @@ bool cuda_linear(struct device *d, void *y, enum dtype y_dtype, const void *x, s
     }
     if (w->cols == 0) {
         size_t bytes = (size_t)n_tok * (size_t)w->rows * dtype_size(y_dtype);
-        return launched(cudaMemsetAsync(y, 0, bytes, c->stream), "cudaMemsetAsync", err);
+        return launched(c, cudaMemsetAsync(y, 0, bytes, c->stream), "cudaMemsetAsync", err);
     }
     cublasStatus_t s =
         cublasGemmEx(c->blas, CUBLAS_OP_T, CUBLAS_OP_N, w->rows, n_tok, w->cols, &one, w->data, in,
                      w->cols, x, in, (int)x_stride, &zero, y, out, w->rows,
                      f32 ? CUBLAS_COMPUTE_32F_PEDANTIC : CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
-    return s == CUBLAS_STATUS_SUCCESS ||
-           error_set(err, ERROR_DEVICE, "cublasGemmEx of %d x %d x %d: %s", w->rows, n_tok, w->cols,
-                     cublasGetStatusString(s));
+    if (s == CUBLAS_STATUS_SUCCESS) {
+        return true;
+    }
+    error_set(err, ERROR_DEVICE, "cublasGemmEx of %d x %d x %d: %s", w->rows, n_tok, w->cols,
+              cublasGetStatusString(s));
+    return c->recording ? false : cuda_break(c); /* see cuda_stream_failed */
 }
 
 bool cuda_embed(struct device *d, float *y, const struct matrix *table, int row_first,
                 struct error *err) {
     struct cuda_device *c = cuda_of(d);
     return cuda_usable(c, err) &&
-           launched(kernel_embed(y, table->data, cuda_kernel_type(c), table->rows, table->cols,
+           launched(c,
+                    kernel_embed(y, table->data, cuda_kernel_type(c), table->rows, table->cols,
                                  row_first, &c->batch.args, c->stream),
                     "embedding", err);
 }
@@ -50,13 +54,14 @@ bool cuda_rmsnorm(struct device *d, void *y, float *x, const float *delta, const
                   int n_tok, int dim, float eps, struct error *err) {
     struct cuda_device *c = cuda_of(d);
     return cuda_usable(c, err) &&
-           launched(kernel_rmsnorm(y, cuda_kernel_type(c), x, delta, w, n_tok, dim, eps, c->stream),
+           launched(c,
+                    kernel_rmsnorm(y, cuda_kernel_type(c), x, delta, w, n_tok, dim, eps, c->stream),
                     "RMSNorm", err);
 }
 
 bool cuda_add(struct device *d, float *x, const float *y, size_t n, struct error *err) {
     struct cuda_device *c = cuda_of(d);
-    return cuda_usable(c, err) && launched(kernel_add(x, y, n, c->stream), "add", err);
+    return cuda_usable(c, err) && launched(c, kernel_add(x, y, n, c->stream), "add", err);
 }
 
 bool cuda_add_bias(struct device *d, void *x, enum dtype x_dtype, const float *b, int n_tok,
@@ -64,15 +69,16 @@ bool cuda_add_bias(struct device *d, void *x, enum dtype x_dtype, const float *b
     struct cuda_device *c = cuda_of(d);
     enum kernel_type type = x_dtype == DTYPE_F32 ? KERNEL_F32 : KERNEL_BF16;
     return cuda_usable(c, err) &&
-           launched(kernel_add_bias(x, type, b, n_tok, dim, c->stream), "bias", err);
+           launched(c, kernel_add_bias(x, type, b, n_tok, dim, c->stream), "bias", err);
 }
 
 bool cuda_silu_mul(struct device *d, void *y, const void *gu, int n_tok, int dim,
                    struct error *err) {
     struct cuda_device *c = cuda_of(d);
     return cuda_usable(c, err) &&
-           (dim == 0 || launched(kernel_silu_mul(y, gu, cuda_kernel_type(c), n_tok, dim, c->stream),
-                                 "SiLU", err));
+           (dim == 0 ||
+            launched(c, kernel_silu_mul(y, gu, cuda_kernel_type(c), n_tok, dim, c->stream), "SiLU",
+                     err));
 }
 
 static struct kernel_heads heads_of(const struct attention_shape *s) {
@@ -100,7 +106,8 @@ bool cuda_rope_append(struct device *d, void *qkv, const struct attention_shape 
     struct cuda_device *c = cuda_of(d);
     struct kernel_heads heads = heads_of(shape);
     return cuda_usable(c, err) && check_shape(shape, err) &&
-           launched(kernel_rope_append(qkv, cuda_kernel_type(c), &heads, q_norm, k_norm, eps, rope,
+           launched(c,
+                    kernel_rope_append(qkv, cuda_kernel_type(c), &heads, q_norm, k_norm, eps, rope,
                                        &c->batch.args, (struct kernel_kv){kv.k, kv.v}, c->stream),
                     "rope and KV append", err);
 }
@@ -117,11 +124,16 @@ bool cuda_attention(struct device *d, void *out, const void *qkv,
         return false;
     }
     if (b->max_seq_tok > 1) {
-        return launched(kernel_attention_prefill(out, qkv, type, &heads, b, layer, c->stream),
+        return launched(c, kernel_attention_prefill(out, qkv, type, &heads, b, layer, c->stream),
                         "attention (prefill)", err);
     }
-    return cuda_scratch(c, kernel_decode_scratch(&heads, b->n_seq), &scratch, err) &&
-           launched(kernel_attention_decode(out, qkv, type, &heads, b, layer, scratch, c->stream),
+    /* As much as any batch takes: where it grew later, on some ranks, it would end the recordings
+     * of these ranks alone. */
+    int most = c->batch.limits.max_seq;
+    most = most > b->n_seq ? most : b->n_seq;
+    return cuda_scratch(c, kernel_decode_scratch(&heads, most), &scratch, err) &&
+           launched(c,
+                    kernel_attention_decode(out, qkv, type, &heads, b, layer, scratch, c->stream),
                     "attention (decode)", err);
 }
 
@@ -138,7 +150,7 @@ bool cuda_gather_rows(struct device *d, float *y, const float *x, int first, int
     }
     return cuda_usable(c, err) &&
            (n == 0 ||
-            launched(kernel_gather_rows(y, x, first, n, dim, b, c->stream), "gather", err));
+            launched(c, kernel_gather_rows(y, x, first, n, dim, b, c->stream), "gather", err));
 }
 
 bool cuda_top_k(struct device *d, float *values, int32_t *ids, const float *x, int n, int dim,
@@ -148,5 +160,6 @@ bool cuda_top_k(struct device *d, float *values, int32_t *ids, const float *x, i
         return error_set(err, ERROR_SHAPE, "the %d largest of %d values", k, dim);
     }
     return cuda_usable(c, err) &&
-           launched(kernel_top_k(values, ids, x, n, dim, k, index_first, c->stream), "top-k", err);
+           launched(c, kernel_top_k(values, ids, x, n, dim, k, index_first, c->stream), "top-k",
+                    err);
 }

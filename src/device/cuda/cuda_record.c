@@ -1,6 +1,7 @@
 /* CUDA graphs: a step of generation is enqueued for real the first time, captured the second, and
  * replayed from then on. (The first run also makes NCCL set up what may not be set up in a capture,
- * and lets scratch memory grow.) */
+ * and lets scratch memory grow.) All ranks record, replay or enqueue the same step alike: what they
+ * decide by is equal on all of them, and whether a capture worked they ask each other. */
 #include "base/log.h"
 #include "device/cuda/cuda_device.h"
 
@@ -43,12 +44,12 @@ static struct cuda_recording *find(struct cuda_device *c, int key) {
     return NULL;
 }
 
-static void refuse(struct cuda_recording *r, cudaError_t e, const char *what) {
+static void refuse(struct cuda_recording *r, const char *what, const char *why) {
     (void)cudaGetLastError();
     recording_finish(r);
     r->state = RECORDING_REFUSED;
-    log_warn("steps of %d tokens run without a CUDA graph: %s: %s", r->n_tok, what,
-             cudaGetErrorString(e));
+    log_warn("steps of %d tokens run without a CUDA graph: %s%s%s", r->n_tok, what,
+             *why ? ": " : "", why);
 }
 
 bool cuda_record_begin(struct device *d, int key, bool *replayed, struct error *err) {
@@ -69,17 +70,36 @@ bool cuda_record_begin(struct device *d, int key, bool *replayed, struct error *
         return true;
     }
     if (r->state == RECORDING_SEEN) {
-        cudaError_t e = cudaStreamBeginCapture(c->stream, cudaStreamCaptureModeThreadLocal);
-        if (e == cudaSuccess) {
-            c->recording = r;
-        } else {
-            refuse(r, e, "cudaStreamBeginCapture");
-        }
+        /* Of this thread alone: NCCL's own threads go on allocating and asking. A rank that cannot
+         * even begin must not run what the others record, so that there is no way on. */
+        CUDA_STREAM_TRY(c, cudaStreamBeginCapture(c->stream, cudaStreamCaptureModeThreadLocal),
+                        "cudaStreamBeginCapture");
+        c->recording = r;
     } else if (r->state == RECORDING_READY) {
-        CUDA_TRY(cudaGraphLaunch(r->exec, c->stream), "cudaGraphLaunch");
+        CUDA_STREAM_TRY(c, cudaGraphLaunch(r->exec, c->stream), "cudaGraphLaunch");
         *replayed = true;
     }
     return true;
+}
+
+/* Ends the capture and makes a graph of it. False: refused, with the reason. */
+static bool complete(struct cuda_device *c, struct cuda_recording *r, bool ok,
+                     const struct error *err) {
+    c->recording = NULL;
+    cudaError_t e = cudaStreamEndCapture(c->stream, &r->graph);
+    const char *what = "cudaStreamEndCapture";
+    if (!ok) { /* which tells why the capture has ended, too */
+        refuse(r, err && err->message[0] ? err->message : "an operation failed", "");
+        return false;
+    }
+    if (e == cudaSuccess) {
+        what = "cudaGraphInstantiate";
+        e = cudaGraphInstantiate(&r->exec, r->graph, 0);
+    }
+    if (e != cudaSuccess) {
+        refuse(r, what, cudaGetErrorString(e));
+    }
+    return e == cudaSuccess;
 }
 
 bool cuda_record_end(struct device *d, bool ok, bool *again, struct error *err) {
@@ -89,26 +109,22 @@ bool cuda_record_end(struct device *d, bool ok, bool *again, struct error *err) 
     if (!r) {
         return ok;
     }
-    c->recording = NULL;
-    cudaError_t e = cudaStreamEndCapture(c->stream, &r->graph);
-    const char *what = "cudaStreamEndCapture";
-    if (e == cudaSuccess && ok) {
-        what = "cudaGraphInstantiate";
-        e = cudaGraphInstantiate(&r->exec, r->graph, 0);
-    }
-    if (e == cudaSuccess && ok) {
-        r->state = RECORDING_READY;
-        CUDA_TRY(cudaGraphLaunch(r->exec, c->stream), "cudaGraphLaunch");
-        return true;
-    }
-    if (e == cudaSuccess) {
-        e = cudaErrorStreamCaptureInvalidated;
-        what = err && err->message[0] ? err->message : "an operation failed";
-    }
-    refuse(r, e, what);
+    bool mine = complete(c, r, ok, err), all = mine;
     if (c->broken) { /* not the capture's fault */
         return false;
     }
-    *again = true;
+    /* NCCL wants an operation captured on all ranks or on none. */
+    if (c->watch.agree && !c->watch.agree(c->watch.user, mine, &all, err)) {
+        return false;
+    }
+    if (!all) {
+        if (mine) {
+            refuse(r, "another rank could not record them", "");
+        }
+        *again = true;
+        return true;
+    }
+    r->state = RECORDING_READY;
+    CUDA_STREAM_TRY(c, cudaGraphLaunch(r->exec, c->stream), "cudaGraphLaunch");
     return true;
 }

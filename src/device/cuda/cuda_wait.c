@@ -42,6 +42,11 @@ bool cuda_break(struct cuda_device *c) {
     return false;
 }
 
+bool cuda_stream_failed(struct cuda_device *c, cudaError_t e, const char *what, struct error *err) {
+    cuda_error(err, e, what);
+    return c->recording ? false : cuda_break(c);
+}
+
 /* What to look at besides the stream. */
 static bool look_around(struct cuda_device *c, const char *what, double deadline,
                         struct error *err) {

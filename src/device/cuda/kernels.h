@@ -103,7 +103,8 @@ cudaError_t kernel_rope_append(void *qkv, enum kernel_type type, const struct ke
  * out [n_tok][n_head head_dim] of `type`; q in qkv as above. */
 /* One token per sequence (max_seq_tok = 1): the context is cut into at most KERNEL_MAX_SPLITS parts
  * that are merged by a second kernel; the query heads of one KV head share its K and V.
- * scratch: kernel_decode_scratch() bytes, may be uninitialised. */
+ * scratch: kernel_decode_scratch() bytes, enough for any batch of at most max_seq sequences; may be
+ * uninitialised. */
 size_t kernel_decode_scratch(const struct kernel_heads *heads, int max_seq);
 cudaError_t kernel_attention_decode(void *out, const void *qkv, enum kernel_type type,
                                     const struct kernel_heads *heads,
