@@ -196,7 +196,8 @@ static __global__ void __launch_bounds__(DECODE_THREADS, DECODE_PER_SM)
     }
 }
 
-/* Grid: (heads, sequences). A part without positions has max = -inf and sum = 0. */
+/* Grid: (heads, sequences). A part without positions has max = -inf and sum = 0. (NaN is not 0: it
+ * must come through.) */
 template <typename T>
 static __global__ void __launch_bounds__(DECODE_THREADS) merge(T *out, DecodeArgs args) {
     int head = blockIdx.x, seq = blockIdx.y, dim = args.heads.head_dim;
@@ -207,16 +208,16 @@ static __global__ void __launch_bounds__(DECODE_THREADS) merge(T *out, DecodeArg
     }
     for (int s = 0; s < args.n_split; s++) {
         const float *from = part + (size_t)s * (dim + 2);
-        sum += from[dim + 1] > 0 ? from[dim + 1] * __expf(from[dim] - max) : 0.0f;
+        sum += from[dim + 1] != 0 ? from[dim + 1] * __expf(from[dim] - max) : 0.0f;
     }
     T *to = out + ((size_t)args.batch.seq_row[seq] * args.heads.n_head + head) * dim;
     for (int d = threadIdx.x; d < dim; d += DECODE_THREADS) {
         float o = 0;
         for (int s = 0; s < args.n_split; s++) {
             const float *from = part + (size_t)s * (dim + 2);
-            o += from[dim + 1] > 0 ? from[d] * __expf(from[dim] - max) : 0.0f;
+            o += from[dim + 1] != 0 ? from[d] * __expf(from[dim] - max) : 0.0f;
         }
-        to[d] = from_f32<T>(sum > 0 ? o / sum : 0.0f);
+        to[d] = from_f32<T>(sum != 0 ? o / sum : 0.0f);
     }
 }
 

@@ -66,7 +66,12 @@ static bool blas_init(struct cuda_device *c, struct error *err) {
     if (s == CUBLAS_STATUS_SUCCESS) {
         s = cublasSetStream(c->blas, c->stream);
     }
-    if (s == CUBLAS_STATUS_SUCCESS) {
+    if (s == CUBLAS_STATUS_SUCCESS) { /* all sums in f32, where bf16 is stored, too; no TF32 */
+        s = cublasSetMathMode(c->blas, c->base.act == DTYPE_F32
+                                           ? CUBLAS_PEDANTIC_MATH
+                                           : CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION);
+    }
+    if (s == CUBLAS_STATUS_SUCCESS) { /* after the stream: setting that takes it away */
         s = cublasSetWorkspace(c->blas, c->blas_workspace, BLAS_WORKSPACE_BYTES);
     }
     return s == CUBLAS_STATUS_SUCCESS ||

@@ -94,11 +94,11 @@ static __global__ void __launch_bounds__(ROW_THREADS) add_bias(T *x, const float
     }
 }
 
-/* Grid: (blocks along dim, rows). */
+/* Grid: (rows, blocks along dim): only x goes beyond 65535. */
 template <typename T, int N>
 static __global__ void __launch_bounds__(ROW_THREADS) silu_mul(T *y, const T *gu, int dim) {
-    size_t m = blockIdx.y;
-    int i = (blockIdx.x * ROW_THREADS + threadIdx.x) * N;
+    size_t m = blockIdx.x;
+    int i = (blockIdx.y * ROW_THREADS + threadIdx.x) * N;
     if (i >= dim) {
         return;
     }
@@ -221,7 +221,7 @@ cudaError_t kernel_add_bias(void *x, enum kernel_type type, const float *b, int 
 template <typename T>
 static void launch_silu_mul(void *y, const void *gu, int n, int dim, cudaStream_t stream) {
     bool wide = vectors(dim, y, gu);
-    dim3 grid(blocks_for(wide ? (size_t)dim / VEC : (size_t)dim, ROW_THREADS), (unsigned)n);
+    dim3 grid((unsigned)n, blocks_for(wide ? (size_t)dim / VEC : (size_t)dim, ROW_THREADS));
     if (wide) {
         silu_mul<T, VEC><<<grid, ROW_THREADS, 0, stream>>>((T *)y, (const T *)gu, dim);
     } else {
