@@ -120,12 +120,12 @@ static bool serve_join(struct server *s, struct error *err) {
 }
 
 /* The others may wait inside the collective that failed here, and rank 0 sees no reply before it is
- * out of it. (A missed deadline is theirs, too, but that NCCL's abort here ends their waits first, as
- * the loss of this rank: these words are better.) */
+ * out of it. (A missed deadline is theirs, too, but that NCCL's abort here ends their waits first,
+ * as the loss of this rank: these words are better.) */
 static bool warn_of_broken(struct server *s, const struct error *failure, struct error *err) {
     const struct comm *c = worker_comm(s->worker);
-    bool first = c && c->broken && !s->called_off &&
-                 (failure->kind != ERROR_DEADLINE || c->ops->enqueues);
+    bool first =
+        c && c->broken && !s->called_off && (failure->kind != ERROR_DEADLINE || c->ops->enqueues);
     return !first || send_error(s, MESSAGE_TROUBLE, failure, err);
 }
 

@@ -21,7 +21,8 @@ MAX_TOKENS = 12  # enough for steps that are enqueued, captured and replayed
 # The k-th call is chosen so that it falls where the name says; test_places checks that they do.
 FAULTS = {
     "memory while loading": ("cudaMalloc", 5, "memory", 2, ["no_memory: load: ", "out of memory"]),
-    "memory of a collective": ("ncclMemAlloc", 1, "memory", 0, []),  # plain memory does, too
+    "memory of collectives": ("ncclMemAlloc", 1, "memory", 0, []),  # plain memory does, too
+    "memory of a collective": ("ncclMemAlloc", 3, "memory", 2, ["no_memory: load: "]),
     "kernel 719": ("launch", 50, "fault719", 3, ["device_failed: step: ",
                                                 "unspecified launch failure"]),
     "kernel 700": ("launch", 60, "fault700", 3, ["device_failed: step: ", "illegal memory access"]),
@@ -32,21 +33,21 @@ FAULTS = {
                                                             "simulated failure"]),
     "init never ends": ("ncclCommInitRankConfig", 1, "hang", 4, ["deadline: init: ",
                                                                 "ncclCommInitRankConfig"]),
-    "sanity never ends": ("ncclAllReduce", 1, "hang", 4, ["deadline: sanity: "]),
-    "collective never ends": ("ncclAllReduce", 9, "hang", 4, ["deadline: step: "]),
-    "collective says remote": ("ncclAllReduce", 9, "remote", 3, [
+    "sanity never ends": ("ncclAllReduce", 2, "hang", 4, ["deadline: sanity: "]),
+    "collective never ends": ("ncclAllReduce", 10, "hang", 4, ["deadline: step: "]),
+    "collective says remote": ("ncclAllReduce", 10, "remote", 3, [
         "comm_failed: step: ", "remote process exited"]),
-    "collective fails later": ("ncclAllReduce", 20, "async", 3, ["comm_failed: step: ",
+    "collective fails later": ("ncclAllReduce", 21, "async", 3, ["comm_failed: step: ",
                                                                "asynchronous error"]),
     "graph is not launched": ("cudaGraphLaunch", 2, "error", 3, ["device_failed: step: ",
                                                                "cudaGraphLaunch"]),
-    "process exits": ("ncclAllReduce", 20, "exit", 1, ["closed its connection"]),
+    "process exits": ("ncclAllReduce", 21, "exit", 1, ["closed its connection"]),
     "finalize never ends": ("ncclCommFinalize", 1, "error", 0, []),
 }
 # Which rank's name the line must carry: the rank of the fault, but for these, where nobody can know.
 ANYBODY = {"init never ends", "sanity never ends", "collective never ends", "kernel that never ends",
            "process exits"}
-SAMPLE = [("memory while loading", 1), ("memory of a collective", 0), ("kernel 719", 1),
+SAMPLE = [("memory while loading", 1), ("memory of collectives", 0), ("memory of a collective", 1), ("kernel 719", 1),
           ("kernel 700", 0), ("kernel that never ends", 1), ("init refused", 0), ("init failed", 1),
           ("init never ends", 1), ("sanity never ends", 1), ("collective never ends", 1),
           ("collective says remote", 0), ("collective fails later", 1),

@@ -8,12 +8,14 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "comm/nccl/nccl_log.h"
 #include "device/cuda/cuda_device.h"
 
 _Static_assert(COMM_ID_BYTES == NCCL_UNIQUE_ID_BYTES, "a communicator's id");
 
 enum {
     NCCL_MEMORY_SINCE = 21900, /* ncclMemAlloc and ncclCommRegister */
+    NCCL_TRIAL_BYTES = 1 << 20,
     NCCL_LOOKS_PER_POLL = 16,
     NCCL_SMALL = 256, /* numbers of a reduction on host memory at a time */
 };
@@ -31,6 +33,7 @@ struct comm_nccl {
     ncclComm_t nccl;             /* NULL once destroyed or aborted */
     struct nccl_buffer *buffers; /* owns; those that ncclMemAlloc gave */
     uint32_t *small;             /* owns, device [NCCL_SMALL] */
+    bool registers;              /* every rank can allocate by ncclMemAlloc and register that */
 };
 
 static struct comm_nccl *nccl_of(struct comm *c) {
@@ -49,13 +52,6 @@ int nccl_comm_version_code(void) {
     return ncclGetVersion(&v) == ncclSuccess ? v : 0;
 }
 
-/* NCCL logs to stdout by default, which carries results only. */
-static void log_to_stderr(void) {
-    if (getenv("NCCL_DEBUG")) {
-        setenv("NCCL_DEBUG_FILE", "/dev/stderr", 0);
-    }
-}
-
 /* `what`, NCCL's word for the result, and its longer ones where it has some. */
 static bool nccl_error(struct error *err, enum error_kind kind, ncclResult_t r, ncclComm_t comm,
                        const char *what) {
@@ -67,7 +63,7 @@ static bool nccl_error(struct error *err, enum error_kind kind, ncclResult_t r, 
 
 bool nccl_comm_unique_id(uint8_t id[COMM_ID_BYTES], struct error *err) {
     ncclUniqueId made;
-    log_to_stderr();
+    nccl_log_to_stderr();
     ncclResult_t r = ncclGetUniqueId(&made);
     if (r != ncclSuccess) {
         return nccl_error(err, ERROR_NCCL_INIT, r, NULL, "ncclGetUniqueId");
@@ -136,20 +132,41 @@ static bool check(void *user, struct error *err) {
 
 /* ---- buffers ---- */
 
+static ncclResult_t registered_alloc(struct comm_nccl *c, struct nccl_buffer *b, size_t bytes) {
+    ncclResult_t r = ncclMemAlloc(&b->data, bytes);
+    if (r == ncclSuccess) {
+        r = ncclCommRegister(c->nccl, b->data, bytes, &b->handle);
+        if (r != ncclSuccess) {
+            ncclMemFree(b->data);
+        }
+    }
+    (void)cudaGetLastError(); /* it is in r */
+    return r;
+}
+
+static void registered_free(struct comm_nccl *c, struct nccl_buffer *b) {
+    if (b->handle && c->nccl) {
+        ncclCommDeregister(c->nccl, b->handle);
+    }
+    ncclMemFree(b->data);
+}
+
 static bool nccl_alloc(struct comm *base, size_t bytes, void **out, struct error *err) {
     struct comm_nccl *c = nccl_of(base);
     struct device *d = &c->device->base;
     struct nccl_buffer *b = NULL;
-    if (!c->nccl || nccl_comm_version_code() < NCCL_MEMORY_SINCE || !(b = calloc(1, sizeof *b))) {
+    if (!c->nccl || !c->registers) {
         return d->ops->alloc(d, bytes, out, err);
     }
-    if (ncclMemAlloc(&b->data, bytes) != ncclSuccess) { /* plain memory does, too */
-        (void)cudaGetLastError();
+    if (!(b = calloc(1, sizeof *b))) {
+        return error_set(err, ERROR_MEMORY, "no memory for a buffer");
+    }
+    /* No way round it on this rank alone: the others' buffers are registered. */
+    ncclResult_t r = registered_alloc(c, b, bytes);
+    if (r != ncclSuccess) {
         free(b);
-        return d->ops->alloc(d, bytes, out, err);
-    }
-    if (ncclCommRegister(c->nccl, b->data, bytes, &b->handle) != ncclSuccess) {
-        b->handle = NULL;
+        nccl_error(err, ERROR_MEMORY, r, c->nccl, "ncclMemAlloc");
+        return error_wrap(err, "%zu bytes", bytes);
     }
     b->next = c->buffers;
     c->buffers = b;
@@ -174,10 +191,7 @@ static void nccl_free(struct comm *base, void *p, size_t bytes) {
     }
     struct nccl_buffer *b = *at;
     *at = b->next;
-    if (b->handle && c->nccl) {
-        ncclCommDeregister(c->nccl, b->handle);
-    }
-    ncclMemFree(b->data);
+    registered_free(c, b);
     free(b);
 }
 
@@ -337,12 +351,29 @@ static const struct comm_ops nccl_ops = {
     .gather = gather,
 };
 
+/* Where one rank's buffers are registered, all ranks' must be (NCCL's rule), so they find out
+ * together whether they can. */
+static bool try_memory(struct comm_nccl *c, struct error *err) {
+    struct nccl_buffer b = {0};
+    bool mine = nccl_comm_version_code() >= NCCL_MEMORY_SINCE;
+    if (mine) {
+        ncclResult_t r = registered_alloc(c, &b, NCCL_TRIAL_BYTES);
+        mine = r == ncclSuccess;
+        if (mine) {
+            registered_free(c, &b);
+        } else {
+            log_debug("NCCL takes no buffers of its own: %s", ncclGetErrorString(r));
+        }
+    }
+    return agree(c, mine, &c->registers, err);
+}
+
 static bool start(struct comm_nccl *c, const uint8_t id[COMM_ID_BYTES], struct error *err) {
     ncclUniqueId unique;
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;
     memcpy(unique.internal, id, COMM_ID_BYTES);
-    log_to_stderr();
+    nccl_log_to_stderr();
     void *small = NULL;
     if (!cuda_alloc(&c->device->base, NCCL_SMALL * sizeof *c->small, &small, err)) {
         return false;
@@ -353,7 +384,7 @@ static bool start(struct comm_nccl *c, const uint8_t id[COMM_ID_BYTES], struct e
         nccl_error(err, ERROR_NCCL_INIT, r, NULL, "ncclCommInitRankConfig");
         return false;
     }
-    return finish(c, r, ERROR_NCCL_INIT, "ncclCommInitRankConfig", err);
+    return finish(c, r, ERROR_NCCL_INIT, "ncclCommInitRankConfig", err) && try_memory(c, err);
 }
 
 bool nccl_comm_create(struct device *device, const uint8_t id[COMM_ID_BYTES], int rank, int world,
