@@ -15,6 +15,7 @@
 #include "cli/status.h"
 #include "rpc/watchdog.h"
 #include "worker/facts.h"
+#include "worker/worker.h"
 
 enum { FAREWELL_S = 10 };
 
@@ -260,5 +261,10 @@ int launch_finish(int code) {
         watchdog_clear();
     }
     bool leader = launch.world_up ? launch.rank == 0 : launch_env_is_leader();
-    return leader ? code : 0;
+    code = leader ? code : 0;
+    if (worker_left_gpu()) { /* CUDA's exit handlers may wait for what never ends */
+        fflush(NULL);
+        _exit(code);
+    }
+    return code;
 }

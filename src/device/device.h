@@ -207,9 +207,10 @@ struct device {
     const struct device_ops *ops; /* first member of every device */
     enum dtype act;               /* element type of activations and of the KV cache */
     bool main_thread_only;        /* loader threads may not call it */
-    int n_thread;                 /* host threads that this rank may use; at least 1 */
-    int n_sharer;                 /* ranks that share this device's memory; at least 1 */
-    double timeout_s;             /* of a wait for the device; the host waits for nothing */
+    bool broken; /* a wait or a launch failed: nothing more can be asked of it, never on the host */
+    int n_thread;     /* host threads that this rank may use; at least 1 */
+    int n_sharer;     /* ranks that share this device's memory; at least 1 */
+    double timeout_s; /* of a wait for the device; the host waits for nothing */
     /* Called while waiting, often, as in struct comm. May be NULL. */
     bool (*poll)(void *user, struct error *err);
     void *poll_user;

@@ -68,15 +68,22 @@ static void unguard(const struct worker *w) {
     }
 }
 
+static bool left_gpu;
+
+bool worker_left_gpu(void) {
+    return left_gpu;
+}
+
 void worker_destroy(struct worker *w) {
     /* The abort of a broken communicator. The job is at its end; rank 0 is the one to say why. */
     static const double abort_s = 2, after_leader_s = 4;
     if (w) {
-        bool broken = w->comm && w->comm->broken;
+        bool broken = (w->comm && w->comm->broken) || (w->device && w->device->broken);
         double limit = broken ? abort_s : w->options.timeout_s + 1;
         guard(w, "the end of NCCL and the GPU", limit + (w->rank == 0 ? 0 : after_leader_s));
         drop_model(w);
         comm_destroy(w->comm); /* it works on the device */
+        left_gpu = left_gpu || (w->device && w->device->broken);
         device_destroy(w->device);
         unguard(w);
         free(w);
@@ -335,13 +342,23 @@ static bool handle_bandwidth(struct worker *w, const struct message *request, st
     if (!sweep_from_name(b->collective, &which)) {
         return error_set(err, ERROR_PROTOCOL, "there is no collective '%s'", b->collective);
     }
-    if (!sweep_measure(w->comm, w->device, which, b->bytes, b->iters, b->warmup, &sample, err)) {
+    guard(w, "a measurement of NCCL", 2 * w->options.timeout_s + slack_s);
+    bool ok = sweep_measure(w->comm, w->device, which, b->bytes, b->iters, b->warmup, &sample, err);
+    unguard(w);
+    if (!ok) {
         return false;
     }
     reply->type = MESSAGE_BANDWIDTH_RESULT;
     reply->bandwidth_result = (struct message_bandwidth_result){
         .seconds = sample.seconds, .median_s = sample.median_seconds, .wrong = sample.wrong};
     return true;
+}
+
+/* A GPU that takes what is read lets the watchdog wait on. */
+static bool load_progress(void *user, uint64_t done, uint64_t total, struct error *err) {
+    struct worker *w = user;
+    guard(w, "the load onto the GPU", w->options.timeout_s + slack_s);
+    return !w->progress.report || w->progress.report(w->progress.user, done, total, err);
 }
 
 static bool handle_load(struct worker *w, const struct message *request, struct message *reply,
@@ -355,9 +372,12 @@ static bool handle_load(struct worker *w, const struct message *request, struct 
     }
     struct model_params params = {
         .dir = load->dir, .ctx = load->ctx, .n_block = load->n_block, .max_tok = load->max_tok};
+    const struct model_progress progress = {.report = load_progress, .user = w};
     double start = clock_now();
-    if (!model_load(&w->model, &params, w->device, w->comm,
-                    w->progress.report ? &w->progress : NULL, err)) {
+    guard(w, "the load onto the GPU", w->options.timeout_s + slack_s);
+    bool ok = model_load(&w->model, &params, w->device, w->comm, &progress, err);
+    unguard(w);
+    if (!ok) {
         return false;
     }
     reply->type = MESSAGE_LOADED;
@@ -392,7 +412,9 @@ static bool handle_unload(struct worker *w, const struct message *request, struc
     }
     reply->type = MESSAGE_UNLOADED;
     reply->unloaded.bytes_freed = model_bytes(w->model);
+    guard(w, "the unload from the GPU", w->options.timeout_s + slack_s);
     drop_model(w);
+    unguard(w);
     return true;
 }
 

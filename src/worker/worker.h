@@ -30,7 +30,11 @@ struct worker_options {
 
 /* Errors: MEMORY. */
 bool worker_create(struct worker **out, const struct worker_options *options, struct error *err);
+/* A GPU that has failed is left to the end of the process: see worker_left_gpu. */
 void worker_destroy(struct worker *w);
+/* True when this process has left a failed GPU behind, on which something may still run: exit()
+ * could wait for that for ever, in handlers of CUDA's own. */
+bool worker_left_gpu(void);
 
 /* Does what the request says and fills the reply. On failure the message of the error starts with
  * the request's name. The second half of init, worker_join, comes after its reply is sent.

@@ -179,7 +179,7 @@ static void nccl_free(struct comm *base, void *p, size_t bytes) {
     struct comm_nccl *c = nccl_of(base);
     struct device *d = &c->device->base;
     struct nccl_buffer **at = &c->buffers;
-    if (!p || c->device->broken) {
+    if (!p || c->device->base.broken) {
         return;
     }
     while (*at && (*at)->data != p) {
@@ -317,7 +317,7 @@ static bool agree(void *user, bool mine, bool *all, struct error *err) {
 static void destroy(struct comm *base) {
     struct comm_nccl *c = nccl_of(base);
     struct error err;
-    if (!c->device->broken) {
+    if (!c->device->base.broken) {
         cuda_graphs_drop(c->device);
         while (c->buffers) {
             nccl_free(base, c->buffers->data, 0);

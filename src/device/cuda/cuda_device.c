@@ -7,7 +7,7 @@ enum { BLAS_WORKSPACE_BYTES = 32 << 20 }; /* what cuBLAS asks for on Hopper; cap
 static void cuda_destroy(struct device *d) {
     struct cuda_device *c = cuda_of(d);
     cuda_batch_release(d);
-    if (c->broken) {
+    if (c->base.broken) {
         free(c);
         return; /* see cuda_give_back */
     }

@@ -61,7 +61,6 @@ struct cuda_device {
     struct device base;
     int index;
     bool graphs; /* --no-cuda-graphs was not given */
-    bool broken; /* an operation failed: nothing more can be asked of this device */
     cudaStream_t stream;
     cublasHandle_t blas;
     void *blas_workspace;

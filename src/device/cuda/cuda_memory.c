@@ -25,7 +25,7 @@ void cuda_free(struct device *d, void *p, size_t bytes) {
 }
 
 void cuda_give_back(const struct cuda_device *c, void *p) {
-    if (!c->broken) {
+    if (!c->base.broken) {
         cudaFree(p);
     }
 }
@@ -37,7 +37,7 @@ bool cuda_staging_init(struct cuda_staging *s, size_t bytes, struct error *err) 
 }
 
 void cuda_staging_finish(const struct cuda_device *c, struct cuda_staging *s) {
-    if (c->broken) {
+    if (c->base.broken) {
         return;
     }
     if (s->used) {

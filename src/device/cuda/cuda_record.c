@@ -110,7 +110,7 @@ bool cuda_record_end(struct device *d, bool ok, bool *again, struct error *err) 
         return ok;
     }
     bool mine = complete(c, r, ok, err), all = mine;
-    if (c->broken) { /* not the capture's fault */
+    if (c->base.broken) { /* not the capture's fault */
         return false;
     }
     /* NCCL wants an operation captured on all ranks or on none. */

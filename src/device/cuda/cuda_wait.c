@@ -13,7 +13,8 @@ bool cuda_error(struct error *err, cudaError_t e, const char *what) {
 }
 
 bool cuda_usable(const struct cuda_device *c, struct error *err) {
-    return !c->broken || error_set(err, ERROR_DEVICE, "an earlier operation on this GPU failed");
+    return !c->base.broken ||
+           error_set(err, ERROR_DEVICE, "an earlier operation on this GPU failed");
 }
 
 void cuda_ask_others(struct cuda_device *c, struct error *err) {
@@ -32,8 +33,8 @@ void cuda_ask_others(struct cuda_device *c, struct error *err) {
 }
 
 bool cuda_break(struct cuda_device *c) {
-    if (!c->broken) {
-        c->broken = true;
+    if (!c->base.broken) {
+        c->base.broken = true;
         cuda_graphs_drop(c);
         if (c->watch.abort) {
             c->watch.abort(c->watch.user);
