@@ -6,69 +6,9 @@
 
 #include "base/log.h"
 
-/* ---- naming ranks ---- */
-
-/* What a rank is grouped by; NULL: it is in no group. */
-typedef const char *group_key(const struct message_hello_ok *);
-
-static bool in_group(const struct pool *p, int rank, group_key *key, const char *value) {
-    const char *own = rank < p->world ? key(&p->ranks[rank]) : NULL;
-    return own && strcmp(own, value) == 0;
-}
-
-/* "rank 3 (node7)", "ranks 0-3 (node1), ranks 4, 5 (node2)", or "all 8 ranks". */
-static void name_group(const struct pool *p, group_key *key, const char *value,
-                       struct buffer *out) {
-    int n = 0;
-    for (int r = 0; r < p->world; r++) {
-        n += in_group(p, r, key, value);
-    }
-    if (n == p->world && n > 1) {
-        buffer_printf(out, NULL, "all %d ranks", n);
-        return;
-    }
-    const char *between = "";
-    for (int r = 0; r < p->world; r++) {
-        if (!in_group(p, r, key, value)) {
-            continue;
-        }
-        int last = r; /* of a run on one host */
-        while (in_group(p, last + 1, key, value) &&
-               strcmp(p->ranks[last + 1].host, p->ranks[r].host) == 0) {
-            last++;
-        }
-        const char *host = p->ranks[r].host;
-        if (last == r) {
-            buffer_printf(out, NULL, "%srank %d (%s)", between, r, host);
-        } else {
-            buffer_printf(out, NULL, "%sranks %d%s%d (%s)", between, r, last > r + 1 ? "-" : ", ",
-                          last, host);
-        }
-        between = ", ";
-        r = last;
-    }
-}
-
-/* "rank 0 (node1): this; ranks 1-3 (node2): that", as a text with its end. */
-static void describe_groups(const struct pool *p, group_key *key, struct buffer *out) {
-    for (int r = 0; r < p->world; r++) {
-        const char *value = key(&p->ranks[r]);
-        bool named = !value;
-        for (int before = 0; before < r && !named; before++) {
-            named = in_group(p, before, key, value);
-        }
-        if (!named) {
-            buffer_printf(out, NULL, "%s", out->size ? "; " : "");
-            name_group(p, key, value, out);
-            buffer_printf(out, NULL, ": %s", value);
-        }
-    }
-    buffer_append(out, "", 1, NULL);
-}
-
-static bool refuse(const struct pool *p, group_key *key, const char *head, struct error *err) {
+static bool refuse(const struct pool *p, pool_group_key *key, const char *head, struct error *err) {
     struct buffer text = {0};
-    describe_groups(p, key, &text);
+    pool_describe_groups(p, key, &text);
     error_set(err, ERROR_DEVICE, "%s%s", head, text.size ? (const char *)text.data : "");
     buffer_finish(&text);
     return false;
@@ -80,12 +20,13 @@ static bool has_cuda(const struct message_hello_ok *h) {
     return strncmp(h->device, "cuda:", 5) == 0;
 }
 
-static const char *why_not(const struct message_hello_ok *h) {
+static const char *why_not(const struct pool *p, int rank) {
+    const struct message_hello_ok *h = &p->ranks[rank];
     return has_cuda(h) ? NULL : *h->device_why ? h->device_why : "it was not asked for";
 }
 
-static const char *nccl_version(const struct message_hello_ok *h) {
-    return h->nccl;
+static const char *nccl_version(const struct pool *p, int rank) {
+    return p->ranks[rank].nccl;
 }
 
 static bool all_have_cuda(const struct pool *p, struct error *err) {

@@ -10,6 +10,8 @@
 struct pool_load_state {
     double heard; /* when, on the monotonic clock */
     uint64_t done, total;
+    struct message_loaded measured;
+    char measured_text[160];
 };
 
 struct pool {
@@ -40,6 +42,12 @@ struct pool {
 
 /* Agrees on the device and on the type of activations; see pool_init. */
 bool pool_choose_device(struct pool *p, struct error *err);
+
+/* What a rank is grouped by; NULL: it is in no group. */
+typedef const char *pool_group_key(const struct pool *p, int rank);
+
+/* "rank 0 (node1): this; ranks 1-3 (node2): that", as a text with its end. */
+void pool_describe_groups(const struct pool *p, pool_group_key *key, struct buffer *out);
 
 /* Reads what ranks tell without being asked. False: one of them is in trouble. */
 bool pool_read_notices(void *pool, struct error *err);

@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "comm/comm.h"
+#include "format/show.h"
 #include "rpc/watchdog.h"
 
 /* ---- hello ---- */
@@ -221,6 +222,68 @@ bool pool_start(struct pool *p, struct error *err) {
 
 /* ---- load and unload ---- */
 
+static bool on_measured(void *user, int rank, const struct message *reply, struct error *err) {
+    struct pool *p = user;
+    struct pool_load_state *l = &p->loads[rank];
+    const struct message_loaded *m = &l->measured;
+    (void)err;
+    l->measured = reply->loaded;
+    snprintf(l->measured_text, sizeof l->measured_text,
+             "needs %.20s (weights %.20s, KV cache %.20s, buffers %.20s), %.20s are free%s",
+             show_bytes(m->bytes_held).text, show_bytes(m->weights).text, show_bytes(m->kv).text,
+             show_bytes(m->buffers).text, show_bytes(m->free).text, m->fits ? ": fits" : "");
+    return true;
+}
+
+static const char *measured_text(const struct pool *p, int rank) {
+    return p->loads[rank].measured_text;
+}
+
+/* What would fit on every rank instead; "" where nothing would. */
+static void advise(const struct pool *p, char *out, size_t size) {
+    uint64_t positions = UINT64_MAX;
+    int world = 0;
+    *out = 0;
+    for (int r = 0; r < p->world; r++) {
+        const struct message_loaded *m = &p->loads[r].measured;
+        if (!m->fits) {
+            positions = m->positions < positions ? m->positions : positions;
+            world = world < 0 || (m->positions == 0 && m->world == 0) ? -1
+                    : m->world > world                                ? m->world
+                                                                      : world;
+        }
+    }
+    if (positions > 0) {
+        snprintf(out, size, " (a KV cache of %llu positions would: --ctx)",
+                 (unsigned long long)positions);
+    } else if (world > 0) {
+        snprintf(out, size, " (with as much for each, %d ranks would do)", world);
+    }
+}
+
+/* Every rank's memory, before the first of them allocates any of it. */
+static bool measure(struct pool *p, struct message load, struct error *err) {
+    char advice[100];
+    bool fits = true;
+    load.load.measure = 1;
+    if (!pool_ask_all(p, &load, on_measured, p, err)) {
+        return false;
+    }
+    for (int r = 0; r < p->world; r++) {
+        fits = fits && p->loads[r].measured.fits;
+    }
+    if (fits) {
+        return true;
+    }
+    struct buffer table = {0};
+    advise(p, advice, sizeof advice);
+    pool_describe_groups(p, measured_text, &table);
+    error_set(err, ERROR_MEMORY, "load: %s: will not fit%s: %s", show_path(load.load.dir).text,
+              advice, table.size ? (const char *)table.data : "");
+    buffer_finish(&table);
+    return false;
+}
+
 struct loading {
     struct pool *pool;
     uint64_t bytes;
@@ -250,7 +313,11 @@ bool pool_load(struct pool *p, const struct model_params *params,
     m.load.ctx = params->ctx;
     m.load.n_block = params->n_block;
     m.load.max_tok = params->max_tok;
+    m.load.measure = 0;
     memset(p->loads, 0, (size_t)p->world * sizeof *p->loads);
+    if (!measure(p, m, err)) {
+        return false;
+    }
     struct model_progress own = {.report = own_progress, .user = p};
     p->progress = progress;
     worker_set_progress(p->worker, &own);

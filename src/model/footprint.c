@@ -166,28 +166,39 @@ static uint64_t blocks_that_fit(const struct model_config *c, const struct shard
                              : 0;
 }
 
+struct footprint_fit footprint_measure(const struct model_config *c, const struct shard *shard,
+                                       const struct footprint_params *params, uint64_t available) {
+    struct footprint_fit fit = {.needs = footprint_of_shard(c, shard, params),
+                                .available = available};
+    fit.fits = footprint_total(&fit.needs) <= available;
+    if (!fit.fits) {
+        fit.positions = mul(blocks_that_fit(c, shard, params, available), KV_BLOCK);
+        fit.world = fit.positions ? 0 : world_that_fits(c, shard, params, available);
+    }
+    return fit;
+}
+
 bool footprint_require(const struct model_config *c, const struct shard *shard,
                        const struct footprint_params *params, uint64_t available,
                        struct error *err) {
-    struct footprint f = footprint_of_shard(c, shard, params);
+    struct footprint_fit fit = footprint_measure(c, shard, params, available);
+    const struct footprint *f = &fit.needs;
     char advice[120] = "";
 
-    if (footprint_total(&f) <= available) {
+    if (fit.fits) {
         return true;
     }
-    uint64_t blocks = blocks_that_fit(c, shard, params, available);
-    int world = world_that_fits(c, shard, params, available);
-    if (blocks > 0) {
+    if (fit.positions > 0) {
         snprintf(advice, sizeof advice, "; a KV cache of %llu positions would fit (--ctx)",
-                 (unsigned long long)blocks * KV_BLOCK);
-    } else if (world > 0) {
+                 (unsigned long long)fit.positions);
+    } else if (fit.world > 0) {
         snprintf(advice, sizeof advice, "; with this much for each rank, %d ranks would fit",
-                 world);
+                 fit.world);
     }
     return error_set(err, ERROR_MEMORY,
                      "will not fit: this rank needs %s (weights %s, KV cache %s, buffers %s), "
                      "%s are free%s",
-                     show_bytes(footprint_total(&f)).text, show_bytes(f.weights).text,
-                     show_bytes(f.kv).text, show_bytes(f.buffers).text, show_bytes(available).text,
-                     advice);
+                     show_bytes(footprint_total(f)).text, show_bytes(f->weights).text,
+                     show_bytes(f->kv).text, show_bytes(f->buffers).text,
+                     show_bytes(available).text, advice);
 }

@@ -108,21 +108,28 @@ static void batch_finish(struct batch *b, struct device *d) {
     free(b->seqs);
 }
 
-/* Holds what this rank is going to allocate to what is free, before any of it is allocated. */
-static bool check_memory(struct model *m, const struct st_set *set, struct error *err) {
+static struct footprint_params sizes_of(const struct model *m, const struct st_set *set) {
     const struct model_params *p = &m->params;
-    struct device *d = m->nn.device;
-    struct footprint_params sizes = {.dtype = footprint_dtype(set, m->config.dtype),
+    return (struct footprint_params){.dtype = footprint_dtype(set, m->config.dtype),
                                      .ctx = p->ctx,
                                      .n_block = p->n_block,
                                      .max_tok = p->max_tok,
                                      .max_logits = OUTPUT_CHUNK,
-                                     .device = d};
+                                     .device = m->nn.device};
+}
+
+static uint64_t memory_for_model(const struct model *m) {
+    struct device *d = m->nn.device;
+    return d->ops->memory_free(d) / (size_t)d->n_sharer;
+}
+
+/* Holds what this rank is going to allocate to what is free, before any of it is allocated. */
+static bool check_memory(struct model *m, const struct st_set *set, struct error *err) {
+    struct footprint_params sizes = sizes_of(m, set);
     struct footprint f = footprint_of_shard(&m->config, &m->nn.shard, &sizes);
     m->bytes = footprint_total(&f);
-    return footprint_require(&m->config, &m->nn.shard, &sizes,
-                             d->ops->memory_free(d) / (size_t)d->n_sharer, err) ||
-           error_wrap(err, "%s", p->dir);
+    return footprint_require(&m->config, &m->nn.shard, &sizes, memory_for_model(m), err) ||
+           error_wrap(err, "%s", m->params.dir);
 }
 
 /* Everything that is this rank's alone and may fail here and not elsewhere. */
@@ -155,23 +162,51 @@ static bool check_params(const struct model_params *p, const struct model_config
     return true;
 }
 
+/* A model that is nothing but numbers yet. */
+static bool model_create(struct model **out, const struct model_params *params,
+                         struct device *device, struct comm *comm, struct error *err) {
+    struct model *m = calloc(1, sizeof *m);
+    if (!m) {
+        return error_set(err, ERROR_MEMORY, "cannot allocate a model");
+    }
+    struct model_config *c = &m->config;
+    m->params = *params;
+    m->nn = (struct nn_context){.device = device, .comm = comm};
+    bool ok = model_config_load(c, params->dir, err) && check_params(params, c, err);
+    m->nn.dims =
+        (struct shard_dims){c->n_head, c->n_kv_head, c->head_dim, c->intermediate, c->vocab};
+    if (!ok || !shard_compute(&m->nn.shard, &m->nn.dims, comm->world, comm->rank, err)) {
+        free(m);
+        return false;
+    }
+    *out = m;
+    return true;
+}
+
+bool model_measure(const struct model_params *params, struct device *device, struct comm *comm,
+                   struct footprint_fit *out, struct error *err) {
+    struct model *m;
+    struct st_set *set = NULL;
+    if (!model_create(&m, params, device, comm, err)) {
+        return false;
+    }
+    bool ok = st_open(&set, params->dir, err) && weights_check(&m->config, set, err);
+    if (ok) {
+        struct footprint_params sizes = sizes_of(m, set);
+        *out = footprint_measure(&m->config, &m->nn.shard, &sizes, memory_for_model(m));
+    }
+    st_close(set);
+    free(m);
+    return ok;
+}
+
 bool model_load(struct model **out, const struct model_params *params, struct device *device,
                 struct comm *comm, const struct model_progress *progress, struct error *err) {
-    struct model *m = calloc(1, sizeof *m);
-    bool ok = m != NULL;
-    if (!ok) {
-        error_set(err, ERROR_MEMORY, "cannot allocate a model");
-    } else {
-        m->params = *params;
-        m->nn = (struct nn_context){.device = device, .comm = comm};
-        struct model_config *c = &m->config;
-        ok = model_config_load(c, params->dir, err) && check_params(params, c, err);
-        m->nn.dims =
-            (struct shard_dims){c->n_head, c->n_kv_head, c->head_dim, c->intermediate, c->vocab};
-        ok = ok && shard_compute(&m->nn.shard, &m->nn.dims, comm->world, comm->rank, err) &&
-             load_local(m, progress, err);
+    struct model *m;
+    if (!model_create(&m, params, device, comm, err)) {
+        return false;
     }
-    if (!ok) {
+    if (!load_local(m, progress, err)) {
         model_destroy(m);
         return false;
     }

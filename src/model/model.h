@@ -9,6 +9,7 @@
 #include "comm/comm.h"
 #include "device/device.h"
 #include "model/config.h"
+#include "model/footprint.h"
 #include "nn/step.h"
 
 struct model; /* opaque */
@@ -27,6 +28,11 @@ struct model_progress {
     bool (*report)(void *user, uint64_t bytes_done, uint64_t bytes_total, struct error *err);
     void *user;
 };
+
+/* What model_load would allocate on this rank, held to what is free: reads the headers alone and
+ * allocates nothing. Errors: those of model_load but MEMORY. */
+bool model_measure(const struct model_params *params, struct device *device, struct comm *comm,
+                   struct footprint_fit *out, struct error *err);
 
 /* Reads this rank's shard. No communication: one rank may take far longer than another, and only
  * the control plane knows whether it still makes progress. Who called it on all ranks unloads those

@@ -16,7 +16,7 @@
 #include "nn/step.h"
 
 enum {
-    PROTOCOL_VERSION = 2,
+    PROTOCOL_VERSION = 3,
     FRAME_MAX_BYTES = 64 << 20,
     MESSAGE_PATH_MAX = 4096,
 };
@@ -130,6 +130,7 @@ struct message_load {
     int32_t ctx;
     int32_t n_block;
     int32_t max_tok;
+    int32_t measure; /* 1: only answers what it would take, and whether it fits */
 };
 
 struct message_loaded {
@@ -137,6 +138,12 @@ struct message_loaded {
     double seconds;
     uint64_t bytes_held; /* weights, KV cache and buffers */
     uint64_t nonfinite;  /* weights that are NaN or infinite */
+    /* Measured: */
+    uint64_t weights, kv, buffers;
+    uint64_t free;      /* that this rank may take */
+    int32_t fits;       /* 1: it does */
+    uint64_t positions; /* of a KV cache that would fit, where this one does not; 0: none would */
+    int32_t world;      /* ranks with as much each among which it would; 0: no number */
 };
 
 struct message_unloaded {

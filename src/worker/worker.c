@@ -361,6 +361,29 @@ static bool load_progress(void *user, uint64_t done, uint64_t total, struct erro
     return !w->progress.report || w->progress.report(w->progress.user, done, total, err);
 }
 
+static bool measure_load(struct worker *w, const struct model_params *params, struct message *reply,
+                         struct error *err) {
+    struct footprint_fit fit;
+    guard(w, "a look at the GPU's memory", w->options.timeout_s + slack_s);
+    bool ok = model_measure(params, w->device, w->comm, &fit, err);
+    unguard(w);
+    if (!ok) {
+        return false;
+    }
+    reply->type = MESSAGE_LOADED;
+    reply->loaded = (struct message_loaded){
+        .bytes_held = footprint_total(&fit.needs),
+        .weights = fit.needs.weights,
+        .kv = fit.needs.kv,
+        .buffers = fit.needs.buffers,
+        .free = fit.available,
+        .fits = fit.fits,
+        .positions = fit.positions,
+        .world = fit.world,
+    };
+    return true;
+}
+
 static bool handle_load(struct worker *w, const struct message *request, struct message *reply,
                         struct error *err) {
     const struct message_load *load = &request->load;
@@ -372,6 +395,9 @@ static bool handle_load(struct worker *w, const struct message *request, struct 
     }
     struct model_params params = {
         .dir = load->dir, .ctx = load->ctx, .n_block = load->n_block, .max_tok = load->max_tok};
+    if (load->measure) {
+        return measure_load(w, &params, reply, err);
+    }
     const struct model_progress progress = {.report = load_progress, .user = w};
     double start = clock_now();
     guard(w, "the load onto the GPU", w->options.timeout_s + slack_s);

@@ -71,10 +71,12 @@ def processes():
 
 
 class Faults(unittest.TestCase):
-    def job(self, fault, ranks, *words):
+    def job(self, fault, ranks, *words, memory=None):
         env = {**os.environ, "GPUSIM_DEVICES": "8", "GPU_FAULT_RUN": str(os.getpid())}
         if fault:
             env["GPUSIM_FAULT"] = fault
+        if memory:
+            env["GPUSIM_MEMORY"] = str(memory)
         start = time.monotonic()
         done = subprocess.run(
             [MPIRUN, "-np", str(ranks), LOCKSTEP, "generate", "--device", "cuda", "--prompt", "In",
@@ -144,6 +146,16 @@ class Faults(unittest.TestCase):
                 self.assertIn(f"rank 1: steps of 1 tokens run without a CUDA graph: {op}", done.stderr)
                 self.assertIn("rank 0: steps of 1 tokens run without a CUDA graph: another rank could "
                               "not record them", done.stderr)
+
+    def test_memory(self):
+        """What fits on no GPU, or not on all, is refused before any rank allocates, with one table."""
+        done = self.job(None, 2, memory=36000000)
+        self.assertEqual(done.returncode, 2, done.stderr)
+        lines = [line for line in done.stderr.splitlines() if line.startswith("lockstep")]
+        self.assertEqual(len(lines), 1, done.stderr)
+        for rank in 0, 1:
+            self.assertRegex(lines[0], rf"will not fit.*rank {rank} \([^)]*\): needs [0-9.]+ MiB "
+                             r"\(weights .*, KV cache .*, buffers .*\), [0-9.]+ [KM]iB are free")
 
     def test_faults(self):
         cases = SAMPLE

@@ -102,10 +102,11 @@ static struct message example(enum message_type type) {
         break;
     case MESSAGE_LOAD:
         m.load = (struct message_load){
-            .dir = "/models/\xc3\xa9", .ctx = 4096, .n_block = 64, .max_tok = 256};
+            .dir = "/models/\xc3\xa9", .ctx = 4096, .n_block = 64, .max_tok = 256, .measure = 1};
         break;
     case MESSAGE_LOADED:
-        m.loaded = (struct message_loaded){1u << 30, 1.5, 1u << 31, 2};
+        m.loaded = (struct message_loaded){1u << 30, 1.5,      1u << 31, 2,    1u << 29, 1u << 28,
+                                           1u << 27, 1u << 20, 1,        4096, 8};
         break;
     case MESSAGE_STEP:
         m.step = (struct step){.n_seq = 3, .seqs = seqs};

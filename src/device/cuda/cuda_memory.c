@@ -4,6 +4,8 @@
 
 #include "device/cuda/cuda_device.h"
 
+enum { MOST_RESERVE = 512 << 20 };
+
 bool cuda_alloc(struct device *d, size_t bytes, void **out, struct error *err) {
     struct cuda_device *c = cuda_of(d);
     void *p = NULL;
@@ -105,7 +107,13 @@ bool cuda_sync(struct device *d, struct error *err) {
 size_t cuda_memory_free(struct device *d) {
     (void)d;
     size_t available = 0, total = 0;
-    return cudaMemGetInfo(&available, &total) == cudaSuccess ? available : 0;
+    if (cudaMemGetInfo(&available, &total) != cudaSuccess) {
+        return 0;
+    }
+    /* What others take later on: modules of cuBLAS and NCCL at their first use, graphs, the
+     * rounding of allocations to pages of 2 MiB, scratch memory and batches. */
+    size_t reserve = total / 32 < MOST_RESERVE ? total / 32 : MOST_RESERVE;
+    return available > reserve ? available - reserve : 0;
 }
 
 bool cuda_scratch(struct cuda_device *c, size_t bytes, void **out, struct error *err) {
