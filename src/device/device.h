@@ -208,6 +208,8 @@ struct device {
     enum dtype act;               /* element type of activations and of the KV cache */
     bool main_thread_only;        /* loader threads may not call it */
     bool broken; /* a wait or a launch failed: nothing more can be asked of it, never on the host */
+    int head_dim_unit; /* head dims it takes: multiples of this, up to head_dim_max; 0: any */
+    int head_dim_max;
     int n_thread;     /* host threads that this rank may use; at least 1 */
     int n_sharer;     /* ranks that share this device's memory; at least 1 */
     double timeout_s; /* of a wait for the device; the host waits for nothing */

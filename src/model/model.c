@@ -162,6 +162,17 @@ static bool check_params(const struct model_params *p, const struct model_config
     return true;
 }
 
+/* Before anything is read: the first step would be late to find out. */
+static bool check_head_dim(const struct model_config *c, const struct device *d,
+                           struct error *err) {
+    if (d->head_dim_unit == 0 ||
+        (c->head_dim % d->head_dim_unit == 0 && c->head_dim <= d->head_dim_max)) {
+        return true;
+    }
+    return error_set(err, ERROR_UNSUPPORTED, "head_dim %d: a GPU takes multiples of %d up to %d",
+                     c->head_dim, d->head_dim_unit, d->head_dim_max);
+}
+
 /* A model that is nothing but numbers yet. */
 static bool model_create(struct model **out, const struct model_params *params,
                          struct device *device, struct comm *comm, struct error *err) {
@@ -172,7 +183,8 @@ static bool model_create(struct model **out, const struct model_params *params,
     struct model_config *c = &m->config;
     m->params = *params;
     m->nn = (struct nn_context){.device = device, .comm = comm};
-    bool ok = model_config_load(c, params->dir, err) && check_params(params, c, err);
+    bool ok = model_config_load(c, params->dir, err) && check_params(params, c, err) &&
+              check_head_dim(c, device, err);
     m->nn.dims =
         (struct shard_dims){c->n_head, c->n_kv_head, c->head_dim, c->intermediate, c->vocab};
     if (!ok || !shard_compute(&m->nn.shard, &m->nn.dims, comm->world, comm->rank, err)) {

@@ -10,9 +10,12 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 import unittest
 
+MAKE_MODEL = os.path.join(os.path.dirname(os.path.abspath(__file__)),
+                          "../../scripts/make-random-model")
 TIMEOUT = 3  # --timeout of the jobs
 LIMIT = TIMEOUT + 5 + 3  # the deadline, the promise, and mpirun's own start and end
 MAX_TOKENS = 12  # enough for steps that are enqueued, captured and replayed
@@ -71,7 +74,7 @@ def processes():
 
 
 class Faults(unittest.TestCase):
-    def job(self, fault, ranks, *words, memory=None):
+    def job(self, fault, ranks, *words, memory=None, prompt=("--prompt", "In")):
         env = {**os.environ, "GPUSIM_DEVICES": "8", "GPU_FAULT_RUN": str(os.getpid())}
         if fault:
             env["GPUSIM_FAULT"] = fault
@@ -79,7 +82,7 @@ class Faults(unittest.TestCase):
             env["GPUSIM_MEMORY"] = str(memory)
         start = time.monotonic()
         done = subprocess.run(
-            [MPIRUN, "-np", str(ranks), LOCKSTEP, "generate", "--device", "cuda", "--prompt", "In",
+            [MPIRUN, "-np", str(ranks), LOCKSTEP, "generate", "--device", "cuda", *prompt,
              "--temperature", "0", "--max-tokens", str(MAX_TOKENS), "--timeout", str(TIMEOUT), *words],
             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, env=env,
             check=False)
@@ -146,6 +149,16 @@ class Faults(unittest.TestCase):
                 self.assertIn(f"rank 1: steps of 1 tokens run without a CUDA graph: {op}", done.stderr)
                 self.assertIn("rank 0: steps of 1 tokens run without a CUDA graph: another rank could "
                               "not record them", done.stderr)
+
+    def test_head_dim(self):
+        """Heads that the kernels do not take are refused before anything is read."""
+        with tempfile.TemporaryDirectory() as model:
+            subprocess.run([MAKE_MODEL, "--hidden", "48", "--layers", "1", "--heads", "4", "--kv-heads",
+                            "2", "--head-dim", "12", "--intermediate", "64", "--vocab", "300",
+                            "--positions", "256", model], capture_output=True, check=True)
+            done = self.job(None, 2, "--model", model, prompt=("--ids", "5,6"))
+        self.assertEqual(done.returncode, 2, done.stderr)
+        self.assertIn("load: head_dim 12: a GPU takes multiples of 8 up to 256", done.stderr)
 
     def test_memory(self):
         """What fits on no GPU, or not on all, is refused before any rank allocates, with one table."""

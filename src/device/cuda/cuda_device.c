@@ -98,6 +98,8 @@ bool cuda_device_create(const struct cuda_device_options *options, struct device
     c->base = (struct device){.ops = &cuda_ops,
                               .act = options->f32 ? DTYPE_F32 : DTYPE_BF16,
                               .main_thread_only = true,
+                              .head_dim_unit = KERNEL_HEAD_DIM_UNIT,
+                              .head_dim_max = KERNEL_MAX_HEAD_DIM,
                               .n_thread = options->n_thread > 0 ? options->n_thread : 1,
                               .n_sharer = options->n_sharer > 1 ? options->n_sharer : 1,
                               .timeout_s = options->timeout_s};

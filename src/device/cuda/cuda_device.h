@@ -72,6 +72,7 @@ struct cuda_device {
     struct cuda_batch batch;
     struct cuda_recording recordings[CUDA_MAX_RECORDINGS];
     int n_recording;
+    bool told_full;                   /* that there is room for no more */
     struct cuda_recording *recording; /* being captured now, or NULL */
 };
 

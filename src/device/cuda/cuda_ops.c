@@ -92,10 +92,11 @@ static struct kernel_heads heads_of(const struct attention_shape *s) {
 }
 
 static bool check_shape(const struct attention_shape *s, struct error *err) {
-    if (s->head_dim < 8 || s->head_dim % 8 != 0 || s->head_dim > KERNEL_MAX_HEAD_DIM) {
+    if (s->head_dim < 1 || s->head_dim % KERNEL_HEAD_DIM_UNIT != 0 ||
+        s->head_dim > KERNEL_MAX_HEAD_DIM) {
         return error_set(err, ERROR_UNSUPPORTED,
-                         "head_dim %d: a GPU takes multiples of 8 from 8 to %d", s->head_dim,
-                         KERNEL_MAX_HEAD_DIM);
+                         "head_dim %d: a GPU takes multiples of %d up to %d", s->head_dim,
+                         KERNEL_HEAD_DIM_UNIT, KERNEL_MAX_HEAD_DIM);
     }
     return true;
 }

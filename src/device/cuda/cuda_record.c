@@ -66,6 +66,9 @@ bool cuda_record_begin(struct device *d, int key, bool *replayed, struct error *
         if (c->n_recording < CUDA_MAX_RECORDINGS) {
             c->recordings[c->n_recording++] = (struct cuda_recording){
                 .key = key, .n_tok = c->batch.args.n_tok, .n_row = c->batch.args.n_row};
+        } else if (!c->told_full) {
+            c->told_full = true;
+            log_warn("there are %d CUDA graphs: steps of new sizes run without", c->n_recording);
         }
         return true;
     }

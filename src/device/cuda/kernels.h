@@ -23,9 +23,10 @@ extern "C" {
 enum kernel_type { KERNEL_F32, KERNEL_BF16 };
 
 enum {
-    KERNEL_KV_BLOCK = 64,      /* = KV_BLOCK of device.h */
-    KERNEL_MAX_HEAD_DIM = 256, /* multiples of 8 from 8 on */
-    KERNEL_MAX_SPLITS = 32,    /* of one sequence's context in decode attention */
+    KERNEL_KV_BLOCK = 64, /* = KV_BLOCK of device.h */
+    KERNEL_MAX_HEAD_DIM = 256,
+    KERNEL_HEAD_DIM_UNIT = 8, /* head dims are multiples of it */
+    KERNEL_MAX_SPLITS = 32,   /* of one sequence's context in decode attention */
     KERNEL_MAX_CANDIDATES = 1024,
 };
 
