@@ -108,6 +108,7 @@ size_t cuda_memory_free(struct device *d) {
     (void)d;
     size_t available = 0, total = 0;
     if (cudaMemGetInfo(&available, &total) != cudaSuccess) {
+        (void)cudaGetLastError();
         return 0;
     }
     /* What others take later on: modules of cuBLAS and NCCL at their first use, graphs, the

@@ -72,6 +72,9 @@ bool cuda_wait(struct cuda_device *c, cudaEvent_t event, const char *what, struc
     for (int look = 1;; look++) {
         cudaError_t e = event ? cudaEventQuery(event) : cudaStreamQuery(c->stream);
         if (e == cudaSuccess) {
+            /* "Not ready" is no error that CUDA keeps, says its guide; those who ask often clear it
+             * all the same, and a launch that met it here would be taken for a failed one. */
+            (void)cudaGetLastError();
             return true;
         }
         if (e != cudaErrorNotReady) {
