@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,7 +26,14 @@ static void *forward(void *read_end) {
 }
 
 /* NCCL opens its file anew, and empties it: right for a terminal or a pipe, but it would write over
- * what others have put into a file, and cannot open a socket at all. */
+ * what others have put into a file, and cannot open a socket at all, nor what belongs to another
+ * user, as in containers. Where it cannot, it takes stdout. */
+static bool can_be_opened(void) {
+    struct stat about;
+    return fstat(STDERR_FILENO, &about) == 0 &&
+           (S_ISCHR(about.st_mode) || S_ISFIFO(about.st_mode)) && access("/dev/stderr", W_OK) == 0;
+}
+
 static int open_pipe(void) {
     int ends[2];
     pthread_t thread;
@@ -42,7 +50,6 @@ static int open_pipe(void) {
 }
 
 void nccl_log_to_stderr(void) {
-    struct stat about;
     char path[64] = "/dev/stderr";
     const char *level = getenv("NCCL_DEBUG");
     if (level && strcasecmp(level, "VERSION") == 0) {
@@ -52,7 +59,7 @@ void nccl_log_to_stderr(void) {
         return;
     }
     /* Without NCCL_DEBUG, too: ~/.nccl.conf and /etc/nccl.conf may set it. */
-    if (fstat(STDERR_FILENO, &about) == 0 && !S_ISCHR(about.st_mode) && !S_ISFIFO(about.st_mode)) {
+    if (!can_be_opened()) {
         int fd = open_pipe();
         if (fd >= 0) {
             snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
