@@ -11,6 +11,19 @@
 
 enum { K_BLOCK = 32 };
 
+static int n_handle;
+
+static void at_end(int status, void *none) {
+    (void)none;
+    if (status == 0 && !gpusim_gave_up() && n_handle > 0) {
+        gpusim_finding("leak at exit: %d handles of cuBLAS", n_handle);
+    }
+}
+
+__attribute__((constructor)) static void begin(void) {
+    on_exit(at_end, NULL);
+}
+
 struct cublasContext {
     cudaStream_t stream;
 };
@@ -157,10 +170,12 @@ API cublasStatus_t cublasCreate_v2(cublasHandle_t *out) {
         return CUBLAS_STATUS_NOT_INITIALIZED;
     }
     *out = calloc(1, sizeof **out);
+    n_handle += *out ? 1 : 0;
     return *out ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_ALLOC_FAILED;
 }
 
 API cublasStatus_t cublasDestroy_v2(cublasHandle_t h) {
+    n_handle -= h ? 1 : 0;
     free(h);
     return CUBLAS_STATUS_SUCCESS;
 }

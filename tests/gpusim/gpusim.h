@@ -51,6 +51,10 @@ struct gpusim_op {
     void (*destroy)(void *arg); /* when the operation, and every graph that holds it, is gone */
     void *arg;
     const void *owner; /* the communicator it belongs to, or NULL */
+    /* Pinned memory that it reads or, if host_written, writes. */
+    const void *host;
+    size_t host_bytes;
+    bool host_written;
 };
 GPUSIM_API cudaError_t gpusim_enqueue(cudaStream_t stream, const struct gpusim_op *op);
 

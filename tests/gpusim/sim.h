@@ -50,8 +50,24 @@ void *sim_memory(const void *p, size_t bytes, enum gpusim_access access, bool al
                  const char *who);
 /* Whether p lies in the address range of device memory, live or not. */
 bool sim_is_device(const void *p);
-bool sim_is_pinned(const void *p);
+/* Learns of host code that faults. */
+void sim_watch_host(void);
 void sim_memory_report_leaks(void);
+
+/* ---- sim_pinned.c ---- */
+
+cudaError_t sim_pinned_allocate(void **out, size_t bytes);
+cudaError_t sim_pinned_release(void *p);
+bool sim_is_pinned(const void *p);
+/* Where the device finds the bytes of pinned memory; NULL where p is something else. */
+void *sim_pinned_device(const void *p);
+/* Between these two an operation waits that reads, or writes, these bytes. Other memory: nothing.
+ */
+void sim_pinned_use(const void *p, size_t bytes, bool written, const char *who);
+void sim_pinned_used(const void *p, size_t bytes, bool written);
+/* Host code faulted at this address of pinned memory, and may now go on; false: it is none. */
+bool sim_pinned_fault(const void *address, const void *context);
+void sim_pinned_report_leaks(void);
 
 /* ---- sim_stream.c ---- */
 
@@ -73,7 +89,14 @@ cudaError_t sim_run_all(void);
  * where there was one. */
 bool sim_breaks_capture(void);
 void sim_stream_report_leaks(void);
+bool sim_is_capturing(cudaStream_t stream);
+/* The operation that is running belongs to a graph that was launched. */
+bool sim_replaying(void);
 void op_unref(struct op *op);
+
+/* ---- sim_event.c ---- */
+
+void sim_event_report_leaks(void);
 
 /* ---- sim_launch.c ---- */
 void sim_launch_finish(void);

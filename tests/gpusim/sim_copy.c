@@ -1,5 +1,6 @@
 /* Copies and fills, as operations of a stream. Pageable host memory is copied from at the call, as
- * CUDA stages it; pinned memory is read when the copy runs. */
+ * CUDA stages it, and a copy to it returns when it is done ("API synchronization behavior" in
+ * CUDA's manual); pinned memory is read and written when the copy runs. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,7 +29,7 @@ static enum gpusim_status run_copy(void *arg, bool start, cudaError_t *error) {
         const char *from = (const char *)(c->staged ? c->staged : c->from) + i * c->from_pitch;
         void *to =
             sim_memory((char *)c->to + i * c->to_pitch, c->width, GPUSIM_WRITE, true, c->name);
-        from = sim_memory(from, c->width, GPUSIM_READ, true, c->name);
+        from = c->staged ? from : sim_memory(from, c->width, GPUSIM_READ, true, c->name);
         if (!to || !from) {
             *error = cudaErrorIllegalAddress;
             return GPUSIM_FAILED;
@@ -46,6 +47,18 @@ static bool kind_fits(enum cudaMemcpyKind kind, const void *to, const void *from
            (sim_is_device(to) == to_device && sim_is_device(from) == from_device);
 }
 
+/* Names the pinned memory that the copy uses; not where it uses a part of every row. */
+static void watch_host(struct gpusim_op *op, const struct copy *c) {
+    bool to = sim_is_pinned(c->to), from = !c->staged && sim_is_pinned(c->from);
+    if (to && c->to_pitch == c->width) {
+        op->host = c->to;
+    } else if (from && c->from_pitch == c->width) {
+        op->host = c->from;
+    }
+    op->host_bytes = op->host ? c->width * c->height : 0;
+    op->host_written = to;
+}
+
 static cudaError_t enqueue_copy(const struct copy *call, enum cudaMemcpyKind kind,
                                 cudaStream_t stream) {
     if (!kind_fits(kind, call->to, call->from)) {
@@ -60,9 +73,14 @@ static cudaError_t enqueue_copy(const struct copy *call, enum cudaMemcpyKind kin
         c->staged = malloc(bytes + 1);
         memcpy(c->staged, c->from, bytes);
     }
-    return sim_enqueue(
-        stream,
-        &(struct gpusim_op){.name = c->name, .run = run_copy, .destroy = copy_destroy, .arg = c});
+    struct gpusim_op op = {.name = c->name, .run = run_copy, .destroy = copy_destroy, .arg = c};
+    watch_host(&op, c);
+    bool waits = sim_is_device(c->to) || sim_is_pinned(c->to) || sim_is_capturing(stream);
+    cudaError_t e = sim_enqueue(stream, &op);
+    while (e == cudaSuccess && !waits && (e = sim_run(stream)) == cudaErrorNotReady) {
+        e = cudaSuccess;
+    }
+    return e;
 }
 
 API cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind,

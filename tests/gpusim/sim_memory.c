@@ -1,6 +1,6 @@
-/* Device memory and pinned host memory. Three address ranges of one size: the device's addresses,
- * which nobody may touch; their bytes; and for every byte whether it was ever written. Addresses
- * are not used again, so that what was freed is known for what it is. */
+/* Device memory. Three address ranges of one size: the device's addresses, which nobody may touch;
+ * their bytes; and for every byte whether it was ever written. Addresses are not used again, so
+ * that what was freed is known for what it is. */
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,40 +18,37 @@ struct allocation {
     bool live;
 };
 
-struct pinned {
-    void *p;
-    size_t bytes;
-};
-
 static unsigned char *range, *bytes_of, *written_of;
 static size_t range_used, memory_used;
 static struct allocation **list; /* by address */
 static size_t n_list, list_capacity;
-static struct pinned *pinned;
-static size_t n_pinned, pinned_capacity;
+static struct sigaction segv_before;
 
 bool sim_is_device(const void *p) {
     const unsigned char *at = p;
     return range && at >= range && at < range + RANGE_BYTES;
 }
 
-bool sim_is_pinned(const void *p) {
-    for (size_t i = 0; i < n_pinned; i++) {
-        const char *first = pinned[i].p;
-        if ((const char *)p >= first && (const char *)p < first + pinned[i].bytes) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* Host code followed a device address. */
+/* Host code followed a device address, or touched pinned memory too soon. */
 static void on_segv(int signal_number, siginfo_t *info, void *context) {
-    (void)context;
-    if (sim_is_device(info->si_addr)) {
+    sim_lock();
+    bool goes_on = sim_pinned_fault(info->si_addr, context);
+    if (!goes_on && sim_is_device(info->si_addr)) {
         gpusim_finding("host code used the device pointer %p", info->si_addr);
     }
-    signal(signal_number, SIG_DFL); /* the instruction runs again, and ends the process */
+    sim_unlock();
+    if (!goes_on) { /* the instruction runs again, and ends the process */
+        sigaction(signal_number, &segv_before, NULL);
+    }
+}
+
+void sim_watch_host(void) {
+    static bool watching;
+    struct sigaction action = {.sa_sigaction = on_segv, .sa_flags = SA_SIGINFO | SA_NODEFER};
+    if (!watching) {
+        watching = true;
+        sigaction(SIGSEGV, &action, &segv_before);
+    }
 }
 
 static void *map(int protection) {
@@ -72,8 +69,7 @@ static void start(void) {
     bytes_of = map(PROT_READ | PROT_WRITE);
     written_of = map(PROT_READ | PROT_WRITE);
     range_used = GUARD;
-    struct sigaction action = {.sa_sigaction = on_segv, .sa_flags = SA_SIGINFO | SA_NODEFER};
-    sigaction(SIGSEGV, &action, NULL);
+    sim_watch_host();
 }
 
 /* The allocation, live or not, that begins last at or before the address. */
@@ -103,7 +99,8 @@ void *sim_memory(const void *p, size_t bytes, enum gpusim_access access, bool al
             gpusim_finding("%s: %p is not device memory", who, p);
             return NULL;
         }
-        return (void *)p;
+        void *device = sim_pinned_device(p);
+        return device ? device : (void *)p;
     }
     struct allocation *a = at_or_before((uint64_t)p);
     size_t at = a ? (size_t)((uint64_t)p - a->block.address) : 0;
@@ -211,18 +208,8 @@ API cudaError_t cudaFree(void *p) {
 }
 
 static cudaError_t host_allocate(void **out, size_t bytes) {
-    void *p = NULL;
-    if (posix_memalign(&p, 4096, bytes ? bytes : 1) != 0) {
-        return cudaErrorMemoryAllocation;
-    }
-    memset(p, 0xa5, bytes); /* nobody may count on zeros */
-    if (n_pinned == pinned_capacity) {
-        pinned_capacity = pinned_capacity ? 2 * pinned_capacity : 64;
-        pinned = realloc(pinned, pinned_capacity * sizeof *pinned);
-    }
-    pinned[n_pinned++] = (struct pinned){p, bytes};
-    *out = p;
-    return cudaSuccess;
+    sim_watch_host();
+    return sim_pinned_allocate(out, bytes);
 }
 
 API cudaError_t cudaMallocHost(void **out, size_t bytes) {
@@ -244,15 +231,7 @@ API cudaError_t cudaFreeHost(void *p) {
     if (sim_run_all() == cudaErrorNotReady && !gpusim_gave_up()) {
         gpusim_finding("cudaFreeHost of %p while operations wait for another process", p);
     }
-    for (size_t i = 0; i < n_pinned; i++) {
-        if (pinned[i].p == p) {
-            free(p);
-            pinned[i] = pinned[--n_pinned];
-            return sim_leave(cudaSuccess);
-        }
-    }
-    gpusim_finding("cudaFreeHost of %p, which is not pinned memory", p);
-    return sim_leave(cudaErrorInvalidValue);
+    return sim_leave(sim_pinned_release(p));
 }
 
 API cudaError_t cudaMemGetInfo(size_t *available, size_t *total) {
@@ -270,8 +249,5 @@ void sim_memory_report_leaks(void) {
             gpusim_finding("leak at exit: device memory %p, %zu bytes",
                            (void *)list[i]->block.address, list[i]->block.bytes);
         }
-    }
-    for (size_t i = 0; i < n_pinned; i++) {
-        gpusim_finding("leak at exit: pinned memory %p, %zu bytes", pinned[i].p, pinned[i].bytes);
     }
 }

@@ -84,7 +84,9 @@ static void at_end(int status, void *none) {
     (void)none;
     if (status == 0 && !gave_up) {
         sim_memory_report_leaks();
+        sim_pinned_report_leaks();
         sim_stream_report_leaks();
+        sim_event_report_leaks();
     }
     sim_launch_finish();
     if (status == 0 && n_finding > 0) {
@@ -122,14 +124,11 @@ GPUSIM_API int gpusim_rank(void) {
     return sim_settings()->rank;
 }
 
-GPUSIM_API void gpusim_finding(const char *fmt, ...) {
+/* One line, to stderr and to the report. */
+static void say_v(const char *what, const char *fmt, va_list args) {
     char text[1024], line[1200];
-    va_list args;
-    va_start(args, fmt);
     vsnprintf(text, sizeof text, fmt, args);
-    va_end(args);
-    int n = snprintf(line, sizeof line, "gpusim: rank %d: FINDING: %s\n", gpusim_rank(), text);
-    n_finding++;
+    int n = snprintf(line, sizeof line, "gpusim: rank %d: %s: %s\n", gpusim_rank(), what, text);
     (void)!write(STDERR_FILENO, line, (size_t)n);
     const char *file = getenv("GPUSIM_REPORT");
     int fd = file ? open(file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644) : -1;
@@ -137,6 +136,21 @@ GPUSIM_API void gpusim_finding(const char *fmt, ...) {
         (void)!write(fd, line, (size_t)n);
         close(fd);
     }
+}
+
+static void __attribute__((format(printf, 2, 3))) say(const char *what, const char *fmt, ...) {
+    va_list args;
+    va_start(args, fmt);
+    say_v(what, fmt, args);
+    va_end(args);
+}
+
+GPUSIM_API void gpusim_finding(const char *fmt, ...) {
+    va_list args;
+    n_finding++;
+    va_start(args, fmt);
+    say_v("FINDING", fmt, args);
+    va_end(args);
 }
 
 static long count_call(const char *op) {
@@ -165,6 +179,10 @@ const char *sim_fault(const char *op) {
             (faults[i].rank < 0 || faults[i].rank == s->rank)) {
             kind = faults[i].kind;
         }
+    }
+    if (kind) {
+        say("fault", "%s number %ld%s: %s", op, k, sim_replaying() ? " (in a replayed graph)" : "",
+            kind);
     }
     if (kind && strcmp(kind, "exit") == 0) {
         _exit(1);

@@ -1,4 +1,4 @@
-/* Streams, events, copies and graphs. A stream is a list of operations that run when somebody waits
+/* Streams and graphs. A stream is a list of operations that run when somebody waits
  * for the stream or asks about it, in order, and no sooner: who forgets to wait finds old data. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -6,8 +6,13 @@
 
 #include "sim.h"
 
+struct entry {
+    struct op *op; /* owns one use */
+    bool replayed; /* came by the launch of a graph */
+};
+
 struct op_list {
-    struct op **ops; /* owns one use of each */
+    struct entry *ops;
     size_t n, capacity;
 };
 
@@ -28,15 +33,9 @@ struct CUstream_st {
     struct CUstream_st *next;
 };
 
-struct CUevent_st {
-    uint64_t recorded, happened; /* serial numbers of records */
-    cudaStream_t stream;         /* of the last record */
-    struct CUevent_st *next;
-};
-
 static struct CUstream_st default_stream;
 static struct CUstream_st *streams = &default_stream;
-static struct CUevent_st *events;
+static bool replaying;
 static struct graph_link { /* graphs and executable graphs alive */
     struct op_list *list;
     const void *graph;
@@ -63,24 +62,24 @@ void op_unref(struct op *op) {
 }
 
 /* Takes over one use. */
-static void list_add(struct op_list *l, struct op *op) {
+static void list_add(struct op_list *l, struct op *op, bool replayed) {
     if (l->n == l->capacity) {
         l->capacity = l->capacity ? 2 * l->capacity : 64;
         l->ops = realloc(l->ops, l->capacity * sizeof *l->ops);
     }
-    l->ops[l->n++] = op;
+    l->ops[l->n++] = (struct entry){op, replayed};
 }
 
 static void list_copy(struct op_list *to, const struct op_list *from) {
     for (size_t i = 0; i < from->n; i++) {
-        from->ops[i]->n_user++;
-        list_add(to, from->ops[i]);
+        from->ops[i].op->n_user++;
+        list_add(to, from->ops[i].op, true);
     }
 }
 
 static void list_finish(struct op_list *l) {
     for (size_t i = 0; i < l->n; i++) {
-        op_unref(l->ops[i]);
+        op_unref(l->ops[i].op);
     }
     free(l->ops);
     *l = (struct op_list){0};
@@ -101,6 +100,19 @@ static struct CUstream_st *stream_of(cudaStream_t stream) {
     return NULL;
 }
 
+/* The last n operations have come into the stream, unless it is being captured. */
+static void came(const struct CUstream_st *s, size_t n) {
+    for (size_t i = s->list.n - n; !s->capture && i < s->list.n; i++) {
+        const struct gpusim_op *call = &s->list.ops[i].op->call;
+        sim_pinned_use(call->host, call->host_bytes, call->host_written, call->name);
+    }
+}
+
+/* The operation has left a stream. */
+static void gone(const struct op *op) {
+    sim_pinned_used(op->call.host, op->call.host_bytes, op->call.host_written);
+}
+
 cudaError_t sim_enqueue(cudaStream_t stream, const struct gpusim_op *call) {
     struct CUstream_st *s = stream_of(stream);
     struct op *op = op_create(call);
@@ -108,7 +120,8 @@ cudaError_t sim_enqueue(cudaStream_t stream, const struct gpusim_op *call) {
         op_unref(op);
         return cudaErrorInvalidResourceHandle;
     }
-    list_add(s->capture ? &s->capture->list : &s->list, op);
+    list_add(s->capture ? &s->capture->list : &s->list, op, false);
+    came(s, 1);
     return cudaSuccess;
 }
 
@@ -120,17 +133,26 @@ GPUSIM_API cudaError_t gpusim_enqueue(cudaStream_t stream, const struct gpusim_o
     return e;
 }
 
+bool sim_replaying(void) {
+    return replaying;
+}
+
 static cudaError_t run(struct CUstream_st *s) {
     while (s->done < s->list.n) {
-        struct op *op = s->list.ops[s->done];
+        struct op *op = s->list.ops[s->done].op;
         cudaError_t e = cudaErrorLaunchFailure;
-        enum gpusim_status status =
-            op->dropped ? GPUSIM_DONE : op->call.run(op->call.arg, !s->started, &e);
+        enum gpusim_status status = GPUSIM_DONE;
+        if (!op->dropped) {
+            replaying = s->list.ops[s->done].replayed;
+            status = op->call.run(op->call.arg, !s->started, &e);
+            replaying = false;
+        }
         if (status == GPUSIM_BUSY) {
             s->started = true;
             return cudaErrorNotReady;
         }
         s->started = false;
+        gone(op);
         s->done++;
         if (status == GPUSIM_FAILED) {
             sim_stick(e);
@@ -194,6 +216,9 @@ API cudaError_t cudaStreamDestroy(cudaStream_t stream) {
             break;
         }
     }
+    for (size_t i = s->done; i < s->list.n; i++) {
+        gone(s->list.ops[i].op);
+    }
     list_finish(&s->list);
     free(s);
     return sim_leave(cudaSuccess);
@@ -233,140 +258,6 @@ API cudaError_t cudaDeviceSynchronize(void) {
         while (e == cudaErrorNotReady) {
             e = sim_run_all();
         }
-    }
-    return sim_leave(e);
-}
-
-/* ---- events ---- */
-
-static struct CUevent_st *event_of(cudaEvent_t event) {
-    for (struct CUevent_st *v = events; v; v = v->next) {
-        if (v == event) {
-            return v;
-        }
-    }
-    gpusim_finding("%p is no event, or was destroyed", (void *)event);
-    return NULL;
-}
-
-API cudaError_t cudaEventCreateWithFlags(cudaEvent_t *out, unsigned flags) {
-    cudaError_t e = sim_enter("cudaEventCreateWithFlags");
-    (void)flags;
-    if (e == cudaSuccess) {
-        struct CUevent_st *v = calloc(1, sizeof *v);
-        v->next = events;
-        events = v;
-        *out = v;
-    }
-    return sim_leave(e);
-}
-
-API cudaError_t cudaEventCreate(cudaEvent_t *out) {
-    return cudaEventCreateWithFlags(out, 0);
-}
-
-API cudaError_t cudaEventDestroy(cudaEvent_t event) {
-    cudaError_t e = sim_enter("cudaEventDestroy");
-    if (e == cudaSuccess && !event_of(event)) {
-        e = cudaErrorInvalidResourceHandle;
-    }
-    for (struct CUevent_st **at = &events; e == cudaSuccess && *at; at = &(*at)->next) {
-        if (*at == event) {
-            *at = event->next;
-            free(event);
-            break;
-        }
-    }
-    return sim_leave(e);
-}
-
-/* A record, or a wait for one. */
-struct event_call {
-    struct CUevent_st *event;
-    uint64_t serial;
-};
-
-static struct CUevent_st *event_alive(struct CUevent_st *event) {
-    for (struct CUevent_st *v = events; v; v = v->next) {
-        if (v == event) {
-            return v;
-        }
-    }
-    return NULL; /* destroyed meanwhile, which is allowed */
-}
-
-static enum gpusim_status run_record(void *arg, bool start, cudaError_t *error) {
-    struct event_call *c = arg;
-    struct CUevent_st *v = event_alive(c->event);
-    (void)start;
-    (void)error;
-    if (v) {
-        v->happened = c->serial > v->happened ? c->serial : v->happened;
-    }
-    return GPUSIM_DONE;
-}
-
-static enum gpusim_status run_event_wait(void *arg, bool start, cudaError_t *error) {
-    struct event_call *c = arg;
-    struct CUevent_st *v = event_alive(c->event);
-    (void)start;
-    (void)error;
-    if (v && v->happened < c->serial) {
-        sim_run(v->stream);
-    }
-    return !v || v->happened >= c->serial ? GPUSIM_DONE : GPUSIM_BUSY;
-}
-
-static cudaError_t enqueue_event(cudaStream_t stream, struct CUevent_st *v, const char *name,
-                                 enum gpusim_status (*f)(void *, bool, cudaError_t *)) {
-    struct event_call *c = malloc(sizeof *c);
-    *c = (struct event_call){v, v->recorded};
-    return sim_enqueue(stream,
-                       &(struct gpusim_op){.name = name, .run = f, .destroy = free, .arg = c});
-}
-
-API cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
-    cudaError_t e = sim_enter("cudaEventRecord");
-    struct CUevent_st *v = e == cudaSuccess ? event_of(event) : NULL;
-    if (!v) {
-        return sim_leave(e == cudaSuccess ? cudaErrorInvalidResourceHandle : e);
-    }
-    v->recorded++;
-    v->stream = stream;
-    return sim_leave(enqueue_event(stream, v, "cudaEventRecord", run_record));
-}
-
-API cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags) {
-    cudaError_t e = sim_enter("cudaStreamWaitEvent");
-    struct CUevent_st *v = e == cudaSuccess ? event_of(event) : NULL;
-    (void)flags;
-    if (!v) {
-        return sim_leave(e == cudaSuccess ? cudaErrorInvalidResourceHandle : e);
-    }
-    return sim_leave(enqueue_event(stream, v, "cudaStreamWaitEvent", run_event_wait));
-}
-
-static cudaError_t event_state(cudaEvent_t event) {
-    struct CUevent_st *v = event_of(event);
-    if (!v) {
-        return cudaErrorInvalidResourceHandle;
-    }
-    cudaError_t e = v->happened < v->recorded ? sim_run(v->stream) : cudaSuccess;
-    return e != cudaSuccess && e != cudaErrorNotReady ? e
-           : v->happened >= v->recorded               ? cudaSuccess
-                                                      : cudaErrorNotReady;
-}
-
-API cudaError_t cudaEventQuery(cudaEvent_t event) {
-    cudaError_t e = sim_enter("cudaEventQuery");
-    return sim_leave(e == cudaSuccess ? event_state(event) : e);
-}
-
-API cudaError_t cudaEventSynchronize(cudaEvent_t event) {
-    cudaError_t e = sim_enter("cudaEventSynchronize");
-    e = e == cudaSuccess ? event_state(event) : e;
-    while (e == cudaErrorNotReady) {
-        e = event_state(event);
     }
     return sim_leave(e);
 }
@@ -426,6 +317,11 @@ API cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *out) {
     return sim_leave(cudaSuccess);
 }
 
+bool sim_is_capturing(cudaStream_t stream) {
+    struct CUstream_st *s = stream_of(stream);
+    return s && s->capture;
+}
+
 API cudaError_t cudaStreamIsCapturing(cudaStream_t stream, enum cudaStreamCaptureStatus *out) {
     cudaError_t e = sim_enter("cudaStreamIsCapturing");
     struct CUstream_st *s = e == cudaSuccess ? stream_of(stream) : NULL;
@@ -477,12 +373,13 @@ API cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
         return sim_leave(e == cudaSuccess ? cudaErrorInvalidResourceHandle : e);
     }
     list_copy(s->capture ? &s->capture->list : &s->list, &exec->list);
+    came(s, exec->list.n);
     return sim_leave(cudaSuccess);
 }
 
 static int holds(const struct op_list *l, const void *owner) {
     for (size_t i = 0; i < l->n; i++) {
-        if (l->ops[i]->call.owner == owner) {
+        if (l->ops[i].op->call.owner == owner) {
             return 1;
         }
     }
@@ -503,7 +400,7 @@ GPUSIM_API void gpusim_drop(const void *owner) {
     sim_lock();
     for (struct CUstream_st *s = streams; s; s = s->next) {
         for (size_t i = s->done; i < s->list.n; i++) {
-            struct op *op = s->list.ops[i];
+            struct op *op = s->list.ops[i].op;
             op->dropped = op->dropped || op->call.owner == owner;
         }
     }
@@ -517,11 +414,8 @@ void sim_stream_report_leaks(void) {
         }
         if (s->done < s->list.n) {
             gpusim_finding("at exit %zu operations wait in stream %p, the first a %s",
-                           s->list.n - s->done, (void *)s, s->list.ops[s->done]->call.name);
+                           s->list.n - s->done, (void *)s, s->list.ops[s->done].op->call.name);
         }
-    }
-    for (struct CUevent_st *v = events; v; v = v->next) {
-        gpusim_finding("leak at exit: event %p", (void *)v);
     }
     for (struct graph_link *g = graphs; g; g = g->next) {
         gpusim_finding("leak at exit: %s %p", g->what, g->graph);
