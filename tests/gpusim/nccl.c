@@ -31,7 +31,8 @@ struct call {
     struct ncclComm *comm;
     enum net_kind kind; /* NET_SEND for receives, too: what is expected */
     bool receives;
-    bool hangs; /* a fault */
+    bool hangs; /* a fault: always, or */
+    bool hangs_now;
     bool done;
     struct net_header header;
     const void *send; /* what this rank gives, header.bytes */
@@ -277,13 +278,34 @@ API ncclResult_t ncclCommFinalize(ncclComm_t c) {
     if (r != ncclSuccess) {
         return r;
     }
+    const struct net_header bye = {.kind = NET_BYE, .call = "ncclCommFinalize"};
     for (int p = 0; c->net && p < c->world; p++) {
         if (p != c->rank) {
-            net_send(c->net, p, &(struct net_header){.kind = NET_BYE}, NULL);
+            net_send(c->net, p, &bye, NULL);
         }
     }
     c->finalized = true;
     return c->state;
+}
+
+static void describe(char *out, size_t size, const struct net_header *h) {
+    snprintf(out, size, "%s(count %llu, dtype %d, op %d, root %d)", h->call,
+             (unsigned long long)h->count, h->dtype, h->redop, h->root);
+}
+
+/* Calls of others that this rank has never made. */
+static void report_unmet(const struct ncclComm *c) {
+    for (int r = 0; c->net && r < c->world; r++) {
+        const void *payload;
+        char theirs[128];
+        const struct net_header *h = r == c->rank ? NULL : net_peek(c->net, r, &payload);
+        if (h && (h->kind == NET_COLLECTIVE || h->kind == NET_SEND)) {
+            describe(theirs, sizeof theirs, h);
+            gpusim_finding(
+                "mismatched collectives: rank %d calls ncclCommDestroy, rank %d calls %s", c->rank,
+                r, theirs);
+        }
+    }
 }
 
 API ncclResult_t ncclCommDestroy(ncclComm_t c) {
@@ -293,6 +315,7 @@ API ncclResult_t ncclCommDestroy(ncclComm_t c) {
     if (c->n_registered > 0) {
         gpusim_finding("ncclCommDestroy with %d buffers registered", c->n_registered);
     }
+    report_unmet(c);
     if (!c->finalized) {
         ncclCommFinalize(c);
     }
@@ -397,11 +420,6 @@ static bool reduce(void *a, const void *b, size_t count, int dtype, int op) {
         }
     }
     return op == ncclSum || op == ncclMax;
-}
-
-static void describe(char *out, size_t size, const struct net_header *h) {
-    snprintf(out, size, "%s(count %llu, dtype %d, op %d, root %d)", h->call,
-             (unsigned long long)h->count, h->dtype, h->redop, h->root);
 }
 
 /* The two calls that meet do not fit. */
@@ -539,13 +557,18 @@ static enum gpusim_status finish_collective(struct call *k, cudaError_t *error) 
 static enum gpusim_status run_call(struct call *k, bool start, cudaError_t *error) {
     struct ncclComm *c = k->comm;
     if (start) {
+        const char *kind = NULL;
         k->done = false;
-        if (!k->receives && !k->hangs) {
+        if (k->kind == NET_COLLECTIVE && fault("collective", c, &kind) != ncclSuccess) {
+            c->state = ncclRemoteError;
+        }
+        k->hangs_now = k->hangs || (kind && strcmp(kind, "hang") == 0);
+        if (!k->receives && !k->hangs_now) {
             send_out(k);
         }
     }
     progress(c);
-    if (k->hangs || c->state != ncclSuccess) {
+    if (k->hangs_now || c->state != ncclSuccess) {
         return GPUSIM_BUSY; /* as a kernel that spins until it is aborted */
     }
     return k->kind == NET_COLLECTIVE ? finish_collective(k, error)

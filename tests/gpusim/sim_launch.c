@@ -39,6 +39,7 @@ struct fatbin_entry {
 struct binary {
     const struct fatbin_wrapper *wrapper;
     struct ptx_module *module; /* owns; parsed at the first use of a kernel */
+    bool tried;
     struct binary *next;
 };
 
@@ -136,9 +137,10 @@ static bool parse(struct binary *b, const char *text, size_t n) {
 
 static bool load(struct binary *b) {
     const struct fatbin_header *h = b->wrapper->data;
-    if (b->module) {
-        return true;
+    if (b->module || b->tried) {
+        return b->module;
     }
+    b->tried = true;
     if (h->magic != FATBIN_MAGIC) {
         gpusim_finding("a container of kernels has the magic number %#x", h->magic);
         return false;
@@ -171,6 +173,7 @@ static struct function *function_of(const void *stub) {
 
 struct launch {
     const struct ptx_kernel *kernel;
+    const char *fault; /* of this execution */
     struct ptx_launch call;
     unsigned char params[];
 };
@@ -188,7 +191,16 @@ static void finding(void *user, const char *line) {
 static enum gpusim_status run_kernel(void *arg, bool start, cudaError_t *error) {
     struct launch *l = arg;
     const struct ptx_host host = {.find = find, .finding = finding};
-    (void)start;
+    if (start) {
+        l->fault = sim_fault("kernel");
+    }
+    if (l->fault && strcmp(l->fault, "hang") == 0) {
+        return GPUSIM_BUSY;
+    }
+    if (l->fault) {
+        *error = sim_fault_error(l->fault);
+        return GPUSIM_FAILED;
+    }
     switch (ptx_run(l->kernel, &l->call, &host)) {
     case PTX_OK:
         return GPUSIM_DONE;
