@@ -60,6 +60,17 @@ static long number(const char *name, const char *otherwise) {
     return n;
 }
 
+static bool is_kind(const char *kind) {
+    static const char *const kinds[] = {"memory", "fault719", "fault700", "init", "hang",
+                                        "remote", "async",    "exit",     "error"};
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
+        if (strcmp(kinds[i], kind) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* "R:OP:K:KIND[;...]" */
 static void read_faults(void) {
     char *text = strdup(env("GPUSIM_FAULT", "")), *save = NULL;
@@ -70,7 +81,7 @@ static void read_faults(void) {
         if (n_fault == MAX_FAULTS ||
             sscanf(one, "%15[0-9*]:%47[A-Za-z0-9_]:%ld:%15[a-z0-9]%n", rank, f.op, &f.k, f.kind,
                    &used) != 4 ||
-            one[used] || f.k < 1) {
+            one[used] || f.k < 1 || !is_kind(f.kind)) {
             die("GPUSIM_FAULT", one);
         }
         f.rank = *rank == '*' ? -1 : atoi(rank);

@@ -37,3 +37,5 @@ cudaError_t launch_copy(void *out, const void *in, cudaStream_t stream);
 void *device_words(const unsigned *with, size_t n);
 /* The same name in all ranks of a program. */
 const char *sim_meeting(void);
+/* Waits until all ranks have come here, each time. */
+void sim_meet(int n_rank);

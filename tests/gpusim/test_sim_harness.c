@@ -1,9 +1,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -91,10 +93,23 @@ const char *sim_meeting(void) {
     return getenv("TEST_SIM_MEETING");
 }
 
+void sim_meet(int n_rank) {
+    static atomic_int *met;
+    static int n_meeting;
+    int fd = atoi(getenv("TEST_SIM_SHARED"));
+    met = met ? met : mmap(NULL, sizeof *met, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    atomic_fetch_add(met, 1);
+    for (n_meeting++; atomic_load(met) < n_meeting * n_rank;) {
+        usleep(100);
+    }
+}
+
 /* ---- around them ---- */
 
-static void set_environment(const struct program *p, int rank) {
+static void set_environment(const struct program *p, int rank, int shared) {
     char text[256], *save = NULL;
+    snprintf(text, sizeof text, "%d", shared);
+    setenv("TEST_SIM_SHARED", text, 1);
     snprintf(text, sizeof text, "%d", rank);
     setenv("OMPI_COMM_WORLD_RANK", text, 1);
     snprintf(text, sizeof text, "%d-%s", getppid(), p->name);
@@ -108,11 +123,11 @@ static void set_environment(const struct program *p, int rank) {
     }
 }
 
-static pid_t start(const struct program *p, int rank, int out) {
+static pid_t start(const struct program *p, int rank, int out, int shared) {
     pid_t child = fork();
     if (child == 0) {
         dup2(out, STDERR_FILENO);
-        set_environment(p, rank);
+        set_environment(p, rank, shared);
         alarm(LIMIT_S);
         setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0});
         execl("/proc/self/exe", "test_sim", p->name, NULL);
@@ -133,15 +148,18 @@ static int count(const char *said, const char *word) {
 static bool run_program(const struct program *p) {
     static char said[SAID_BYTES];
     int n_rank = p->n_rank ? p->n_rank : 1, pipes[2];
+    int shared = memfd_create("test_sim", 0); /* sim_meet */
     size_t n = 0;
     ssize_t got;
     bool ok = true;
     pid_t ranks[MAX_RANKS];
     assert_int_equal(pipe2(pipes, O_CLOEXEC), 0);
+    assert_int_equal(ftruncate(shared, 4096), 0);
     for (int r = 0; r < n_rank; r++) {
-        ranks[r] = start(p, r, pipes[1]);
+        ranks[r] = start(p, r, pipes[1], shared);
     }
     close(pipes[1]);
+    close(shared);
     while (n < sizeof said - 1 && (got = read(pipes[0], said + n, sizeof said - 1 - n)) != 0) {
         n += got > 0 ? (size_t)got : 0;
     }
