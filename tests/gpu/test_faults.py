@@ -21,7 +21,8 @@ LIMIT = TIMEOUT + 5 + 3  # the deadline, the promise, and mpirun's own start and
 MAX_TOKENS = 12  # enough for steps that are enqueued, captured and replayed
 
 # name: (operation, which call of it, kind, exit code, words of the line)
-# The k-th call is chosen so that it falls where the name says; test_places checks that they do.
+# "kernel" and "collective" count what runs on the GPU, the others count calls. The simulator says
+# where each fault fell; that it is where the name says is seen in the words, or in REPLAYED.
 FAULTS = {
     "memory while loading": ("cudaMalloc", 5, "memory", 2, ["no_memory: load: ", "out of memory"]),
     "memory of collectives": ("ncclMemAlloc", 1, "memory", 0, []),  # plain memory does, too
@@ -38,6 +39,11 @@ FAULTS = {
                                                                 "ncclCommInitRankConfig"]),
     "sanity never ends": ("ncclAllReduce", 2, "hang", 4, ["deadline: sanity: "]),
     "collective never ends": ("ncclAllReduce", 10, "hang", 4, ["deadline: step: "]),
+    "replayed collective never ends": ("collective", 41, "hang", 4, ["deadline: step: "]),
+    "replayed collective says remote": ("collective", 41, "remote", 3, ["comm_failed: step: ",
+                                                                      "remote process exited"]),
+    "replayed kernel 719": ("kernel", 300, "fault719", 3, ["device_failed: step: ",
+                                                          "unspecified launch failure"]),
     "collective says remote": ("ncclAllReduce", 10, "remote", 3, [
         "comm_failed: step: ", "remote process exited"]),
     "collective fails later": ("ncclAllReduce", 21, "async", 3, ["comm_failed: step: ",
@@ -45,15 +51,18 @@ FAULTS = {
     "graph is not launched": ("cudaGraphLaunch", 2, "error", 3, ["device_failed: step: ",
                                                                "cudaGraphLaunch"]),
     "process exits": ("ncclAllReduce", 21, "exit", 1, ["closed its connection"]),
-    "finalize never ends": ("ncclCommFinalize", 1, "error", 0, []),
+    "finalize fails": ("ncclCommFinalize", 1, "error", 0, []),
+    "finalize never ends": ("ncclCommFinalize", 1, "hang", 0, []),
 }
+REPLAYED = {"replayed collective never ends", "replayed collective says remote", "replayed kernel 719"}
 # Which rank's name the line must carry: the rank of the fault, but for these, where nobody can know.
-ANYBODY = {"init never ends", "sanity never ends", "collective never ends", "kernel that never ends",
-           "process exits"}
-SAMPLE = [("memory while loading", 1), ("memory of collectives", 0), ("memory of a collective", 1), ("kernel 719", 1),
+ANYBODY = {"init never ends", "sanity never ends", "collective never ends",
+           "replayed collective never ends", "kernel that never ends", "process exits"}
+SAMPLE = [("memory while loading", 1), ("memory of collectives", 0), ("memory of a collective", 1),
+          ("kernel 719", 1),
           ("kernel 700", 0), ("kernel that never ends", 1), ("init refused", 0), ("init failed", 1),
           ("init never ends", 1), ("sanity never ends", 1), ("collective never ends", 1),
-          ("collective says remote", 0), ("collective fails later", 1),
+          ("replayed kernel 719", 0), ("collective says remote", 0), ("collective fails later", 1),
           ("graph is not launched", 1), ("process exits", 1)]
 
 
@@ -100,6 +109,9 @@ class Faults(unittest.TestCase):
                  if ": loaded " not in line and "lockstep: loaded" not in line and
                  "warning: " not in line]
         self.assertNotIn("FINDING", said)
+        place = " (in a replayed graph)" if name in REPLAYED else ""
+        self.assertEqual(re.findall("gpusim: .*", said),
+                         [f"gpusim: rank {rank}: fault: {op} number {k}{place}: {kind}"])
         if code == 0:
             self.assertEqual(lines, [], said)
             return
@@ -123,12 +135,17 @@ class Faults(unittest.TestCase):
         self.assertEqual(plain.stdout, done.stdout)
 
     def test_abort_waits_for_graphs(self):
-        """A collective hangs in a replayed graph: NCCL's abort waits for live graphs, so the job only
-        ends in time because they are destroyed first."""
-        done = self.job("1:cudaGraphLaunch:3:error", 2)
-        self.assertEqual(done.returncode, 3, done.stderr)
+        """A collective hangs in a replayed graph. NCCL's abort waits for live graphs, so they must be
+        destroyed first; the simulator's waits, too, and says so (gpusim/sim_nccl, "abort before
+        graphs"): no finding means that they were. Then an abort that hangs all the same: the watchdog
+        ends the ranks."""
+        self.check_end("replayed collective never ends", 1)
+        done = self.job("*:collective:41:hang;*:ncclCommAbort:1:hang", 2)
+        self.assertEqual(done.returncode, 4, done.stderr)
         self.assertLess(done.seconds, LIMIT)
-        self.assertIn("rank 1 (", done.stderr)
+        self.assertIn("(in a replayed graph): hang", done.stderr)
+        self.assertIn("fault: ncclCommAbort number 1: hang", done.stderr)
+        self.assertEqual(processes(), [])
 
     def test_capture_fails(self):
         """Where capture fails the steps are enqueued as before, with a reason, and the same text."""
@@ -171,7 +188,7 @@ class Faults(unittest.TestCase):
                              r"\(weights .*, KV cache .*, buffers .*\), [0-9.]+ [KM]iB are free")
 
     def test_faults(self):
-        cases = SAMPLE
+        cases = SAMPLE + [("finalize never ends", 0)]
         if EVERYTHING:
             cases = [(name, rank) for name in FAULTS for rank in range(3)]
         for name, rank in cases:

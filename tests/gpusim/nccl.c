@@ -263,6 +263,11 @@ static void unlink_comm(struct ncclComm *c) {
 API ncclResult_t ncclCommAbort(ncclComm_t c) {
     const char *kind;
     fault("ncclCommAbort", NULL, &kind);
+    if (gpusim_graphs_of(c) > 0) {
+        gpusim_finding("ncclCommAbort waits for %d captured graphs of the communicator, which are "
+                       "alive",
+                       gpusim_graphs_of(c));
+    }
     while (gpusim_graphs_of(c) > 0 || (kind && strcmp(kind, "hang") == 0)) {
         usleep(1000); /* NCCL waits for captured graphs that are alive */
     }
@@ -285,6 +290,9 @@ API ncclResult_t ncclCommFinalize(ncclComm_t c) {
         }
     }
     c->finalized = true;
+    if (kind && strcmp(kind, "hang") == 0) {
+        c->state = ncclInProgress; /* and so it stays */
+    }
     return c->state;
 }
 

@@ -1,6 +1,7 @@
 /* Mistakes with collectives, on the simulated libnccl, between processes. */
 #include <nccl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -403,9 +404,18 @@ const struct program programs[] = {
      .end = FINDINGS,
      .words = {"ncclCommDestroy with 1 buffers registered",
                "leak at exit: the communicator of rank 0 of 1"}},
-    {.name = "abort before graphs", .run = abort_before_graphs, .n_rank = WORLD},
+    {.name = "abort before graphs",
+     .run = abort_before_graphs,
+     .n_rank = WORLD,
+     .n_finding = 2,
+     .end = FINDINGS,
+     .words = {"ncclCommAbort waits for 2 captured graphs of the communicator, which are alive"}},
     {.name = "abort after graphs", .run = abort_after_graphs, .n_rank = WORLD},
-    {.name = "abort never ends", .run = abort_never_ends, .end = -14},
+    {.name = "abort never ends",
+     .run = abort_never_ends,
+     .n_finding = 1,
+     .end = -SIGALRM,
+     .words = {"ncclCommAbort waits for 2 captured graphs"}},
     {.name = "destroyed before graphs",
      .run = destroyed_before_graphs,
      .n_finding = 1,
