@@ -1,5 +1,6 @@
 /* Every CUDA kernel against a reference in double precision, at odd sizes, on whatever device the
- * loader finds: a GPU, or the simulated one.
+ * loader finds: a GPU, or the simulated one. What works on heads runs a sample in which any two of
+ * type, head dimension, heads per KV head (1 to 8), sequences (1 to 9) and context (1 to 600) meet.
  *
  * Tolerances: f32 1e-4, bf16 2^-7 (two roundings of 2^-8), both times the largest value of the row.
  */
@@ -426,19 +427,67 @@ static void attention_case(struct layer *l, bool decode) {
     layer_end(l);
 }
 
-static const int head_dims[] = {32, 64, 80, 96, 128, 256, 40};
-enum { N_HEAD_DIM = sizeof head_dims / sizeof head_dims[0] };
+/* ---- the sample of sizes ---- */
 
-/* Head dimensions by types, with the other sizes dealt out so that each comes with several. */
-static void attention_of_one_token(void **state) {
-    static const int contexts[] = {1, 63, 64, 65, 200, 600, 129};
+static const int head_dims[] = {32, 64, 80, 96, 128, 256, 40};
+enum { N_DIM = 7, N_GROUP = 8, N_BATCH = 9, N_PLACE = 7, N_SAMPLE = N_GROUP * N_BATCH };
+
+/* One of the cases: every two of these meet in some of them. */
+struct sample {
+    int type, dim, group, batch, place;
+};
+
+static struct sample sample(int i) {
+    int g = i % N_GROUP, b = i / N_GROUP;
+    return (struct sample){.type = (g + b) % 2,
+                           .dim = head_dims[(g + b) % N_DIM],
+                           .group = g + 1,
+                           .batch = b + 1,
+                           .place = (g + 2 * b) % N_PLACE};
+}
+
+static int part(struct sample s, int i) {
+    const int parts[] = {s.type, s.dim, s.group, s.batch, s.place};
+    return parts[i];
+}
+
+/* How many different pairs of the parts a and b the cases have. */
+static int pairs(int a, int b) {
+    int n = 0;
+    for (int i = 0; i < N_SAMPLE; i++) {
+        bool first = true;
+        for (int j = 0; j < i; j++) {
+            first = first && (part(sample(j), a) != part(sample(i), a) ||
+                              part(sample(j), b) != part(sample(i), b));
+        }
+        n += first ? 1 : 0;
+    }
+    return n;
+}
+
+static void sample_is_pairwise(void **state) {
+    const int sizes[] = {2, N_DIM, N_GROUP, N_BATCH, N_PLACE};
     (void)state;
-    for (int i = 0; i < 2 * N_HEAD_DIM; i++) {
-        struct layer l = {.type = (enum kernel_type)(i % 2),
-                          .heads = heads(head_dims[i / 2], 1 + i * 3 % 8),
-                          .n_seq = 1 + i * 5 % 9};
+    for (int a = 0; a < 5; a++) {
+        for (int b = 0; b < a; b++) {
+            assert_int_equal(pairs(a, b), sizes[a] * sizes[b]);
+        }
+    }
+}
+
+static struct layer layer_of(const struct sample *s) {
+    return (struct layer){
+        .type = (enum kernel_type)s->type, .heads = heads(s->dim, s->group), .n_seq = s->batch};
+}
+
+static void attention_of_one_token(void **state) {
+    static const int contexts[N_PLACE] = {1, 63, 64, 65, 200, 600, 129};
+    (void)state;
+    for (int i = 0; i < N_SAMPLE; i++) {
+        struct sample at = sample(i);
+        struct layer l = layer_of(&at);
         for (int s = 0; s < l.n_seq; s++) {
-            int context = s == 0 ? contexts[i * 3 % 7] : random_int(&rng, 1, 130);
+            int context = s == 0 ? contexts[at.place] : random_int(&rng, 1, 130);
             l.tok[s] = 1;
             l.pos[s] = context - 1;
         }
@@ -451,20 +500,20 @@ static void attention_of_one_token(void **state) {
 }
 
 static void attention_of_many_tokens(void **state) {
-    static const int chunks[][2] = {{0, 1},    {0, 70},  {61, 5}, {64, 64},
-                                    {130, 17}, {3, 129}, {500, 9}};
+    static const int chunks[N_PLACE][2] = {{0, 1},    {0, 70},  {61, 5}, {64, 64},
+                                           {130, 17}, {3, 129}, {591, 9}};
     (void)state;
-    for (int i = 0; i < 2 * N_HEAD_DIM; i++) {
-        struct layer l = {.type = (enum kernel_type)(i % 2),
-                          .heads = heads(head_dims[i / 2], 1 + i * 5 % 8),
-                          .n_seq = 1 + i % 3};
+    for (int i = 0; i < N_SAMPLE; i++) {
+        struct sample at = sample(i);
+        struct layer l = layer_of(&at);
         l.heads.n_head = l.heads.n_head > 3 ? 3 : l.heads.n_head; /* one block a head: no news */
         l.heads.n_kv_head =
             (l.heads.head_first + l.heads.n_head - 1) / l.heads.group - l.heads.kv_first + 1;
-        for (int s = 0; s < l.n_seq; s++) {
-            const int *chunk = chunks[(i * 3 + s * 2) % 7];
-            l.pos[s] = chunk[0];
-            l.tok[s] = chunk[1];
+        l.pos[0] = chunks[at.place][0];
+        l.tok[0] = chunks[at.place][1];
+        for (int s = 1; s < l.n_seq; s++) {
+            l.pos[s] = random_int(&rng, 0, 70);
+            l.tok[s] = random_int(&rng, 1, 10);
         }
         attention_case(&l, false);
     }
@@ -534,13 +583,15 @@ static void rope_case(struct layer *l, bool norms) {
 }
 
 static void rope_and_append(void **state) {
+    static const int starts[N_PLACE] = {0, 1, 62, 63, 64, 300, 597};
     (void)state;
-    for (int i = 0; i < 2 * N_HEAD_DIM; i++) {
-        struct layer l = {.type = (enum kernel_type)(i % 2),
-                          .heads = heads(head_dims[i / 2], 1 + i % 5),
-                          .n_seq = 3,
-                          .tok = {1 + i % 4, 3, 0},
-                          .pos = {random_int(&rng, 0, 600), 62, 0}};
+    for (int i = 0; i < N_SAMPLE; i++) {
+        struct sample at = sample(i);
+        struct layer l = layer_of(&at);
+        for (int s = 0; s < l.n_seq; s++) {
+            l.pos[s] = s == 0 ? starts[at.place] : random_int(&rng, 0, 200);
+            l.tok[s] = s == 0 ? 3 : random_int(&rng, 0, 2); /* 0: padding */
+        }
         rope_case(&l, i % 3 > 0);
     }
 }
@@ -596,6 +647,7 @@ static void top_k(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows),
+        cmocka_unit_test(sample_is_pairwise),
         cmocka_unit_test(rope_and_append),
         cmocka_unit_test(attention_of_one_token),
         cmocka_unit_test(attention_of_many_tokens),
