@@ -296,9 +296,27 @@ API ncclResult_t ncclCommFinalize(ncclComm_t c) {
     return c->state;
 }
 
+static const char *type_name(int dtype) {
+    static const char *const names[] = {"int8",   "uint8",   "int32",   "uint32",  "int64",
+                                        "uint64", "float16", "float32", "float64", "bfloat16"};
+    return dtype >= 0 && dtype < 10 ? names[dtype] : "unknown type";
+}
+
+/* A call as its caller wrote it. */
 static void describe(char *out, size_t size, const struct net_header *h) {
-    snprintf(out, size, "%s(count %llu, dtype %d, op %d, root %d)", h->call,
-             (unsigned long long)h->count, h->dtype, h->redop, h->root);
+    static const char *const ops[] = {"sum", "prod", "max", "min", "avg"};
+    int n = snprintf(out, size, "%s", h->call);
+    if (h->kind == NET_COLLECTIVE || h->kind == NET_SEND) {
+        n += snprintf(out + n, size - (size_t)n, "(count %llu, %s", (unsigned long long)h->count,
+                      type_name(h->dtype));
+        if (strcmp(h->call, "ncclAllReduce") == 0) {
+            n += snprintf(out + n, size - (size_t)n, ", %s",
+                          h->redop >= 0 && h->redop < 5 ? ops[h->redop] : "unknown operation");
+        } else if (strcmp(h->call, "ncclBroadcast") == 0) {
+            n += snprintf(out + n, size - (size_t)n, ", root %d", h->root);
+        }
+        snprintf(out + n, size - (size_t)n, ")");
+    }
 }
 
 /* Calls of others that this rank has never made. */

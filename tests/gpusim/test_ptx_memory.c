@@ -301,6 +301,7 @@ static void test_mma(void **state) {
     check_mma(16, "f16", "f32");
     check_mma(8, "f16", "f32");
     check_mma(16, "f16", "f16");
+    check_mma(8, "f16", "f16");
     check_mma(8, "tf32", "f32");
     check_mma(4, "tf32", "f32");
 }

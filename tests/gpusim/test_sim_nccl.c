@@ -355,23 +355,24 @@ static void goes_away(int rank) {
 
 const struct program programs[] = {
     {.name = "no mistake", .run = no_mistake, .n_rank = WORLD},
-    MISMATCH("counts", counts, "ncclAllReduce(count 3, dtype 3, op 0, root 0)",
-             "ncclAllReduce(count 4, dtype 3, op 0, root 0)"),
-    MISMATCH("types", types, "ncclAllReduce(count 4, dtype 3, op 0, root 0)",
-             "ncclAllReduce(count 4, dtype 7, op 0, root 0)"),
-    MISMATCH("operations", operations, "ncclAllReduce(count 4, dtype 3, op 0, root 0)",
-             "ncclAllReduce(count 4, dtype 3, op 2, root 0)"),
-    MISMATCH("order", order, "ncclAllReduce(count 4, dtype 3, op 0, root 0)",
-             "ncclAllGather(count 4, dtype 3, op 0, root 0)"),
-    MISMATCH("roots", roots, "ncclBroadcast(count 4, dtype 3, op 0, root 0)",
-             "ncclBroadcast(count 4, dtype 3, op 0, root 1)"),
+    MISMATCH("counts", counts, "ncclAllReduce(count 3, uint32, sum)",
+             "ncclAllReduce(count 4, uint32, sum)"),
+    MISMATCH("types", types, "ncclAllReduce(count 4, uint32, sum)",
+             "ncclAllReduce(count 4, float32, sum)"),
+    MISMATCH("operations", operations, "ncclAllReduce(count 4, uint32, sum)",
+             "ncclAllReduce(count 4, uint32, max)"),
+    MISMATCH("order", order, "ncclAllReduce(count 4, uint32, sum)",
+             "ncclAllGather(count 4, uint32)"),
+    MISMATCH("roots", roots, "ncclBroadcast(count 4, uint32, root 0)",
+             "ncclBroadcast(count 4, uint32, root 1)"),
     {.name = "lengths",
      .run = lengths,
      .n_rank = WORLD,
      .n_finding = 1,
      .end = FINDINGS,
      .words = {"gpusim: rank 0: FINDING: mismatched collectives: rank 0 calls ncclRecv(count 4, "
-               "dtype 3, op 0, root 0), rank 1 calls ncclSend(count 5, dtype 3, op 0, root 0)"}},
+               "uint32), "
+               "rank 1 calls ncclSend(count 5, uint32)"}},
     {.name = "one more",
      .run = one_more,
      .n_rank = WORLD,
@@ -379,9 +380,9 @@ const struct program programs[] = {
      .end = FINDINGS,
      .words =
          {"rank 0: FINDING: mismatched collectives: rank 0 calls ncclCommDestroy, rank 1 calls "
-          "ncclAllReduce(count 6, dtype 3, op 0, root 0)",
-          "rank 1: FINDING: mismatched collectives: rank 1 calls ncclAllReduce(count 6, dtype "
-          "3, op 0, root 0), rank 0 calls ncclCommFinalize"}},
+          "ncclAllReduce(count 6, uint32, sum)",
+          "rank 1: FINDING: mismatched collectives: rank 1 calls ncclAllReduce(count 6, uint32, "
+          "sum), rank 0 calls ncclCommFinalize"}},
     {.name = "host buffer",
      .run = host_buffer,
      .n_finding = 1,
