@@ -4,17 +4,7 @@
  * code that follows it faults; its bytes live elsewhere and are reached through gpusim_memory().
  * Streams are lazy: an operation runs only when something waits for its stream or asks about it.
  *
- * Environment:
- *   GPUSIM_DEVICES=n          devices of this host (default 1); GPUSIM_MEMORY=bytes of each
- *                             (default 2 GiB); GPUSIM_CC=8.0 compute capability (default 9.0);
- *                             GPUSIM_NAME; GPUSIM_DRIVER=version (0: no driver)
- *   GPUSIM_NCCL_VERSION=22809 what ncclGetVersion says; may be "rank:version,..."
- *   GPUSIM_FAULT=R:OP:K:KIND  at the K-th call (from 1) of OP on rank R (* = all); several with
- *                             ';'. OP is an API function's name ("cudaMalloc", "ncclAllReduce") or
- *                             "launch"; KIND: memory, fault719, fault700, init, hang, remote,
- * async, exit, error. The rank is OMPI_COMM_WORLD_RANK, PMIX_RANK or SLURM_PROCID, else 0.
- *   GPUSIM_REPORT=FILE        findings are appended there too (default: stderr only)
- *   GPUSIM_CHECK=off          no checks of races and of unwritten memory (for speed)
+ * README.md here has the environment variables, the faults and what is reported.
  * A finding is one line "gpusim: rank R: FINDING: ..." on stderr; a process with findings that
  * would exit 0 exits 86. */
 #pragma once

@@ -129,7 +129,7 @@ static bool parse(struct binary *b, const char *text, size_t n) {
         n--;
     }
     if (!ptx_module_create(&b->module, text, n, error, sizeof error)) {
-        gpusim_finding("PTX: %s", error);
+        gpusim_finding("%s", error);
         return false;
     }
     return true;

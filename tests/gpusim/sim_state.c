@@ -136,7 +136,8 @@ GPUSIM_API int gpusim_rank(void) {
 }
 
 /* One line, to stderr and to the report. */
-static void say_v(const char *what, const char *fmt, va_list args) {
+static void __attribute__((format(printf, 2, 0)))
+say_v(const char *what, const char *fmt, va_list args) {
     char text[1024], line[1200];
     vsnprintf(text, sizeof text, fmt, args);
     int n = snprintf(line, sizeof line, "gpusim: rank %d: %s: %s\n", gpusim_rank(), what, text);
