@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""The commands with --device cuda on the simulated device, at 1, 2 and 4 ranks: they give what the host
-gives, and the simulator finds nothing. Then devices that cannot be used, each refused by its name.
+"""The commands with --device cuda at 1, 2 and 4 ranks, on real GPUs as many as there are: they give what
+the host gives, and the simulated device finds nothing. Then devices that cannot be used, each refused by its name.
 
     test_commands.py LOCKSTEP MPIRUN
 """
@@ -13,7 +13,9 @@ import tempfile
 import unittest
 
 HOST = socket.gethostname()
-WORLDS = (1, 2, 4)
+REAL = os.environ.get("LOCKSTEP_REAL_GPU") == "1"
+GPUS = int(os.environ.get("LOCKSTEP_GPUS", "1")) if REAL else 4
+WORLDS = [n for n in (1, 2, 4) if n <= GPUS]
 PROMPT = "In the beginning"
 TOKENS = 6
 F32 = ["--device", "cuda", "--dtype", "f32"]
@@ -163,6 +165,5 @@ class Devices(Base):
 
 
 if __name__ == "__main__":
-    REAL = os.environ.get("LOCKSTEP_REAL_GPU") == "1"
     LOCKSTEP, MPIRUN = os.path.abspath(sys.argv[1]), sys.argv[2]
     unittest.main(argv=sys.argv[:1], verbosity=2)

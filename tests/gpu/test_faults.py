@@ -195,10 +195,15 @@ class Faults(unittest.TestCase):
             with self.subTest(fault=name, rank=rank):
                 if name == "process exits" and rank == 0:
                     continue  # the leader itself: a survivor's line is a later issue's
+                if name == "finalize never ends" and rank > 0:
+                    continue  # the rank's deadline and that of the leader's MPI_Finalize race
                 self.check_end(name, rank, 3 if EVERYTHING else 2)
 
 
 if __name__ == "__main__":
+    if os.environ.get("LOCKSTEP_REAL_GPU") == "1":
+        print("only the simulated device fails on command")
+        sys.exit(77)
     EVERYTHING = sys.argv[-1] == "all" and bool(sys.argv.pop())
     MPIRUN = sys.argv.pop()
     LOCKSTEP = os.path.abspath(sys.argv.pop())

@@ -243,7 +243,8 @@ API ncclResult_t ncclCommFinalize(ncclComm_t c) {
     if (r != ncclSuccess) {
         return r;
     }
-    const struct net_header bye = {.kind = NET_BYE, .call = "ncclCommFinalize"};
+    const struct net_header bye = {
+        .kind = NET_BYE, .call = "ncclCommFinalize", .gave_up = gpusim_gave_up()};
     for (int p = 0; c->net && p < c->world; p++) {
         if (p != c->rank) {
             net_send(c->net, p, &bye, NULL);
@@ -258,7 +259,7 @@ API ncclResult_t ncclCommFinalize(ncclComm_t c) {
 
 /* Calls of others that this rank has never made. */
 static void report_unmet(const struct ncclComm *c) {
-    for (int r = 0; c->net && r < c->world; r++) {
+    for (int r = 0; c->net && !gpusim_gave_up() && r < c->world; r++) {
         const void *payload;
         char theirs[128];
         const struct net_header *h = r == c->rank ? NULL : net_peek(c->net, r, &payload);

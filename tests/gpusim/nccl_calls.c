@@ -92,6 +92,10 @@ static bool reduce(void *a, const void *b, size_t count, int dtype, int op) {
 static void mismatch(struct ncclComm *c, const struct net_header *mine, int rank,
                      const struct net_header *theirs) {
     char a[128], b[128];
+    if (theirs->gave_up) { /* no mistake of its own */
+        c->state = nccl_fail(ncclRemoteError, "rank %d has left", rank);
+        return;
+    }
     nccl_describe(a, sizeof a, mine);
     nccl_describe(b, sizeof b, theirs);
     gpusim_finding("mismatched collectives: rank %d calls %s, rank %d calls %s", c->rank, a, rank,

@@ -14,6 +14,7 @@ struct net_header {
     uint32_t kind;
     char call[24]; /* "ncclAllReduce" */
     int32_t dtype, redop, root;
+    int32_t gave_up; /* of a bye: the rank leaves because of a fault */
     uint64_t count;
     uint64_t bytes; /* of the payload; may differ between ranks */
 };

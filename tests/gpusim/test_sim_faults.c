@@ -208,6 +208,25 @@ static void exits(int rank) {
     _exit(1); /* as the other */
 }
 
+/* Not a mistake that the others should tell: the fault is why. */
+static void leaves(int rank) {
+    void *p;
+    begin(rank);
+    if (rank == 1) {
+        CHECK(cudaMalloc(&p, 4) == cudaErrorMemoryAllocation);
+        CHECK(ncclCommFinalize(s.comm) == ncclSuccess);
+        CHECK(ncclCommDestroy(s.comm) == ncclSuccess);
+        return;
+    }
+    CHECK(all_reduce() == ncclSuccess);
+    for (int i = 0; i < LOOKS && state() == ncclSuccess; i++) {
+        CHECK(cudaStreamQuery(s.stream) == cudaErrorNotReady);
+        usleep(100);
+    }
+    CHECK(state() == ncclRemoteError);
+    CHECK(ncclCommAbort(s.comm) == ncclSuccess);
+}
+
 static void abort_hangs(int rank) {
     begin(rank);
     sim_meet(WORLD);
@@ -336,6 +355,7 @@ const struct program programs[] = {
      .end = 1,
      .env = "GPUSIM_FAULT=1:ncclAllReduce:2:exit",
      .words = SAYS("1: fault: ncclAllReduce number 2: exit")},
+    {.name = "leaves", .run = leaves, .n_rank = WORLD, .env = "GPUSIM_FAULT=1:cudaMalloc:2:memory"},
     {.name = "abort hangs",
      .run = abort_hangs,
      .n_rank = WORLD,
