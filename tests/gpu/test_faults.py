@@ -112,18 +112,17 @@ class Faults(unittest.TestCase):
         place = " (in a replayed graph)" if name in REPLAYED else ""
         self.assertEqual(re.findall("gpusim: .*", said),
                          [f"gpusim: rank {rank}: fault: {op} number {k}{place}: {kind}"])
+        self.assertEqual(processes(), [], said)
+        left = {f for f in set(os.listdir("/dev/shm")) - shared if not f.startswith("vader_segment")}
+        self.assertEqual(left, set(), said)
+        self.assertEqual(len(lines), 0 if code == 0 else 1, said)
         if code == 0:
-            self.assertEqual(lines, [], said)
             return
-        self.assertEqual(len(lines), 1, said)
         for word in words:
             self.assertIn(word, lines[0], said)
         self.assertRegex(lines[0], r"rank \d \([^ ]+, cuda:\d\): ")
         if name not in ANYBODY:
             self.assertIn(f"rank {rank} (", lines[0], said)
-        self.assertEqual(processes(), [], said)
-        left = {f for f in set(os.listdir("/dev/shm")) - shared if not f.startswith("vader_segment")}
-        self.assertEqual(left, set(), said)
 
     def test_no_fault(self):
         """The same job without one: it works, and nothing is found or left."""
