@@ -57,6 +57,8 @@ static void endless_launch(int rank) {
     for (int i = 0; i < 100; i++) {
         CHECK(cudaStreamQuery(NULL) == cudaErrorNotReady);
     }
+    CHECK(cudaGetLastError() == cudaErrorNotReady); /* is noted as an error */
+    CHECK(cudaGetLastError() == cudaSuccess);
     _exit(0);
 }
 
