@@ -160,9 +160,8 @@ static json_t *times_json(const struct check_times *t) {
 }
 
 static json_t *gpu_json(const struct message_hello_ok *h) {
-    return *h->gpu ? json_pack("{s:s, s:s, s:s, s:I, s:I}", "name", h->gpu, "pci", h->gpu_pci, "cc",
-                               h->gpu_cc, "memory", (json_int_t)h->gpu_memory, "memory_free",
-                               (json_int_t)h->gpu_memory_free)
+    return *h->gpu ? json_pack("{s:s, s:s, s:s, s:I}", "name", h->gpu, "pci", h->gpu_pci, "cc",
+                               h->gpu_cc, "memory", (json_int_t)h->gpu_memory)
                    : json_null();
 }
 

@@ -16,7 +16,7 @@ struct cuda_description {
     char name[96];
     char pci[16]; /* bus id, "0000:65:00.0" */
     int cc_major, cc_minor;
-    uint64_t memory_total, memory_free; /* bytes; free is 0 until the device has been used */
+    uint64_t memory_total; /* bytes */
 };
 
 /* Every function fails with DEVICE and CUDA's or NCCL's own words unless it says otherwise. */

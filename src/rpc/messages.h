@@ -84,10 +84,9 @@ struct message_hello_ok {
     char gpu_pci[16]; /* bus id */
     char gpu_cc[8];   /* compute capability, "9.0" */
     uint64_t gpu_memory;
-    uint64_t gpu_memory_free; /* 0: not known yet */
-    char nccl[32];            /* "2.28.9" */
-    int32_t nccl_code;        /* 22809 */
-    int32_t gpu_shared;       /* 1: NCCL is told to let ranks share a GPU */
+    char nccl[32];      /* "2.28.9" */
+    int32_t nccl_code;  /* 22809 */
+    int32_t gpu_shared; /* 1: NCCL is told to let ranks share a GPU */
 };
 
 struct message_pong {

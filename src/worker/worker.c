@@ -152,7 +152,6 @@ static void describe_gpu(const struct gpu *g, struct message_hello_ok *h) {
         snprintf(h->gpu_cc, sizeof h->gpu_cc, "%d.%d", g->about.cc_major % 100,
                  g->about.cc_minor % 100);
         h->gpu_memory = g->about.memory_total;
-        h->gpu_memory_free = g->about.memory_free;
     }
 }
 

@@ -72,10 +72,8 @@ static bool fake_count(int *n, struct error *err) {
 
 static bool fake_describe(int index, struct cuda_description *out, struct error *err) {
     const char *pci = setting("PCI");
-    *out = (struct cuda_description){.name = "Fake GPU",
-                                     .cc_major = 9,
-                                     .memory_total = UINT64_C(80) << 30,
-                                     .memory_free = UINT64_C(79) << 30};
+    *out = (struct cuda_description){
+        .name = "Fake GPU", .cc_major = 9, .memory_total = UINT64_C(80) << 30};
     if (pci) {
         snprintf(out->pci, sizeof out->pci, "%s", pci);
     } else {

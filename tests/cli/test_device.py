@@ -184,8 +184,7 @@ class Agreement(Base):
                 self.assertEqual([r["sum"] for r in found["ranks"]], [n] * n)
                 first = found["ranks"][0]
                 self.assertEqual(first["gpu"], {"name": "Fake GPU", "pci": "0000:10:00.0",
-                                                "cc": "9.0", "memory": 80 << 30,
-                                                "memory_free": 79 << 30})
+                                                "cc": "9.0", "memory": 80 << 30})
                 self.assertEqual((first["gpus"], first["nccl"], first["why_not_cuda"]),
                                  (4, "2.28.9", None))
 

@@ -71,7 +71,6 @@ static struct message example(enum message_type type) {
                                                .gpu_pci = "0000:65:00.0",
                                                .gpu_cc = "9.0",
                                                .gpu_memory = UINT64_C(80) << 30,
-                                               .gpu_memory_free = 1,
                                                .nccl = "2.28.9",
                                                .nccl_code = 22809,
                                                .gpu_shared = 1};

@@ -4,7 +4,8 @@
 #include "device/cuda/cuda_device.h"
 
 enum { WAIT_LOOKS_PER_POLL = 16 };
-static const double others_s = 0.3; /* for another rank to say what it knows */
+/* For another rank to say what it knows; mpirun ends everybody one second after a death. */
+static const double others_s = 0.6;
 
 bool cuda_error(struct error *err, cudaError_t e, const char *what) {
     (void)cudaGetLastError(); /* what was said need not be said again by the next call */
