@@ -1,33 +1,19 @@
 /* Log-probabilities of a text: every position's logits, a few rows at a time. */
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/hash.h"
-#include "base/realmath.h"
 #include "leader/generate.h"
+#include "model/logprob.h"
 
 enum { ROWS = 32 }; /* logits of so many positions are held at once */
-
-/* log softmax(logits)[id], in f64. NaN where the logits are. */
-static double log_probability(const float *logits, int vocab, int32_t id) {
-    double most = -HUGE_VAL, sum = 0;
-    for (int i = 0; i < vocab; i++) {
-        double x = (double)logits[i];
-        most = x > most || isnan(x) ? x : most;
-    }
-    for (int i = 0; i < vocab; i++) {
-        sum += realmath_exp((double)logits[i] - most);
-    }
-    return (double)logits[id] - most - realmath_log(sum);
-}
 
 static void score_rows(struct score_result *s, const float *logits, int vocab, const int32_t *ids,
                        int n_ids, int pos, int n) {
     for (int i = 0; i < n; i++) {
         const float *row = logits + (size_t)i * (size_t)vocab;
         if (pos + i + 1 < n_ids) {
-            double lp = log_probability(row, vocab, ids[pos + i + 1]);
+            double lp = logprob_of_row(row, vocab, ids[pos + i + 1]);
             s->logprobs[s->n++] = lp;
             s->sum += lp;
         } else {
