@@ -380,7 +380,7 @@ static void attention_want(const struct layer *l, int seq, int tok, int head, do
     const struct kernel_heads *h = &l->heads;
     int kv = (h->head_first + head) / h->group - h->kv_first, n = l->pos[seq] + tok + 1;
     const float *q = l->qkv + (size_t)(l->row[seq] + tok) * row_stride(l) + head * h->head_dim;
-    double *p = malloc((size_t)n * sizeof *p), max = -INFINITY, sum = 0;
+    double *p = malloc((size_t)n * sizeof *p), max = -HUGE_VAL, sum = 0;
     for (int t = 0; t < n; t++) {
         const float *k = l->k + pool_at(l, seq, kv, t);
         p[t] = 0;
