@@ -58,7 +58,8 @@ static int options_table(struct score_options *o, struct option *table) {
         {.type = OPTION_FLAG,
          .name = "hash",
          .value = &o->hash,
-         .help = "print only a hash of all positions' logits' bits"},
+         .help =
+             "print only a hash of all positions' logits' bits\n(with --json: in its logits_hash)"},
     };
     memcpy(table, own, sizeof own);
     common_options_table(&o->common, table + N_OWN);
@@ -170,10 +171,10 @@ static bool print_json(const struct score_options *o, const struct summary *m,
     }
     snprintf(hash, sizeof hash, "%016llx", (unsigned long long)r->hash);
     json_t *object =
-        json_pack("{s:o, s:o, s:i, s:I, s:o, s:o, s:o, s:s}", "ids", stdio_ids_json(&o->tokens),
+        json_pack("{s:o, s:o, s:i, s:I, s:o, s:o, s:o, s:s?}", "ids", stdio_ids_json(&o->tokens),
                   "logprobs", logprobs, "tokens", r->n, "bytes", (json_int_t)m->bytes, "mean_nll",
                   number(m->nll), "perplexity", number(m->perplexity), "bits_per_byte",
-                  number(m->bits_per_byte), "logits_hash", hash);
+                  number(m->bits_per_byte), "logits_hash", o->hash ? hash : NULL);
     return stdio_print_json(object, JSON_REAL_PRECISION(12), err);
 }
 
@@ -209,7 +210,12 @@ static void print_table(const struct score_options *o, const struct session *s,
 static bool run_loaded(void *user, struct session *s, struct error *err) {
     struct score_options *o = user;
     struct score_result r;
-    if (!score(s->engine, o->tokens.ids, (int)o->tokens.n, launch_interrupted, &r, err)) {
+    const struct score_request request = {.ids = o->tokens.ids,
+                                          .n_ids = (int)o->tokens.n,
+                                          .last = o->logits != NULL,
+                                          .hash = o->hash,
+                                          .interrupted = launch_interrupted};
+    if (!score(s->engine, &request, &r, err)) {
         return false;
     }
     struct summary m = summarise(o, s, &r);

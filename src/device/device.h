@@ -68,7 +68,9 @@ struct device_batch {
     int n_seq;
     const struct seq_run *seqs; /* [n_seq] borrowed; they cover rows [0, n_tok) without gaps */
     int n_row;
-    const int32_t *rows; /* [n_row] rows whose output is wanted, ascending; borrowed */
+    const int32_t *rows;    /* [n_row] rows whose output is wanted, ascending; borrowed */
+    const int32_t *targets; /* [n_row] what log_sum_exp looks for, -1: nothing; borrowed. NULL: for
+                             * no row */
 };
 
 /* What every batch of a model stays within. */
@@ -91,6 +93,14 @@ struct batch_size {
 struct kv_layer {
     void *k; /* device */
     void *v; /* device */
+};
+
+/* Of some consecutive logits of a row, -inf and 0 where there are none. NaN or +inf among them
+ * makes the sum NaN. */
+struct exp_sum {
+    float max;
+    float sum;    /* of exp(x - max) */
+    float target; /* the target's logit; 0 where it is not among these */
 };
 
 struct device_ops {
@@ -201,6 +211,12 @@ struct device_ops {
      * index + index_first. values [n, k] f32, ids [n, k] int32, device; k <= dim. */
     bool (*top_k)(struct device *, float *values, int32_t *ids, const float *x, int n, int dim,
                   int k, int index_first, struct error *);
+    /* What log softmax needs of this rank's part of each row, x [n, dim] f32 device, indices from
+     * index_first on: out[i], for i < n, of the target of the batch's wanted row first + i.
+     * out [n] device. NULL on the host: a sum in parts has other bits for other numbers of ranks.
+     */
+    bool (*log_sum_exp)(struct device *, struct exp_sum *out, const float *x, int first, int n,
+                        int dim, int index_first, struct error *);
 };
 
 struct device {

@@ -198,7 +198,8 @@ bool engine_step(struct engine *e, const struct engine_part *parts, int n,
                                        .n_block = p->seq->n_block,
                                        .blocks = p->seq->blocks,
                                        .output = p->output,
-                                       .top_k = p->top_k};
+                                       .top_k = p->top_k,
+                                       .targets = p->targets};
     }
     struct step step = {n, e->seqs};
     if (!pool_step(e->pool, &step, results, err)) {
@@ -216,6 +217,7 @@ bool engine_feed(struct engine *e, const struct engine_part *part, struct step_r
         int left = part->n_tok - done;
         struct engine_part chunk = *part;
         chunk.tokens += done;
+        chunk.targets = part->targets ? part->targets + done : NULL;
         chunk.n_tok = left < e->max_tok ? left : e->max_tok;
         done += chunk.n_tok;
         if (done < part->n_tok) {

@@ -49,7 +49,8 @@ struct engine_part {
     const int32_t *tokens; /* [n_tok] borrowed; appended to the sequence */
     int n_tok;
     enum step_output output;
-    int top_k; /* with CANDIDATES */
+    int top_k;              /* with CANDIDATES */
+    const int32_t *targets; /* with LOGPROBS: [n_tok] borrowed, as in struct step_seq */
 };
 
 /* One step over n sequences, each at most once; results [n] as model_step gives them.

@@ -106,7 +106,7 @@ static bool run(struct generation *g, struct error *err) {
     const struct generate_request *q = g->request;
     int room = engine_ctx(g->engine) - q->n_prompt + 1; /* the last token needs no position */
     int limit = q->max_tokens && q->max_tokens < room ? q->max_tokens : room;
-    struct engine_part part = {g->seq, q->prompt, q->n_prompt, STEP_OUTPUT_NONE, 0};
+    struct engine_part part = {.seq = g->seq, .tokens = q->prompt, .n_tok = q->n_prompt};
     part.output = output_kind(&q->sampling, &part.top_k);
     struct step_result result;
     double start = clock_now(), first = 0;

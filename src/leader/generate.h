@@ -41,17 +41,26 @@ bool generate(struct engine *e, const struct tokenizer *tokenizer,
 
 void generate_result_finish(struct generate_result *r);
 
-/* Log-probabilities of a given text. */
+/* A given text, to be scored. */
+struct score_request {
+    const int32_t *ids; /* [n_ids] borrowed */
+    int n_ids;
+    bool last;                 /* the last position's logits are wanted */
+    bool hash;                 /* a hash of all logits is wanted: all of them come to rank 0 */
+    bool (*interrupted)(void); /* asked between steps; may be NULL */
+};
+
 struct score_result {
     int n;            /* tokens scored: all but the first */
     double *logprobs; /* owns [n], natural logarithm */
     double sum;       /* of them */
-    float *last;      /* owns [vocab]: logits of the last position */
-    uint64_t hash;    /* FNV-1a of all positions' logits' bits, in order */
+    float *last;      /* owns [vocab]: logits of the last position; NULL: not wanted */
+    uint64_t hash;    /* FNV-1a of all positions' logits' bits, in order; 0: not wanted */
 };
 
-/* Feeds ids in one sequence; n_ids >= 1. Errors: INPUT, MEMORY, engine's. */
-bool score(struct engine *e, const int32_t *ids, int n_ids, bool (*interrupted)(void),
-           struct score_result *out, struct error *err);
+/* Log-probabilities of the text, fed as one sequence. Errors: INPUT (no ids, more than the
+ * context), MEMORY, engine's. */
+bool score(struct engine *e, const struct score_request *request, struct score_result *out,
+           struct error *err);
 
 void score_result_finish(struct score_result *r);

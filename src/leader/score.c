@@ -1,64 +1,94 @@
-/* Log-probabilities of a text: every position's logits, a few rows at a time. */
-#include <math.h>
+/* Log-probabilities of a text: each from where its logits lie, or, where a hash of all logits is
+ * wanted, from these, a few rows at a time. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/hash.h"
-#include "base/realmath.h"
 #include "leader/generate.h"
+#include "model/logprob.h"
 
 enum { ROWS = 32 }; /* logits of so many positions are held at once */
 
-/* log softmax(logits)[id], in f64. NaN where the logits are. */
-static double log_probability(const float *logits, int vocab, int32_t id) {
-    double most = -HUGE_VAL, sum = 0;
-    for (int i = 0; i < vocab; i++) {
-        double x = (double)logits[i];
-        most = x > most || isnan(x) ? x : most;
-    }
-    for (int i = 0; i < vocab; i++) {
-        sum += realmath_exp((double)logits[i] - most);
-    }
-    return (double)logits[id] - most - realmath_log(sum);
+static void add_logprob(struct score_result *s, double logprob) {
+    s->logprobs[s->n++] = logprob;
+    s->sum += logprob;
 }
 
-static void score_rows(struct score_result *s, const float *logits, int vocab, const int32_t *ids,
-                       int n_ids, int pos, int n) {
-    for (int i = 0; i < n; i++) {
-        const float *row = logits + (size_t)i * (size_t)vocab;
-        if (pos + i + 1 < n_ids) {
-            double lp = log_probability(row, vocab, ids[pos + i + 1]);
-            s->logprobs[s->n++] = lp;
-            s->sum += lp;
-        } else {
-            memcpy(s->last, row, (size_t)vocab * sizeof *row);
+static int smaller(int a, int b) {
+    return a < b ? a : b;
+}
+
+static bool feed_logprobs(struct engine *e, struct sequence *seq, const struct score_request *q,
+                          struct score_result *s, struct error *err) {
+    int n, n_scored = q->n_ids - 1;
+    struct step_result r;
+    for (int pos = 0; pos < n_scored; pos += n) {
+        n = smaller(engine_max_tok(e), n_scored - pos);
+        struct engine_part part = {.seq = seq,
+                                   .tokens = q->ids + pos,
+                                   .n_tok = n,
+                                   .output = STEP_OUTPUT_LOGPROBS,
+                                   .targets = q->ids + pos + 1};
+        if (!engine_feed(e, &part, &r, q->interrupted, err)) {
+            return false;
+        }
+        for (int i = 0; i < n; i++) {
+            add_logprob(s, r.logprobs[i]);
         }
     }
-    s->hash = hash_bytes(s->hash, logits, (size_t)n * (size_t)vocab * sizeof *logits);
+    if (q->last) {
+        struct engine_part part = {
+            .seq = seq, .tokens = q->ids + n_scored, .n_tok = 1, .output = STEP_OUTPUT_LOGITS};
+        if (!engine_feed(e, &part, &r, q->interrupted, err)) {
+            return false;
+        }
+        memcpy(s->last, r.logits, (size_t)engine_config(e)->vocab * sizeof *s->last);
+    }
+    return true;
 }
 
-bool score(struct engine *e, const int32_t *ids, int n_ids, bool (*interrupted)(void),
-           struct score_result *out, struct error *err) {
-    int vocab = engine_config(e)->vocab;
-    struct score_result s = {.hash = HASH_START};
-    struct sequence *seq = NULL;
-    bool ok = engine_check_ids(engine_config(e), engine_ctx(e), "text", ids, n_ids, err);
-    if (ok) {
-        s.logprobs = malloc((size_t)n_ids * sizeof *s.logprobs);
-        s.last = malloc((size_t)vocab * sizeof *s.last);
-        ok = (s.logprobs && s.last) || error_set(err, ERROR_MEMORY, "cannot allocate the scores");
-    }
-    ok = ok && sequence_create(e, &seq, err);
-    int step = engine_max_tok(e) < ROWS ? engine_max_tok(e) : ROWS;
-    for (int pos = 0; ok && pos < n_ids; pos += step) {
-        int n = n_ids - pos < step ? n_ids - pos : step;
-        struct engine_part part = {seq, ids + pos, n, STEP_OUTPUT_ALL_LOGITS, 0};
+static bool feed_logits(struct engine *e, struct sequence *seq, const struct score_request *q,
+                        struct score_result *s, struct error *err) {
+    size_t vocab = (size_t)engine_config(e)->vocab;
+    int n;
+    s->hash = HASH_START;
+    for (int pos = 0; pos < q->n_ids; pos += n) {
         struct step_result r;
-        ok = engine_feed(e, &part, &r, interrupted, err);
-        if (ok) {
-            score_rows(&s, r.logits, vocab, ids, n_ids, pos, n);
+        n = smaller(smaller(engine_max_tok(e), ROWS), q->n_ids - pos);
+        struct engine_part part = {
+            .seq = seq, .tokens = q->ids + pos, .n_tok = n, .output = STEP_OUTPUT_ALL_LOGITS};
+        if (!engine_feed(e, &part, &r, q->interrupted, err)) {
+            return false;
         }
+        for (int i = 0; i < n; i++) {
+            const float *row = r.logits + (size_t)i * vocab;
+            if (pos + i + 1 < q->n_ids) {
+                add_logprob(s, logprob_of_row(row, (int)vocab, q->ids[pos + i + 1]));
+            } else if (q->last) {
+                memcpy(s->last, row, vocab * sizeof *row);
+            }
+        }
+        s->hash = hash_bytes(s->hash, r.logits, (size_t)n * vocab * sizeof *r.logits);
     }
+    return true;
+}
+
+static bool allocate(struct score_result *s, const struct score_request *q, int vocab,
+                     struct error *err) {
+    s->logprobs = malloc((size_t)q->n_ids * sizeof *s->logprobs);
+    s->last = q->last ? malloc((size_t)vocab * sizeof *s->last) : NULL;
+    return (s->logprobs && (s->last || !q->last)) ||
+           error_set(err, ERROR_MEMORY, "cannot allocate the scores");
+}
+
+bool score(struct engine *e, const struct score_request *q, struct score_result *out,
+           struct error *err) {
+    const struct model_config *c = engine_config(e);
+    struct score_result s = {0};
+    struct sequence *seq = NULL;
+    bool ok = engine_check_ids(c, engine_ctx(e), "text", q->ids, q->n_ids, err) &&
+              allocate(&s, q, c->vocab, err) && sequence_create(e, &seq, err) &&
+              (q->hash ? feed_logits(e, seq, q, &s, err) : feed_logprobs(e, seq, q, &s, err));
     sequence_destroy(seq);
     if (!ok) {
         score_result_finish(&s);

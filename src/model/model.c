@@ -90,9 +90,10 @@ static bool batch_init(struct batch *b, const struct model_params *p, struct dev
                                         .max_ctx = p->ctx};
     b->ids = calloc((size_t)p->max_tok, sizeof *b->ids);
     b->rows = calloc((size_t)p->max_tok, sizeof *b->rows);
+    b->targets = calloc((size_t)p->max_tok, sizeof *b->targets);
     b->out = calloc((size_t)p->max_tok, sizeof *b->out);
     b->seqs = calloc(STEP_MAX_SEQS, sizeof *b->seqs);
-    if (!b->ids || !b->rows || !b->out || !b->seqs) {
+    if (!b->ids || !b->rows || !b->targets || !b->out || !b->seqs) {
         return error_set(err, ERROR_MEMORY, "cannot allocate the batch");
     }
     return d->ops->batch_reserve(d, &limits, err);
@@ -104,6 +105,7 @@ static void batch_finish(struct batch *b, struct device *d) {
     }
     free(b->ids);
     free(b->rows);
+    free(b->targets);
     free(b->out);
     free(b->seqs);
 }
@@ -231,9 +233,10 @@ static void batch_want(struct batch *b, const struct step_seq *q, int row) {
     if (q->output == STEP_OUTPUT_NONE) {
         return;
     }
-    int first = q->output == STEP_OUTPUT_ALL_LOGITS ? 0 : q->n_tok - 1;
-    for (int t = first; t < q->n_tok; t++) {
+    bool every = q->output == STEP_OUTPUT_ALL_LOGITS || q->output == STEP_OUTPUT_LOGPROBS;
+    for (int t = every ? 0 : q->n_tok - 1; t < q->n_tok; t++) {
         b->rows[b->n_row] = row + t;
+        b->targets[b->n_row] = q->output == STEP_OUTPUT_LOGPROBS ? q->targets[t] : -1;
         b->out[b->n_row++] = (struct output_row){q->output, q->top_k};
     }
 }
@@ -263,7 +266,8 @@ static bool batch_begin(struct model *m, struct error *err) {
                                        .n_seq = b->n_seq,
                                        .seqs = b->seqs,
                                        .n_row = b->n_row,
-                                       .rows = b->rows};
+                                       .rows = b->rows,
+                                       .targets = b->targets};
     return d->ops->batch_begin(d, &batch, &b->size, err);
 }
 

@@ -48,6 +48,9 @@ struct step_result {
     const float *values; /* CANDIDATES: [n_candidate], largest first; or NULL */
     const int32_t *ids;  /* CANDIDATES: [n_candidate] */
     int n_candidate;
+    /* LOGPROBS: [n_tok] log-probabilities of the targets, natural logarithm; NaN where there is no
+     * target, and where a logit is NaN or +inf. Or NULL. */
+    const double *logprobs;
 };
 
 /* Runs the forward pass once. Collective. results [step->n_seq]: filled on rank 0 (may be NULL

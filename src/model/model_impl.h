@@ -23,6 +23,7 @@ struct batch {
     int32_t *ids;           /* owns [max_tok] */
     struct seq_run *seqs;   /* owns [STEP_MAX_SEQS] */
     int32_t *rows;          /* owns [max_tok] rows whose output is wanted */
+    int32_t *targets;       /* owns [max_tok] of each of them, with LOGPROBS; -1: none */
     struct output_row *out; /* owns [max_tok] what is wanted of each of them */
     int n_tok, n_seq, n_row;
     struct batch_size size; /* what the device pads it to */
@@ -36,13 +37,15 @@ struct output_row {
 
 /* Buffers of the head and of the results; see output.c. */
 struct output {
-    float *hidden;             /* device [OUTPUT_CHUNK, H] */
-    void *normed;              /* device [OUTPUT_CHUNK, H] act */
-    float *logits;             /* device [OUTPUT_CHUNK, V] this rank's part */
-    float *gathered;           /* device, rank 0: [OUTPUT_CHUNK, vocab], rank by rank */
-    void *candidates;          /* device [OUTPUT_CHUNK * STEP_MAX_CANDIDATES] values, then ids */
-    void *gathered_candidates; /* device, rank 0: every rank's, rank by rank */
-    size_t *bytes;             /* [world] what each rank sends */
+    float *hidden;   /* device [OUTPUT_CHUNK, H] */
+    void *normed;    /* device [OUTPUT_CHUNK, H] act */
+    float *logits;   /* device [OUTPUT_CHUNK, V] this rank's part */
+    float *gathered; /* device, rank 0: [OUTPUT_CHUNK, vocab], rank by rank */
+    void *digest;    /* device: what this rank makes of a chunk where its logits need not travel:
+                      * [OUTPUT_CHUNK * STEP_MAX_CANDIDATES] values, then ids; or [OUTPUT_CHUNK]
+                      * struct exp_sum */
+    void *digests;   /* device, rank 0: every rank's, rank by rank */
+    size_t *bytes;   /* [world] what each rank sends */
     /* host, rank 0, grown on demand */
     char *landing; /* what was gathered, as it comes from the device */
     size_t landing_capacity;
@@ -51,6 +54,10 @@ struct output {
     float *values; /* [n_candidate_row, k] */
     int32_t *ids;
     size_t candidate_capacity;
+    float *row_logits; /* [rows of a chunk, vocab] that log-probabilities are computed from */
+    size_t row_logits_capacity;
+    double *logprobs; /* [n_logprob] */
+    size_t logprob_capacity;
 };
 
 enum { OUTPUT_CHUNK = 32 };

@@ -4,6 +4,32 @@
 
 #include "device/device.h"
 
+static bool targets_validate(const struct step_seq *q, int i, int vocab, struct error *err) {
+    if (!q->targets) {
+        return error_set(err, ERROR_PROTOCOL, "step: seqs[%d]: no targets", i);
+    }
+    for (int t = 0; t < q->n_tok; t++) {
+        if (q->targets[t] < -1 || q->targets[t] >= vocab) {
+            return error_set(err, ERROR_PROTOCOL,
+                             "step: seqs[%d]: targets[%d] is %d, the vocabulary has %d", i, t,
+                             q->targets[t], vocab);
+        }
+    }
+    return true;
+}
+
+static bool output_validate(const struct step_seq *q, int i, int vocab, struct error *err) {
+    if ((unsigned)q->output >= STEP_OUTPUT_COUNT) {
+        return error_set(err, ERROR_PROTOCOL, "step: seqs[%d]: output %d is not known", i,
+                         (int)q->output);
+    }
+    if (q->output == STEP_OUTPUT_CANDIDATES && (q->top_k < 1 || q->top_k > STEP_MAX_CANDIDATES)) {
+        return error_set(err, ERROR_PROTOCOL, "step: seqs[%d]: top_k is %d, must be 1 to %d", i,
+                         q->top_k, STEP_MAX_CANDIDATES);
+    }
+    return q->output != STEP_OUTPUT_LOGPROBS || targets_validate(q, i, vocab, err);
+}
+
 static bool seq_validate(const struct step_seq *q, int i, const struct step_limits *lim,
                          struct error *err) {
     if (q->n_tok < 1 || q->pos < 0 || q->n_tok > lim->ctx || q->pos > lim->ctx - q->n_tok) {
@@ -24,15 +50,7 @@ static bool seq_validate(const struct step_seq *q, int i, const struct step_limi
                              q->tokens[t], lim->vocab);
         }
     }
-    if ((unsigned)q->output >= STEP_OUTPUT_COUNT) {
-        return error_set(err, ERROR_PROTOCOL, "step: seqs[%d]: output %d is not known", i,
-                         (int)q->output);
-    }
-    if (q->output == STEP_OUTPUT_CANDIDATES && (q->top_k < 1 || q->top_k > STEP_MAX_CANDIDATES)) {
-        return error_set(err, ERROR_PROTOCOL, "step: seqs[%d]: top_k is %d, must be 1 to %d", i,
-                         q->top_k, STEP_MAX_CANDIDATES);
-    }
-    return true;
+    return output_validate(q, i, lim->vocab, err);
 }
 
 /* Marks the blocks that a sequence writes in a bit map; a block is written by one only. */

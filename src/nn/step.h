@@ -12,6 +12,7 @@ enum step_output {
     STEP_OUTPUT_CANDIDATES, /* the top_k largest logits of the last token, gathered to the leader */
     STEP_OUTPUT_LOGITS,     /* all logits of the last token */
     STEP_OUTPUT_ALL_LOGITS, /* all logits of every token */
+    STEP_OUTPUT_LOGPROBS,   /* the log-probability of one given token after every token */
     STEP_OUTPUT_COUNT
 };
 
@@ -29,6 +30,9 @@ struct step_seq {
     const int32_t *blocks; /* KV block list, covers positions [0, pos + n_tok); borrowed */
     enum step_output output;
     int32_t top_k; /* with CANDIDATES: 1 .. STEP_MAX_CANDIDATES */
+    /* With LOGPROBS: [n_tok] the token that is looked for after each, in a text the one that
+     * follows; -1: none. Borrowed. */
+    const int32_t *targets;
 };
 
 struct step {

@@ -93,10 +93,9 @@ static const struct {
 };
 
 static const char *const output_names[STEP_OUTPUT_COUNT] = {
-    [STEP_OUTPUT_NONE] = "none",
-    [STEP_OUTPUT_CANDIDATES] = "top",
-    [STEP_OUTPUT_LOGITS] = "last",
-    [STEP_OUTPUT_ALL_LOGITS] = "all",
+    [STEP_OUTPUT_NONE] = "none",         [STEP_OUTPUT_CANDIDATES] = "top",
+    [STEP_OUTPUT_LOGITS] = "last",       [STEP_OUTPUT_ALL_LOGITS] = "all",
+    [STEP_OUTPUT_LOGPROBS] = "logprobs",
 };
 
 const char *message_name(enum message_type type) {
@@ -165,7 +164,8 @@ static int pack_field(msgpack_packer *pk, const struct field *f, const struct me
 
 static int pack_seq(msgpack_packer *pk, const struct step_seq *s) {
     bool top = s->output == STEP_OUTPUT_CANDIDATES;
-    int failed = msgpack_pack_map(pk, top ? 6 : 5);
+    bool logprobs = s->output == STEP_OUTPUT_LOGPROBS && s->targets;
+    int failed = msgpack_pack_map(pk, 5 + (top || logprobs));
     failed |= pack_key(pk, "id") | msgpack_pack_uint32(pk, s->id);
     failed |= pack_key(pk, "pos") | msgpack_pack_int32(pk, s->pos);
     failed |= pack_key(pk, "tokens") | pack_ints(pk, s->tokens, (size_t)s->n_tok);
@@ -173,6 +173,9 @@ static int pack_seq(msgpack_packer *pk, const struct step_seq *s) {
     failed |= pack_key(pk, "out") | pack_key(pk, output_names[s->output]);
     if (top) {
         failed |= pack_key(pk, "k") | msgpack_pack_int32(pk, s->top_k);
+    }
+    if (logprobs) {
+        failed |= pack_key(pk, "targets") | pack_ints(pk, s->targets, (size_t)s->n_tok);
     }
     return failed;
 }
@@ -366,17 +369,29 @@ static bool seq_ints(const msgpack_object_map *map, size_t i, const char *key, i
     return true;
 }
 
-static bool seq_output(const msgpack_object_map *map, size_t i, struct step_seq *s,
+static bool seq_targets(const msgpack_object_map *map, size_t i, int32_t **ints, struct step_seq *s,
+                        struct error *err) {
+    int32_t n;
+    return seq_ints(map, i, "targets", ints, &s->targets, &n, err) &&
+           (n == s->n_tok || step_error(err, i, "targets", "are not as many as tokens"));
+}
+
+/* What is wanted, and what belongs to that. */
+static bool seq_output(const msgpack_object_map *map, size_t i, int32_t **ints, struct step_seq *s,
                        struct error *err) {
     const msgpack_object *o = find_key(map, "out");
     for (int out = 0; o && out < STEP_OUTPUT_COUNT; out++) {
         if (is_text(o, output_names[out])) {
             s->output = (enum step_output)out;
             s->top_k = 0;
-            return out != STEP_OUTPUT_CANDIDATES || seq_int(map, i, "k", &s->top_k, err);
+            s->targets = NULL;
+            if (out == STEP_OUTPUT_CANDIDATES) {
+                return seq_int(map, i, "k", &s->top_k, err);
+            }
+            return out != STEP_OUTPUT_LOGPROBS || seq_targets(map, i, ints, s, err);
         }
     }
-    return step_error(err, i, "out", o ? "is not none, top, last or all" : "is missing");
+    return step_error(err, i, "out", o ? "is not none, top, last, all or logprobs" : "is missing");
 }
 
 /* Makes room for `need` items of p; what it held is lost. NULL when there is no memory. */
@@ -415,7 +430,7 @@ static bool read_step(struct message_decoder *d, const msgpack_object_map *map, 
         if (!seq_u32(m, i, "id", &s->id, err) || !seq_int(m, i, "pos", &s->pos, err) ||
             !seq_ints(m, i, "tokens", &ints, &s->tokens, &s->n_tok, err) ||
             !seq_ints(m, i, "blocks", &ints, &s->blocks, &s->n_block, err) ||
-            !seq_output(m, i, s, err)) {
+            !seq_output(m, i, &ints, s, err)) {
             return false;
         }
     }

@@ -103,6 +103,25 @@ class TestGolden(Base):
         self.assertAlmostEqual(got["bits_per_byte"],
                                -sum(got["logprobs"]) / got["bytes"] / math.log(2), places=6)
 
+    def test_scores_with_and_without_all_logits(self):
+        """Where log-probabilities come from makes no difference, for any number of ranks."""
+        ids, seen, hashes = joined(range(3, 303)), set(), set()
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "logits")
+            for ranks in (2,) if SHORT else (1, 3):
+                for words in ([], ["--hash"], ["--logits", path], ["--logits", path, "--hash"]):
+                    got = self.json(ranks, "score", "--model", LLAMA, "--ids", ids, *words)
+                    hashes.add(got.pop("logits_hash"))
+                    seen.add(json.dumps(got))
+                    if path in words:
+                        with open(path, "rb") as f:
+                            last = f.read()
+                        self.assertEqual(len(last), 4000)
+                        seen.add(last)
+        self.assertEqual(len(seen), 2)
+        self.assertEqual(len(hashes), 2)
+        self.assertIn(None, hashes)
+
     def test_what_a_score_cannot_know_is_not_a_number(self):
         """Nothing is predicted of a text's first token; without a tokenizer ids have no bytes."""
         alone = self.json(1, "score", "--ids", "5")

@@ -4,9 +4,12 @@
  *
  *   golden MODEL_DIR EXPECTED.json f32|bf16 graphs|plain
  *
- * Rank 0 prints one line per case, "case ID MAXDIFF RMS". Exit 0 when all holds:
- * f32: logits within 1e-3, every candidate equal. bf16: logits within 1.0, root mean square within
- * 0.25, and candidates equal wherever the reference's best two are 1.0 apart. */
+ * The log-probabilities of the prompt's own tokens are held to the reference's, too.
+ *
+ * Rank 0 prints one line per case, "case ID MAXDIFF RMS MAXDIFF-OF-LOGPROBS". Exit 0 when all
+ * holds: f32: logits and log-probabilities within 1e-3, every candidate equal. bf16: both
+ * within 1.0, root mean square of the logits' within 0.25, and candidates equal wherever the
+ * reference's best two are 1.0 apart. */
 #include <jansson.h>
 #include <math.h>
 #include <mpi.h>
@@ -100,26 +103,67 @@ static void check_logits(struct golden *g, const struct golden_case *c, const fl
         squares += diff * diff;
     }
     double rms = sqrt(squares / (double)n);
-    printf("case %s %.3g %.3g\n", c->id, worst, rms);
+    printf("case %s %.3g %.3g", c->id, worst, rms);
     if (!(worst <= g->most) || !(rms <= g->most_rms)) {
         complain(g, c->id, "logits differ from the reference", 0);
     }
 }
 
-/* The prompt, in chunks; its last position's logits. */
-static void feed_prompt(struct golden *g, struct golden_case *c) {
-    for (int pos = 0; pos < c->n_prompt; pos += CHUNK) {
-        int n = c->n_prompt - pos < CHUNK ? c->n_prompt - pos : CHUNK;
-        bool last = pos + n == c->n_prompt;
-        struct step_seq seq = seq_of(c, pos, n, last ? STEP_OUTPUT_LOGITS : STEP_OUTPUT_NONE);
-        struct step step = {1, &seq};
-        struct step_result result = {0};
-        struct error err;
-        if (!model_step(g->model, &step, &result, &err)) {
-            die(c->id, &err);
+/* One chunk of the prompt. */
+static struct step_result feed(struct golden *g, struct golden_case *c, int pos,
+                               enum step_output output) {
+    int n = c->n_prompt - pos < CHUNK ? c->n_prompt - pos : CHUNK;
+    int32_t targets[CHUNK];
+    struct step_seq seq = seq_of(c, pos, n, output);
+    struct step step = {1, &seq};
+    struct step_result result = {0};
+    struct error err;
+    for (int i = 0; i < n; i++) {
+        targets[i] = pos + i + 1 < c->n_prompt ? c->ids[pos + i + 1] : -1;
+    }
+    seq.targets = targets;
+    if (!model_step(g->model, &step, &result, &err)) {
+        die(c->id, &err);
+    }
+    return result;
+}
+
+/* The largest distance of a chunk's log-probabilities from the reference's. */
+static double worst_logprob(const struct golden_case *c, int pos, const double *logprobs) {
+    const json_t *want = json_object_get(c->json, "prompt_token_logprobs");
+    double worst = 0;
+    for (int i = pos; i < c->n_prompt && i < pos + CHUNK; i++) {
+        double p = i + 1 < c->n_prompt ? json_number_value(json_array_get(want, (size_t)i)) : 0;
+        double got = logprobs[i - pos];
+        if (i + 1 == c->n_prompt) { /* nothing was looked for */
+            got = isnan(got) ? 0 : HUGE_VAL;
         }
-        if (last && g->comm->rank == 0) {
-            check_logits(g, c, result.logits);
+        double diff = fabs(got - p);
+        worst = diff > worst || isnan(diff) ? diff : worst;
+    }
+    return worst;
+}
+
+/* The prompt, in chunks: its tokens' log-probabilities and, from the last chunk, fed once more over
+ * what the KV cache then holds, the last position's logits. */
+static void feed_prompt(struct golden *g, struct golden_case *c) {
+    bool leader = g->comm->rank == 0;
+    double worst = 0;
+    for (int pos = 0; pos < c->n_prompt; pos += CHUNK) {
+        struct step_result r = feed(g, c, pos, STEP_OUTPUT_LOGPROBS);
+        double most = leader ? worst_logprob(c, pos, r.logprobs) : 0;
+        worst = most > worst || isnan(most) ? most : worst;
+        if (pos + CHUNK >= c->n_prompt) {
+            r = feed(g, c, pos, STEP_OUTPUT_LOGITS);
+            if (leader) {
+                check_logits(g, c, r.logits);
+            }
+        }
+    }
+    if (leader) {
+        printf(" %.3g\n", worst);
+        if (!(worst <= g->most)) {
+            complain(g, c->id, "log-probabilities differ from the reference", 0);
         }
     }
 }

@@ -381,7 +381,7 @@ static void attention_want(const struct layer *l, int seq, int tok, int head, do
     const struct kernel_heads *h = &l->heads;
     int kv = (h->head_first + head) / h->group - h->kv_first, n = l->pos[seq] + tok + 1;
     const float *q = l->qkv + (size_t)(l->row[seq] + tok) * row_stride(l) + head * h->head_dim;
-    double *p = malloc((size_t)n * sizeof *p), max = -INFINITY, sum = 0;
+    double *p = malloc((size_t)n * sizeof *p), max = -HUGE_VAL, sum = 0;
     for (int t = 0; t < n; t++) {
         const float *k = l->k + pool_at(l, seq, kv, t);
         p[t] = 0;
@@ -644,6 +644,95 @@ static void top_k(void **state) {
     }
 }
 
+/* ---- log-sum-exp ---- */
+
+/* In double; NaN and +inf as the kernel promises. */
+static void log_sum_exp_want(const float *row, int dim, double *max, double *sum) {
+    *max = -HUGE_VAL;
+    *sum = 0;
+    for (int j = 0; j < dim; j++) {
+        *max = (double)row[j] > *max ? (double)row[j] : *max;
+    }
+    for (int j = 0; j < dim; j++) {
+        *sum += (double)row[j] == -HUGE_VAL ? 0 : exp((double)row[j] - *max);
+    }
+}
+
+/* Relative to the sum 1e-5: an argument of expf is off by at most 2^-24 of it, and what adds
+ * anything lies within 20 of the maximum. */
+static void log_sum_exp_case(int n, int dim, int shift, const float *x, const int32_t *targets) {
+    enum { FIRST = 3, INDEX_FIRST = 1000 };
+    float *moved = calloc((size_t)n * dim + shift + 1, sizeof *moved);
+    memcpy(moved + shift, x, (size_t)n * dim * sizeof *x);
+    float *dx = upload(KERNEL_F32, moved, (size_t)n * dim + shift);
+    float *out = device_bytes(NULL, (size_t)n * 3 * 4);
+    int32_t *dt = device_bytes(NULL, (size_t)(n + FIRST) * 4);
+    ok(cudaMemcpyAsync(dt + FIRST, targets, (size_t)n * 4, cudaMemcpyHostToDevice, stream));
+    struct kernel_batch batch = {.targets = dt, .n_row = n + FIRST};
+    ok(kernel_log_sum_exp(out, dx + shift, FIRST, n, dim, INDEX_FIRST, &batch, stream));
+    float *got = download(KERNEL_F32, out, (size_t)n * 3);
+    for (int m = 0; m < n; m++) {
+        const float *row = x + (size_t)m * dim, *g = got + (size_t)m * 3;
+        int at = targets[m] - INDEX_FIRST;
+        float target = at >= 0 && at < dim ? row[at] : 0.0f;
+        double max, sum;
+        log_sum_exp_want(row, dim, &max, &sum);
+        bool good = (double)g[0] == max && (g[2] == target || (isnan(target) && isnan(g[2]))) &&
+                    (isnan(sum) ? isnan(g[1]) : fabs((double)g[1] - sum) <= 1e-5 * sum);
+        if (!good) {
+            fail_msg("row %d of %d, %d columns: %g %g %g, not %g %g %g", m, n, dim, (double)g[0],
+                     (double)g[1], (double)g[2], max, sum, (double)target);
+        }
+    }
+    ok(cudaFree(dx)), ok(cudaFree(out)), ok(cudaFree(dt));
+    free(moved), free(got);
+}
+
+/* Row m of a case: as it is, or with something odd in it. */
+static void log_sum_exp_row(float *row, int dim, int m) {
+    static const float odd[] = {NAN, INFINITY, -INFINITY, 2.0f, 3e38f, -3e38f};
+    int at = random_int(&rng, 0, dim - 1);
+    if (m % 9 == 1) { /* ties of the maximum only */
+        for (int j = 0; j < dim; j++) {
+            row[j] = -7.25f;
+        }
+    } else if (m % 9 == 2) { /* nothing at all */
+        for (int j = 0; j < dim; j++) {
+            row[j] = -INFINITY;
+        }
+    } else if (m % 9 == 3) { /* large magnitudes */
+        for (int j = 0; j < dim; j++) {
+            row[j] *= 5000.0f;
+        }
+    } else if (m % 9 > 3) { /* one, or every seventh, is odd */
+        for (int j = at; j < dim; j += m % 2 ? dim : 7) {
+            row[j] = odd[m % 9 - 4];
+        }
+    }
+}
+
+static void log_sum_exp(void **state) {
+    static const int dims[] = {1, 5, 37, 64, 700, 2000, 4100};
+    int32_t targets[9];
+    (void)state;
+    for (size_t i = 0; i < sizeof dims / sizeof dims[0]; i++) {
+        for (int n = i < 4 ? 1 : 9; n <= 9; n++) {
+            int dim = dims[i];
+            float *x = values(KERNEL_F32, (size_t)n * dim);
+            for (int m = 0; m < n; m++) {
+                static const int beyond[] = {-1, 999, 0};
+                log_sum_exp_row(x + (size_t)m * dim, dim, n == 1 ? (int)i : m);
+                targets[m] = m % 3 ? 1000 + random_int(&rng, 0, dim - 1) : beyond[m / 3];
+                targets[m] = m == 8 ? 1000 + dim : targets[m];
+            }
+            log_sum_exp_case(n, dim, n % 4 == 3 || i == 5 ? 1 : 0, x, targets); /* 1: not aligned */
+            free(x);
+        }
+    }
+    int32_t none = 1000; /* a rank may have no part of a small vocabulary */
+    log_sum_exp_case(1, 0, 0, &(float){0}, &none);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows),
@@ -652,6 +741,7 @@ int main(void) {
         cmocka_unit_test(attention_of_one_token),
         cmocka_unit_test(attention_of_many_tokens),
         cmocka_unit_test(top_k),
+        cmocka_unit_test(log_sum_exp),
     };
     random_init(&rng, 7);
     cudaError_t e = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);

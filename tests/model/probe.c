@@ -15,6 +15,7 @@
 
 #include "base/hash.h"
 #include "comm/mpi.h"
+#include "model/logprob.h"
 #include "model/model.h"
 
 enum { MAX_CASES = 16, MAX_TOK = 1024, N_BLOCK = 64, CTX = 512, SEQ_BLOCKS = CTX / KV_BLOCK };
@@ -160,6 +161,43 @@ static void check_candidates(struct probe *p, const struct test_case *c, const f
     }
 }
 
+/* Log-probabilities must be those of the logits, bit for bit, also beside a sequence that wants
+ * something else; every seventh token wants none. */
+static void check_logprobs(struct probe *p, const struct test_case *c, const float *logits) {
+    int32_t blocks[2][SEQ_BLOCKS], targets[CTX];
+    int n = c->n_ids < MAX_TOK / 2 ? c->n_ids : MAX_TOK / 2;
+    for (int i = 0; i < n; i++) {
+        targets[i] = i % 7 == 6 || i + 1 == n ? -1 : c->ids[i + 1];
+    }
+    struct step_seq seqs[2] = {{.id = 3,
+                                .n_tok = 1,
+                                .tokens = c->ids,
+                                .n_block = SEQ_BLOCKS,
+                                .blocks = blocks[0],
+                                .output = STEP_OUTPUT_ALL_LOGITS}};
+    seqs[1] = seqs[0];
+    seqs[1].n_tok = n;
+    seqs[1].blocks = blocks[1];
+    seqs[1].output = STEP_OUTPUT_LOGPROBS;
+    seqs[1].targets = targets;
+    struct step step = {2, seqs};
+    struct step_result r[2] = {0};
+    struct error err;
+    scatter_blocks(blocks[0], 0);
+    scatter_blocks(blocks[1], 1);
+    if (!model_step(p->model, &step, r, &err)) {
+        die(c->id, &err);
+    }
+    for (int i = 0; p->comm->rank == 0 && i < n; i++) {
+        const float *row = logits + (size_t)i * p->vocab;
+        double got = r[1].logprobs[i];
+        if (targets[i] < 0 ? !isnan(got) : got != logprob_of_row(row, p->vocab, targets[i])) {
+            complain(p, c->id, "log-probabilities are not those of the logits");
+            break;
+        }
+    }
+}
+
 static double check_reference(struct probe *p, const struct test_case *c, const float *logits) {
     const json_t *want = json_object_get(c->json, "logits");
     const float *row = logits + (size_t)(c->n_prompt - 1) * p->vocab;
@@ -196,6 +234,7 @@ static void run_cases(struct probe *p) {
         if (together[i] != whole) {
             complain(p, c->id, "bits differ beside other sequences");
         }
+        check_logprobs(p, c, logits);
         check_candidates(p, c, logits + (size_t)(c->n_ids - 1) * p->vocab);
         if (p->comm->rank == 0) {
             double worst = c->json ? check_reference(p, c, logits) : 0;

@@ -34,6 +34,12 @@ static void good_steps_pass(void **state) {
     struct step step = {2, seqs};
     struct error err;
     assert_ok(step_validate(&step, &limits, &err), &err);
+    const int32_t targets[10] = {-1, 49, 0};
+    seqs[0].output = STEP_OUTPUT_LOGPROBS;
+    seqs[0].targets = targets;
+    assert_ok(step_validate(&step, &limits, &err), &err);
+    seqs[0].n_tok = 3; /* what lies behind is nobody's business */
+    assert_ok(step_validate(&step, &limits, &err), &err);
 }
 
 static void a_shared_prefix_passes_but_no_shared_writes(void **state) {
@@ -82,6 +88,13 @@ static void bad_steps_are_named(void **state) {
     refuse(&s, 1, "top_k");
     s = good(a), s.output = (enum step_output)9;
     refuse(&s, 1, "output 9");
+    const int32_t targets[10] = {-1, 49, 0, 50}, no_target[10] = {-2};
+    s = good(a), s.output = STEP_OUTPUT_LOGPROBS;
+    refuse(&s, 1, "seqs[0]: no targets");
+    s.targets = targets;
+    refuse(&s, 1, "seqs[0]: targets[3] is 50, the vocabulary has 50");
+    s.targets = no_target;
+    refuse(&s, 1, "targets[0] is -2");
     struct step_seq many[11];
     int32_t blocks[11][2];
     for (int i = 0; i < 11; i++) {

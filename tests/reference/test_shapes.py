@@ -80,7 +80,7 @@ class TestShapes(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             checkpoint.write(folder, c, tensors, n_shard)
             program, path = Program(PROGRAM, folder), os.path.join(folder, "logits")
-            first = program.json(1, "score", "--ids", joined(ids), "--logits", path)
+            first = program.json(1, "score", "--hash", "--ids", joined(ids), "--logits", path)
             for ours, theirs in zip(first["logprobs"], expected, strict=True):
                 self.assertLess(abs(ours - theirs), TOLERANCE)
             for ours, theirs in zip(read_floats(path), logits[-1], strict=True):
@@ -88,7 +88,8 @@ class TestShapes(unittest.TestCase):
             for ranks, options in [(n, "--threads 1") for n in worlds] + others:
                 if usable(options):
                     with self.subTest(ranks=ranks, options=options):
-                        got = program.json(ranks, "score", "--ids", joined(ids), *options.split())
+                        got = program.json(ranks, "score", "--hash", "--ids", joined(ids),
+                                           *options.split())
                         self.assertEqual(got["logits_hash"], first["logits_hash"])
 
     def test_shapes(self):

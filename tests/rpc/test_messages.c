@@ -11,6 +11,7 @@
 static const int32_t tokens_a[] = {1, -2, INT32_MAX, INT32_MIN};
 static const int32_t tokens_b[] = {7};
 static const int32_t blocks[] = {3, 0};
+static const int32_t targets[] = {-1, 5, INT32_MAX, -1};
 
 static struct step_seq seqs[] = {
     {.id = 4000000000u,
@@ -35,6 +36,14 @@ static struct step_seq seqs[] = {
      .n_block = 0,
      .blocks = blocks,
      .output = STEP_OUTPUT_ALL_LOGITS},
+    {.id = 4,
+     .pos = 9,
+     .n_tok = 4,
+     .tokens = tokens_a,
+     .n_block = 2,
+     .blocks = blocks,
+     .output = STEP_OUTPUT_LOGPROBS,
+     .targets = targets},
 };
 
 /* A message of each type with a value in every field. */
@@ -108,7 +117,7 @@ static struct message example(enum message_type type) {
                                            1u << 27, 1u << 20, 1,        4096, 8};
         break;
     case MESSAGE_STEP:
-        m.step = (struct step){.n_seq = 3, .seqs = seqs};
+        m.step = (struct step){.n_seq = 4, .seqs = seqs};
         break;
     case MESSAGE_UNLOADED:
         m.unloaded.bytes_freed = 77;
@@ -137,6 +146,10 @@ static void assert_same_step(const struct step *a, const struct step *b) {
                     x->n_block == y->n_block && x->output == y->output && x->top_k == y->top_k);
         assert_memory_equal(x->tokens, y->tokens, 4 * (size_t)x->n_tok);
         assert_memory_equal(x->blocks, y->blocks, 4 * (size_t)x->n_block);
+        assert_true(!x->targets == !y->targets);
+        if (x->targets) {
+            assert_memory_equal(x->targets, y->targets, 4 * (size_t)x->n_tok);
+        }
     }
 }
 
@@ -383,6 +396,46 @@ static void errors_name_message_and_field(void **state) {
     message_decoder_finish(&d);
 }
 
+/* A target for every token, or the step is refused before anybody looks at it. */
+static void targets_are_as_many_as_tokens(void **state) {
+    (void)state;
+    static const struct {
+        const char *last; /* the fields after the blocks */
+        size_t n;
+        const char *expect; /* NULL: it is good */
+    } cases[] = {
+        {BYTES("\xa3out\xa8logprobs\xa7targets\xc4\x04\xff\xff\xff\xff"), NULL},
+        {BYTES("\xa3out\xa8logprobs\xa7nothing\xc4\x00"), "seqs[0].targets is missing"},
+        {BYTES("\xa3out\xa8logprobs\xa7targets\xc4\x05zzzzz"), "seqs[0].targets is not a bin"},
+        {BYTES("\xa3out\xa8logprobs\xa7targets\xc4\x00"), "seqs[0].targets are not as many"},
+        {BYTES("\xa3out\xa8logprobs\xa7targets\xc4\x08zzzzzzzz"), "seqs[0].targets are not as"},
+        {BYTES("\xa3out\xa8logprobz\xa7targets\xc4\x04zzzz"), "seqs[0].out is not none, top"},
+    };
+    struct message_decoder d = {0};
+    struct buffer frame = {0};
+    struct message out;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct error err = {0};
+        buffer_clear(&frame);
+        assert_ok(buffer_append(&frame,
+                                BYTES("\x83\xa1t\xa4step\xa1s\x05\xa4seqs\x91\x86\xa2id\x01"
+                                      "\xa3pos\x00\xa6tokens\xc4\x04zzzz\xa6"
+                                      "blocks\xc4\x00"),
+                                &err) &&
+                      buffer_append(&frame, cases[i].last, cases[i].n, &err),
+                  &err);
+        bool ok = decode_copy(&d, frame.data, frame.size, SIDE_REQUEST, &out, &err);
+        if (ok != !cases[i].expect || (!ok && !strstr(err.message, cases[i].expect))) {
+            fail_msg("case %zu: '%s'", i, ok ? "accepted" : err.message);
+        }
+        if (ok) {
+            assert_int_equal(out.step.seqs[0].targets[0], -1);
+        }
+    }
+    buffer_finish(&frame);
+    message_decoder_finish(&d);
+}
+
 static void unknown_keys_are_ignored(void **state) {
     (void)state;
     struct message_decoder d = {0};
@@ -417,6 +470,7 @@ int main(void) {
         cmocka_unit_test(pings_are_read_directly),
         cmocka_unit_test(shapes_are_checked_before_they_are_believed),
         cmocka_unit_test(errors_name_message_and_field),
+        cmocka_unit_test(targets_are_as_many_as_tokens),
         cmocka_unit_test(unknown_keys_are_ignored),
         cmocka_unit_test(errors_travel_by_name),
     };

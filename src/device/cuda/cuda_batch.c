@@ -15,7 +15,7 @@ static int blocks_of(int positions) {
 }
 
 static size_t layout_numbers(const struct layout *l) {
-    return 3 * (size_t)l->n_tok + 3 * (size_t)l->n_seq + (size_t)l->n_row +
+    return 3 * (size_t)l->n_tok + 3 * (size_t)l->n_seq + 2 * (size_t)l->n_row +
            (size_t)l->n_seq * (size_t)l->table_stride;
 }
 
@@ -104,7 +104,7 @@ static struct layout layout_for(const struct cuda_device *c, const struct device
 
 /* The arrays of a batch that begins at `base`; the same for both copies of it. */
 struct arrays {
-    int32_t *ids, *position, *sequence, *seq_row, *seq_tok, *seq_pos, *rows, *tables;
+    int32_t *ids, *position, *sequence, *seq_row, *seq_tok, *seq_pos, *rows, *targets, *tables;
 };
 
 static struct arrays arrays_at(int32_t *base, const struct layout *l) {
@@ -116,7 +116,8 @@ static struct arrays arrays_at(int32_t *base, const struct layout *l) {
     a.seq_tok = a.seq_row + l->n_seq;
     a.seq_pos = a.seq_tok + l->n_seq;
     a.rows = a.seq_pos + l->n_seq;
-    a.tables = a.rows + l->n_row;
+    a.targets = a.rows + l->n_row;
+    a.tables = a.targets + l->n_row;
     return a;
 }
 
@@ -148,6 +149,7 @@ static void fill(const struct arrays *a, const struct layout *l, const struct de
     }
     for (int i = 0; i < l->n_row; i++) {
         a->rows[i] = i < batch->n_row ? batch->rows[i] : -1;
+        a->targets[i] = i < batch->n_row && batch->targets ? batch->targets[i] : -1;
     }
 }
 
@@ -161,6 +163,7 @@ static void set_args(struct kernel_batch *args, const struct arrays *a, const st
                                   .seq_pos = a->seq_pos,
                                   .tables = a->tables,
                                   .rows = a->rows,
+                                  .targets = a->targets,
                                   .n_tok = l->n_tok,
                                   .n_seq = l->n_seq,
                                   .n_row = l->n_row,

@@ -54,6 +54,7 @@ static const struct device_ops cuda_ops = {
     .kv_block_bytes = cuda_kv_block_bytes,
     .gather_rows = cuda_gather_rows,
     .top_k = cuda_top_k,
+    .log_sum_exp = cuda_log_sum_exp,
 };
 
 void cuda_device_watch(struct cuda_device *c, const struct cuda_watch *watch) {

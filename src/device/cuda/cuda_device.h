@@ -196,3 +196,5 @@ bool cuda_gather_rows(struct device *, float *y, const float *x, int first, int 
                       struct error *err);
 bool cuda_top_k(struct device *, float *values, int32_t *ids, const float *x, int n, int dim, int k,
                 int index_first, struct error *err);
+bool cuda_log_sum_exp(struct device *, struct exp_sum *out, const float *x, int first, int n,
+                      int dim, int index_first, struct error *err);

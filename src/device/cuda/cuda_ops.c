@@ -164,3 +164,19 @@ bool cuda_top_k(struct device *d, float *values, int32_t *ids, const float *x, i
            launched(c, kernel_top_k(values, ids, x, n, dim, k, index_first, c->stream), "top-k",
                     err);
 }
+
+_Static_assert(sizeof(struct exp_sum) == 3 * sizeof(float), "what the kernel writes");
+
+bool cuda_log_sum_exp(struct device *d, struct exp_sum *out, const float *x, int first, int n,
+                      int dim, int index_first, struct error *err) {
+    struct cuda_device *c = cuda_of(d);
+    const struct kernel_batch *b = &c->batch.args;
+    if (first < 0 || n < 0 || n > b->n_row - first) {
+        return error_set(err, ERROR_SHAPE, "rows %d + %d of %d", first, n, b->n_row);
+    }
+    return cuda_usable(c, err) &&
+           (n == 0 ||
+            launched(c,
+                     kernel_log_sum_exp((float *)out, x, first, n, dim, index_first, b, c->stream),
+                     "log-sum-exp", err));
+}

@@ -41,6 +41,7 @@ struct kernel_batch {
     const int32_t *seq_pos;  /* [n_seq] */
     const int32_t *tables;   /* [n_seq][table_stride] */
     const int32_t *rows;     /* [n_row] rows whose output is wanted; -1: padding, gathers zeros */
+    const int32_t *targets;  /* [n_row] token whose logit log_sum_exp looks for; -1: none */
     int n_tok;
     int n_seq;
     int n_row;
@@ -118,6 +119,15 @@ cudaError_t kernel_attention_prefill(void *out, const void *qkv, enum kernel_typ
                                      const struct kernel_heads *heads,
                                      const struct kernel_batch *batch, struct kernel_kv kv,
                                      cudaStream_t stream);
+
+/* ---- log_sum_exp.cu ---- */
+/* out[i] = {max, sum of exp(x[i][j] - max), x[i][t - index_first]} over j < dim, for i < n, with
+ * t = batch->targets[first + i]; the last is 0 where that is not in [index_first, index_first +
+ * dim). x [n, dim] f32, out [n, 3] f32. A NaN, or +inf, makes the sum NaN; where there is nothing
+ * above -inf the maximum is -inf and the sum 0. */
+cudaError_t kernel_log_sum_exp(float *out, const float *x, int first, int n, int dim,
+                               int index_first, const struct kernel_batch *batch,
+                               cudaStream_t stream);
 
 /* ---- top_k.cu ---- */
 /* The k largest of each row of x [n, dim] f32, largest first, ties by lower index, NaN as -inf;
