@@ -80,6 +80,14 @@ const char *probe_read_pattern(const struct probe *p) {
     return p->pattern->name;
 }
 
+bool probe_use_pattern(struct probe *p, int i) {
+    if (i < 0 || i >= N_PATTERN) {
+        return false;
+    }
+    p->pattern = &patterns[i];
+    return true;
+}
+
 double probe_fma(struct probe *p) {
     double seconds = run(p, work_fma);
     return 2.0 * FMA_ROUNDS * p->fma_per_round * p->device->n_thread / seconds;

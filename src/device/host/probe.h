@@ -3,6 +3,7 @@
  * repeated right beside what is compared with it. */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "base/error.h"
@@ -19,6 +20,8 @@ void probe_destroy(struct probe *);
 double probe_read(struct probe *);
 double probe_read_best(const struct probe *);
 const char *probe_read_pattern(const struct probe *);
+/* Reads by pattern i from now on, whichever was the best. False if there is no pattern i. */
+bool probe_use_pattern(struct probe *, int i);
 
 /* f32 operations per second by all threads, now; a multiply-add counts as two. */
 double probe_fma(struct probe *);
