@@ -45,6 +45,12 @@ bool plugin_find(char *path, size_t size) {
     return find_file(path, size, NULL) && access(path, F_OK) == 0;
 }
 
+bool plugin_driver(struct error *err) {
+    /* Stays open: the CUDA runtime opens it by the same name. */
+    return dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL) ||
+           error_set(err, ERROR_DEVICE, "no NVIDIA driver: %s", dlerror());
+}
+
 /* The library stays open until the process ends: CUDA cannot be unloaded safely. */
 static bool load(const char *path, const struct cuda_plugin **out, struct error *err) {
     void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);

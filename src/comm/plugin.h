@@ -50,6 +50,11 @@ typedef const struct cuda_plugin *cuda_plugin_get(void);
  */
 bool plugin_find(char *path, size_t size);
 
+/* Whether this machine has NVIDIA's driver at all: a look that costs next to nothing, where opening
+ * the plug-in brings in all of CUDA, some 0.1 s and 100 MB. Errors: DEVICE, with the dynamic
+ * linker's words. */
+bool plugin_driver(struct error *err);
+
 /* Opens the plug-in: from LOCKSTEP_PLUGIN_DIR where that is set (and nowhere else), else beside the
  * program, else from lockstep/ in the install's libdir. Once per process; a second call gives the
  * same answer. Errors: DEVICE, with the dynamic linker's words (no plug-in built, no toolkit

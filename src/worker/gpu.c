@@ -36,8 +36,11 @@ bool gpu_find(const struct gpu_wish *wish, const struct host_facts *facts, struc
                          "--cuda-devices: expected %d entries, got %d: one for each rank on %s",
                          facts->local_size, wish->n_of_locals, facts->host);
     }
-    g.usable = plugin_open(&g.plugin, &why) && g.plugin->count(&g.n, &why) &&
-               pick(wish, facts, &g, &why) && g.plugin->describe(g.index, &g.about, &why);
+    /* Who insists on CUDA gets CUDA's own words of what is missing. */
+    bool insists = strcmp(wish->device, "cuda") == 0;
+    g.usable = (insists || plugin_driver(&why)) && plugin_open(&g.plugin, &why) &&
+               g.plugin->count(&g.n, &why) && pick(wish, facts, &g, &why) &&
+               g.plugin->describe(g.index, &g.about, &why);
     *out = g;
     return g.usable || not_usable(out, &why);
 }

@@ -23,6 +23,7 @@ def launch(*args, np=None, fake=None, **env):
     settings = {"FAKE_CUDA_" + key: str(value) for key, value in (fake or {}).items()}
     if fake is not None:
         settings["LOCKSTEP_PLUGIN_DIR"] = os.path.dirname(FAKE)
+        settings["LD_LIBRARY_PATH"] = os.path.dirname(FAKE)  # a driver is there
     command = [MPIRUN, "-n", str(np)] if np else []
     return subprocess.run([*command, LOCKSTEP, *args], stdin=subprocess.DEVNULL, text=True, timeout=60,
                           capture_output=True, check=False,
@@ -92,7 +93,7 @@ class NoPlugin(Base):
     def test_none_is_there(self):
         why = ("no CUDA plug-in: %s: cannot open shared object file: No such file or directory"
                % self.path)
-        env = {"LOCKSTEP_PLUGIN_DIR": self.folder}
+        env = {"LOCKSTEP_PLUGIN_DIR": self.folder, "LD_LIBRARY_PATH": os.path.dirname(FAKE)}
         self.refuse(3, f"device_failed: --device cuda: rank 0 ({HOST}): {why}",
                     "check", "--device", "cuda", **env)
         self.refuse(3, f"device_failed: --device cuda: all 3 ranks: {why}",
@@ -107,6 +108,18 @@ class NoPlugin(Base):
         self.assertEqual((found["device"], found["device_note"], lines), ("host", "", []))
         done = launch("generate", "--prompt", "x", "--max-tokens", "1", "--log-level", "warn", **env)
         self.assertEqual((done.returncode, done.stderr), (0, ""))
+
+    def test_no_driver(self):
+        """auto looks no further; who insists is told of the plug-in, and by it."""
+        with open(os.path.join(self.folder, "libcuda.so.1"), "w", encoding="utf-8") as f:
+            f.write("none " * 1000)
+        done = launch("check", np=2, fake={"LOG": 1}, LD_LIBRARY_PATH=self.folder)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        self.assertIn("cuda    not on any of 2 ranks: no NVIDIA driver: ", done.stdout)
+        self.assertIn("libcuda.so.1: invalid ELF header", done.stdout)
+        done = launch("check", "--device", "cuda", fake={"LOG": 1}, LD_LIBRARY_PATH=self.folder)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("fake: opened", fake_lines(done))
 
     def test_it_is_no_library(self):
         with open(self.path, "w", encoding="utf-8") as f:
@@ -151,6 +164,7 @@ class Search(Base):
             program = shutil.copy(LOCKSTEP, folder)
             shutil.copy(FAKE, folder)
             env = {k: v for k, v in os.environ.items() if k != "LOCKSTEP_PLUGIN_DIR"}
+            env["LD_LIBRARY_PATH"] = os.path.dirname(FAKE)
             done = subprocess.run([program, "check", "--json"], capture_output=True, text=True,
                                   check=False, env={"ASAN_OPTIONS": "detect_leaks=0", **env})
             self.assertEqual(json.loads(done.stdout)["device"], "cuda", done.stderr)

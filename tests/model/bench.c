@@ -102,7 +102,8 @@ static double feed(struct model *m, int pos, int n, int n_round) {
     return clock_now() - start;
 }
 
-/* What all ranks at once read per second, as in a step, by the pattern that is the best just now. */
+/* What all ranks at once read per second, as in a step, by the pattern that is the best just now.
+ */
 static double probe_all(struct probe *probe) {
     double best = 0;
     for (int pattern = 0; probe_use_pattern(probe, pattern); pattern++) {
@@ -190,8 +191,8 @@ int main(int argc, char **argv) {
         printf("decode          %8.2f tok/s  (%.2f .. %.2f)\n", 1 / token_s, 1 / slowest,
                1 / fastest);
         printf("weights read    %8.2f GB/s\n", all_bytes / token_s / 1e9);
-        printf("memory reads    %8.2f GB/s  (%.2f .. %.2f, best pattern of each round)\n",
-               bw / 1e9, read[0] / 1e9, read[pairs - 1] / 1e9);
+        printf("memory reads    %8.2f GB/s  (%.2f .. %.2f, best pattern of each round)\n", bw / 1e9,
+               read[0] / 1e9, read[pairs - 1] / 1e9);
         printf("fraction        %8.3f  (%.3f .. %.3f, median of the rounds' ratios)\n", f,
                fraction[0], fraction[pairs - 1]);
         printf("tree / no tree  %8.4f  (%.4f .. %.4f, %d pairs)\n", r, ratio[0], ratio[pairs - 1],
