@@ -229,14 +229,27 @@ static bool on_measured(void *user, int rank, const struct message *reply, struc
     (void)err;
     l->measured = reply->loaded;
     snprintf(l->measured_text, sizeof l->measured_text,
-             "needs %.20s (weights %.20s, KV cache %.20s, buffers %.20s), %.20s are free%s",
+             "needs %.20s (weights %.20s, KV cache %.20s, buffers %.20s), %.20s are free",
              show_bytes(m->bytes_held).text, show_bytes(m->weights).text, show_bytes(m->kv).text,
-             show_bytes(m->buffers).text, show_bytes(m->free).text, m->fits ? ": fits" : "");
+             show_bytes(m->buffers).text, show_bytes(m->free).text);
     return true;
 }
 
+/* Of a rank whose share does not fit. */
 static const char *measured_text(const struct pool *p, int rank) {
-    return p->loads[rank].measured_text;
+    const struct pool_load_state *l = &p->loads[rank];
+    return l->measured.fits ? NULL : l->measured_text;
+}
+
+/* Cuts a list with "; " between to about n bytes, after a whole entry. */
+static void shorten(char *list, size_t n) {
+    if (strlen(list) > n) {
+        char *cut = list + n;
+        while (cut > list && strncmp(cut, "; ", 2) != 0) {
+            cut--;
+        }
+        strcpy(cut, "; …");
+    }
 }
 
 /* What would fit on every rank instead; "" where nothing would. */
@@ -263,23 +276,27 @@ static void advise(const struct pool *p, char *out, size_t size) {
 
 /* Every rank's memory, before the first of them allocates any of it. */
 static bool measure(struct pool *p, struct message load, struct error *err) {
+    enum { LIST = 300 }; /* of a message's 480 bytes */
     char advice[100];
-    bool fits = true;
+    int n_fit = 0;
     load.load.measure = 1;
     if (!pool_ask_all(p, &load, on_measured, p, err)) {
         return false;
     }
     for (int r = 0; r < p->world; r++) {
-        fits = fits && p->loads[r].measured.fits;
+        n_fit += p->loads[r].measured.fits != 0;
     }
-    if (fits) {
+    if (n_fit == p->world) {
         return true;
     }
     struct buffer table = {0};
     advise(p, advice, sizeof advice);
     pool_describe_groups(p, measured_text, &table);
-    error_set(err, ERROR_MEMORY, "load: %s: will not fit%s: %s", show_path(load.load.dir).text,
-              advice, table.size ? (const char *)table.data : "");
+    if (table.size) {
+        shorten((char *)table.data, LIST);
+    }
+    error_set(err, ERROR_MEMORY, "load: %s: will not fit%s: %s%s", show_path(load.load.dir).text,
+              advice, table.size ? (const char *)table.data : "", n_fit ? "; the others fit" : "");
     buffer_finish(&table);
     return false;
 }

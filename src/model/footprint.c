@@ -1,9 +1,5 @@
 #include "model/footprint.h"
 
-#include <stdio.h>
-
-#include "format/show.h"
-
 enum { PANEL_ROWS = 16, HEAD_DIM_PAD = 16 };
 
 static uint64_t add(uint64_t a, uint64_t b) {
@@ -176,29 +172,4 @@ struct footprint_fit footprint_measure(const struct model_config *c, const struc
         fit.world = fit.positions ? 0 : world_that_fits(c, shard, params, available);
     }
     return fit;
-}
-
-bool footprint_require(const struct model_config *c, const struct shard *shard,
-                       const struct footprint_params *params, uint64_t available,
-                       struct error *err) {
-    struct footprint_fit fit = footprint_measure(c, shard, params, available);
-    const struct footprint *f = &fit.needs;
-    char advice[120] = "";
-
-    if (fit.fits) {
-        return true;
-    }
-    if (fit.positions > 0) {
-        snprintf(advice, sizeof advice, "; a KV cache of %llu positions would fit (--ctx)",
-                 (unsigned long long)fit.positions);
-    } else if (fit.world > 0) {
-        snprintf(advice, sizeof advice, "; with this much for each rank, %d ranks would fit",
-                 fit.world);
-    }
-    return error_set(err, ERROR_MEMORY,
-                     "will not fit: this rank needs %s (weights %s, KV cache %s, buffers %s), "
-                     "%s are free%s",
-                     show_bytes(footprint_total(f)).text, show_bytes(f->weights).text,
-                     show_bytes(f->kv).text, show_bytes(f->buffers).text,
-                     show_bytes(available).text, advice);
 }

@@ -51,9 +51,3 @@ struct footprint_fit {
 
 struct footprint_fit footprint_measure(const struct model_config *c, const struct shard *shard,
                                        const struct footprint_params *params, uint64_t available);
-
-/* Holds the shard's footprint to the bytes that are free for this rank. Errors: MEMORY, which says
- * what is needed, what is free, and which context or number of ranks would fit. */
-bool footprint_require(const struct model_config *c, const struct shard *shard,
-                       const struct footprint_params *params, uint64_t available,
-                       struct error *err);

@@ -125,13 +125,10 @@ static uint64_t memory_for_model(const struct model *m) {
     return d->ops->memory_free(d) / (size_t)d->n_sharer;
 }
 
-/* Holds what this rank is going to allocate to what is free, before any of it is allocated. */
-static bool check_memory(struct model *m, const struct st_set *set, struct error *err) {
+static uint64_t bytes_of(const struct model *m, const struct st_set *set) {
     struct footprint_params sizes = sizes_of(m, set);
     struct footprint f = footprint_of_shard(&m->config, &m->nn.shard, &sizes);
-    m->bytes = footprint_total(&f);
-    return footprint_require(&m->config, &m->nn.shard, &sizes, memory_for_model(m), err) ||
-           error_wrap(err, "%s", m->params.dir);
+    return footprint_total(&f);
 }
 
 /* Everything that is this rank's alone and may fail here and not elsewhere. */
@@ -139,12 +136,12 @@ static bool load_local(struct model *m, const struct model_progress *progress, s
     const struct model_params *p = &m->params;
     struct nn_context *nn = &m->nn;
     struct st_set *set = NULL;
-    bool ok = st_open(&set, p->dir, err) && weights_check(&m->config, set, err) &&
-              check_memory(m, set, err) &&
-              weights_load(&m->weights, &m->config, nn, set, progress, err) &&
-              kv_cache_init(&m->kv, nn, m->config.n_layer, p->n_block, err) &&
-              activations_init(m, err) && rope_init(m, err) &&
-              batch_init(&m->batch, p, nn->device, err) && output_init(&m->out, m, err);
+    bool ok = st_open(&set, p->dir, err) && weights_check(&m->config, set, err);
+    m->bytes = ok ? bytes_of(m, set) : 0;
+    ok = ok && weights_load(&m->weights, &m->config, nn, set, progress, err) &&
+         kv_cache_init(&m->kv, nn, m->config.n_layer, p->n_block, err) &&
+         activations_init(m, err) && rope_init(m, err) &&
+         batch_init(&m->batch, p, nn->device, err) && output_init(&m->out, m, err);
     st_close(set);
     return ok;
 }

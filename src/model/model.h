@@ -37,7 +37,7 @@ bool model_measure(const struct model_params *params, struct device *device, str
 /* Reads this rank's shard. No communication: one rank may take far longer than another, and only
  * the control plane knows whether it still makes progress. Who called it on all ranks unloads those
  * that succeeded when one did not. Errors: those of model_config_load and st_open, UNSUPPORTED
- * (more ranks than query heads), MEMORY (would not fit; checked before it is allocated). */
+ * (more ranks than query heads), MEMORY (model_measure looks ahead). */
 bool model_load(struct model **out, const struct model_params *params, struct device *device,
                 struct comm *comm, const struct model_progress *progress, struct error *err);
 

@@ -3,11 +3,11 @@
 #include <stdio.h>
 #include <string.h>
 
-static bool not_usable(struct gpu *g, const struct error *why) {
-    snprintf(g->why, sizeof g->why, "%.*s", (int)sizeof g->why - 1, why->message);
-    /* A plug-in of another build is no machine without GPUs: that is worth a word to the user. */
-    g->n = why->kind == ERROR_VERSION ? -1 : g->n;
-    return true;
+/* The reasons of the driver and of CUDA, of which either may be "". */
+static void not_usable(struct gpu *g, const char *driver, const char *cuda) {
+    snprintf(g->why, sizeof g->why, "%.150s%s%.160s", driver, *driver && *cuda ? "; " : "", cuda);
+    /* A machine with a driver is meant to have GPUs: that is worth a word to the user. */
+    g->n = !*driver && g->n == 0 ? -1 : g->n;
 }
 
 static bool pick(const struct gpu_wish *wish, const struct host_facts *facts, struct gpu *g,
@@ -26,7 +26,7 @@ static bool pick(const struct gpu_wish *wish, const struct host_facts *facts, st
 bool gpu_find(const struct gpu_wish *wish, const struct host_facts *facts, struct gpu *out,
               struct error *err) {
     struct gpu g = {0};
-    struct error why;
+    struct error driver = {0}, why = {0};
     *out = g;
     if (!wish->device || strcmp(wish->device, "host") == 0) {
         return true;
@@ -36,11 +36,14 @@ bool gpu_find(const struct gpu_wish *wish, const struct host_facts *facts, struc
                          "--cuda-devices: expected %d entries, got %d: one for each rank on %s",
                          facts->local_size, wish->n_of_locals, facts->host);
     }
-    /* Who insists on CUDA gets CUDA's own words of what is missing. */
+    /* Who insists on CUDA gets CUDA's own words, too. */
     bool insists = strcmp(wish->device, "cuda") == 0;
-    g.usable = (insists || plugin_driver(&why)) && plugin_open(&g.plugin, &why) &&
+    g.usable = (plugin_driver(&driver) || insists) && plugin_open(&g.plugin, &why) &&
                g.plugin->count(&g.n, &why) && pick(wish, facts, &g, &why) &&
                g.plugin->describe(g.index, &g.about, &why);
+    if (!g.usable) {
+        not_usable(&g, driver.message, why.message);
+    }
     *out = g;
-    return g.usable || not_usable(out, &why);
+    return true;
 }

@@ -23,7 +23,7 @@ def launch(*args, np=None, fake=None, **env):
     settings = {"FAKE_CUDA_" + key: str(value) for key, value in (fake or {}).items()}
     if fake is not None:
         settings["LOCKSTEP_PLUGIN_DIR"] = os.path.dirname(FAKE)
-        settings["LD_LIBRARY_PATH"] = os.path.dirname(FAKE)  # a driver is there
+        settings["LD_LIBRARY_PATH"] = DRIVER
     command = [MPIRUN, "-n", str(np)] if np else []
     return subprocess.run([*command, LOCKSTEP, *args], stdin=subprocess.DEVNULL, text=True, timeout=60,
                           capture_output=True, check=False,
@@ -93,21 +93,22 @@ class NoPlugin(Base):
     def test_none_is_there(self):
         why = ("no CUDA plug-in: %s: cannot open shared object file: No such file or directory"
                % self.path)
-        env = {"LOCKSTEP_PLUGIN_DIR": self.folder, "LD_LIBRARY_PATH": os.path.dirname(FAKE)}
+        env = {"LOCKSTEP_PLUGIN_DIR": self.folder, "LD_LIBRARY_PATH": DRIVER}
         self.refuse(3, f"device_failed: --device cuda: rank 0 ({HOST}): {why}",
                     "check", "--device", "cuda", **env)
         self.refuse(3, f"device_failed: --device cuda: all 3 ranks: {why}",
                     "generate", "--prompt", "x", "--device", "cuda", np=3, **env)
         done = self.refuse(3, [], "check", "--device", "cuda", np=2, **env)
         self.assertIn("cuda    not on any of 2 ranks: " + why, done.stdout)
+        # auto: a driver is there, so this machine is meant to have GPUs
         done = launch("check", np=2, **env)
-        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        self.assertEqual(done.returncode, 0)
         self.assertIn("cuda    not on any of 2 ranks: " + why, done.stdout)
         found, lines = self.check(np=2, **env)
         self.assertEqual([r["why_not_cuda"] for r in found["ranks"]], [why, why])
-        self.assertEqual((found["device"], found["device_note"], lines), ("host", "", []))
-        done = launch("generate", "--prompt", "x", "--max-tokens", "1", "--log-level", "warn", **env)
-        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        self.assertEqual((found["device"], lines), ("host", [LINE + "all 2 ranks: " + why]))
+        done = launch("generate", "--prompt", "x", "--max-tokens", "1", **env)
+        self.assertEqual((done.returncode, ours(done)[0]), (0, f"{LINE}rank 0 ({HOST}): {why}"))
 
     def test_no_driver(self):
         """auto looks no further; who insists is told of the plug-in, and by it."""
@@ -117,6 +118,11 @@ class NoPlugin(Base):
         self.assertEqual((done.returncode, done.stderr), (0, ""))
         self.assertIn("cuda    not on any of 2 ranks: no NVIDIA driver: ", done.stdout)
         self.assertIn("libcuda.so.1: invalid ELF header", done.stdout)
+        done = launch("generate", "--prompt", "x", "--max-tokens", "1", "--log-level", "warn", np=2,
+                      fake={}, LD_LIBRARY_PATH=self.folder)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        self.refuse(3, ["--device cuda: all 2 ranks: no NVIDIA driver: ", "; cudaGetDeviceCount: no"],
+                    "check", "--device", "cuda", np=2, fake={"COUNT": 0}, LD_LIBRARY_PATH=self.folder)
         done = launch("check", "--device", "cuda", fake={"LOG": 1}, LD_LIBRARY_PATH=self.folder)
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertIn("fake: opened", fake_lines(done))
@@ -164,7 +170,7 @@ class Search(Base):
             program = shutil.copy(LOCKSTEP, folder)
             shutil.copy(FAKE, folder)
             env = {k: v for k, v in os.environ.items() if k != "LOCKSTEP_PLUGIN_DIR"}
-            env["LD_LIBRARY_PATH"] = os.path.dirname(FAKE)
+            env["LD_LIBRARY_PATH"] = DRIVER
             done = subprocess.run([program, "check", "--json"], capture_output=True, text=True,
                                   check=False, env={"ASAN_OPTIONS": "detect_leaks=0", **env})
             self.assertEqual(json.loads(done.stdout)["device"], "cuda", done.stderr)
@@ -252,12 +258,11 @@ class Agreement(Base):
         self.assertEqual((found["device"], found["dtype"], found["device_note"]),
                          ("host", "f32", who))
         self.assertEqual([r["device"] for r in found["ranks"]], ["host"] * 4)
-        self.assertEqual([r["gpus"] for r in found["ranks"]], [4, 0, 0, 4])
+        self.assertEqual([r["gpus"] for r in found["ranks"]], [4, -1, -1, 4])
         done = launch("check", np=4, fake=fake)
         self.assertIn("cuda    not on rank 1, 2: " + words, done.stdout)
-        # nobody has one: no reason for words
         found, lines = self.check(np=2, fake={"COUNT_ERROR": words})
-        self.assertEqual((found["device"], lines), ("host", []))
+        self.assertEqual((found["device"], lines), ("host", [f"{LINE}all 2 ranks: {words}"]))
         self.refuse(3, f"device_failed: --device cuda: all 2 ranks: {words}", "check", "--device",
                     "cuda", np=2, fake={"COUNT_ERROR": words})
 
@@ -295,7 +300,7 @@ class Agreement(Base):
 
     def test_bf16_needs_a_gpu(self):
         self.refuse(2, "unsupported: --dtype bf16: every rank computes on the host, which has only "
-                       "f32", "check", "--dtype", "bf16", LOCKSTEP_PLUGIN_DIR="/nonexistent")
+                       "f32", "check", "--dtype", "bf16")
 
 
 class Failures(Base):
@@ -347,4 +352,5 @@ class Failures(Base):
 
 if __name__ == "__main__":
     LOCKSTEP, MPIRUN, FAKE, OTHER = sys.argv[1:5]
+    DRIVER = os.path.join(os.path.dirname(FAKE), "driver")
     unittest.main(argv=sys.argv[:1], verbosity=2)

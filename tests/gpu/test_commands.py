@@ -157,7 +157,7 @@ class Devices(Base):
                            ({"GPUSIM_DEVICES": "0"}, "no CUDA-capable device is detected")):
             done = self.refuse(["--device cuda: all 2 ranks: cudaGetDeviceCount: " + words], **env)
             self.assertIn("cuda    not on any of 2 ranks: ", done.stdout)
-            found = json.loads(self.run_well("check", "--json", np=2, **env).stdout)
+            found = json.loads(self.run_well("check", "--json", np=2, lines=1, **env).stdout)
             self.assertEqual(found["device"], "host")
 
 

@@ -170,8 +170,8 @@ static bool nccl_alloc(struct comm *base, size_t bytes, void **out, struct error
     }
     b->next = c->buffers;
     c->buffers = b;
-    *out = b->data;
     CUDA_TRY(cudaMemsetAsync(b->data, 0, bytes, c->device->stream), "cudaMemsetAsync");
+    *out = b->data;
     return true;
 }
 
