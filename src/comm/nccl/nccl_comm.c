@@ -14,7 +14,6 @@
 _Static_assert(COMM_ID_BYTES == NCCL_UNIQUE_ID_BYTES, "a communicator's id");
 
 enum {
-    NCCL_MEMORY_SINCE = 21900, /* ncclMemAlloc and ncclCommRegister */
     NCCL_TRIAL_BYTES = 1 << 20,
     NCCL_LOOKS_PER_POLL = 16,
     NCCL_SMALL = 256, /* numbers of a reduction on host memory at a time */
@@ -357,17 +356,13 @@ static const struct comm_ops nccl_ops = {
  * together whether they can. */
 static bool try_memory(struct comm_nccl *c, struct error *err) {
     struct nccl_buffer b = {0};
-    bool mine = nccl_comm_version_code() >= NCCL_MEMORY_SINCE;
-    if (mine) {
-        ncclResult_t r = registered_alloc(c, &b, NCCL_TRIAL_BYTES);
-        mine = r == ncclSuccess;
-        if (mine) {
-            registered_free(c, &b);
-        } else {
-            log_debug("NCCL takes no buffers of its own: %s", ncclGetErrorString(r));
-        }
+    ncclResult_t r = registered_alloc(c, &b, NCCL_TRIAL_BYTES);
+    if (r == ncclSuccess) {
+        registered_free(c, &b);
+    } else {
+        log_debug("NCCL takes no buffers of its own: %s", ncclGetErrorString(r));
     }
-    return agree(c, mine, &c->registers, err);
+    return agree(c, r == ncclSuccess, &c->registers, err);
 }
 
 static bool start(struct comm_nccl *c, const uint8_t id[COMM_ID_BYTES], struct error *err) {
