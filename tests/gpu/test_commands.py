@@ -13,10 +13,9 @@ import sys
 import tempfile
 import unittest
 
+from worlds import REAL, WORLDS
+
 HOST = socket.gethostname()
-REAL = os.environ.get("LOCKSTEP_REAL_GPU") == "1"
-GPUS = int(os.environ.get("LOCKSTEP_GPUS", "1")) if REAL else 4
-WORLDS = [n for n in (1, 2, 4) if n <= GPUS]
 PROMPT = "In the beginning"
 TOKENS = 6
 F32 = ["--device", "cuda", "--dtype", "f32"]
