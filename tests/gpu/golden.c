@@ -17,10 +17,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "comm/mpi.h"
-#include "comm/plugin.h"
+#include "gpu/gpu_rank.h"
 #include "model/model.h"
-#include "worker/facts.h"
 
 enum { MAX_CASES = 16, CTX = 512, SEQ_BLOCKS = CTX / KV_BLOCK, N_BLOCK = 80, CHUNK = 100 };
 
@@ -34,21 +32,13 @@ struct golden_case {
 };
 
 struct golden {
-    const struct cuda_plugin *plugin;
-    struct device *device;
-    struct comm *comm;
+    struct gpu_rank gpu;
     struct model *model;
     struct golden_case cases[MAX_CASES];
     int n_case;
     double most, most_rms, gap; /* tolerances */
     int failures;
 };
-
-static _Noreturn void die(const char *what, const struct error *err) {
-    fprintf(stderr, "golden: %s: %s: %s\n", what, error_kind_name(err->kind), err->message);
-    MPI_Abort(MPI_COMM_WORLD, 1);
-    exit(1);
-}
 
 static void complain(struct golden *g, const char *id, const char *what, int step) {
     fprintf(stderr, "golden: case %s: %s (step %d)\n", id, what, step);
@@ -123,7 +113,7 @@ static struct step_result feed(struct golden *g, struct golden_case *c, int pos,
     }
     seq.targets = targets;
     if (!model_step(g->model, &step, &result, &err)) {
-        die(c->id, &err);
+        gpu_rank_die(c->id, &err);
     }
     return result;
 }
@@ -147,7 +137,7 @@ static double worst_logprob(const struct golden_case *c, int pos, const double *
 /* The prompt, in chunks: its tokens' log-probabilities and, from the last chunk, fed once more over
  * what the KV cache then holds, the last position's logits. */
 static void feed_prompt(struct golden *g, struct golden_case *c) {
-    bool leader = g->comm->rank == 0;
+    bool leader = g->gpu.comm->rank == 0;
     double worst = 0;
     for (int pos = 0; pos < c->n_prompt; pos += CHUNK) {
         struct step_result r = feed(g, c, pos, STEP_OUTPUT_LOGPROBS);
@@ -191,39 +181,11 @@ static void feed_greedy(struct golden *g) {
             seqs[i] = seq_of(c, c->n_prompt + at, 1, STEP_OUTPUT_CANDIDATES);
         }
         if (!model_step(g->model, &step, results, &err)) {
-            die("greedy ids", &err);
+            gpu_rank_die("greedy ids", &err);
         }
-        for (int i = 0; g->comm->rank == 0 && i < g->n_case; i++) {
+        for (int i = 0; g->gpu.comm->rank == 0 && i < g->n_case; i++) {
             check_candidate(g, &g->cases[i], &results[i], at);
         }
-    }
-}
-
-static bool make_id(void *user, uint8_t id[COMM_ID_BYTES], struct error *err) {
-    return ((struct golden *)user)->plugin->unique_id(id, err);
-}
-
-static void start(struct golden *g, bool f32, bool graphs) {
-    struct host_facts facts;
-    struct error err;
-    uint8_t id[COMM_ID_BYTES];
-    int rank, world, n;
-    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-    MPI_Comm_size(MPI_COMM_WORLD, &world);
-    if (!host_facts_read(MPI_COMM_WORLD, &facts, &err) || !plugin_open(&g->plugin, &err) ||
-        !g->plugin->count(&n, &err)) {
-        die("plug-in", &err);
-    }
-    const struct cuda_device_options options = {.index = facts.local_rank % n,
-                                                .f32 = f32,
-                                                .graphs = graphs,
-                                                .n_thread = 1,
-                                                .n_sharer = 1,
-                                                .timeout_s = 60};
-    if (!g->plugin->device_create(&options, &g->device, &err) ||
-        !comm_mpi_share_id(MPI_COMM_WORLD, true, make_id, g, id, &err) ||
-        !g->plugin->comm_create(g->device, id, rank, world, 60, NULL, NULL, &g->comm, &err)) {
-        die("communicator", &err);
     }
 }
 
@@ -239,19 +201,18 @@ int main(int argc, char **argv) {
     g.most_rms = f32 ? 1e-3 : 0.25;
     g.gap = f32 ? 0 : 1.0;
     MPI_Init(&argc, &argv);
-    start(&g, f32, strcmp(argv[4], "graphs") == 0);
+    gpu_rank_start(&g.gpu, f32, strcmp(argv[4], "graphs") == 0);
     read_cases(&g, argv[2]);
     struct model_params params = {.dir = argv[1], .ctx = CTX, .n_block = N_BLOCK, .max_tok = CHUNK};
-    if (!model_load(&g.model, &params, g.device, g.comm, NULL, &err)) {
-        die("load", &err);
+    if (!model_load(&g.model, &params, g.gpu.device, g.gpu.comm, NULL, &err)) {
+        gpu_rank_die("load", &err);
     }
     for (int i = 0; i < g.n_case; i++) {
         feed_prompt(&g, &g.cases[i]);
     }
     feed_greedy(&g);
     model_destroy(g.model);
-    comm_destroy(g.comm);
-    device_destroy(g.device);
+    gpu_rank_finish(&g.gpu);
     MPI_Finalize();
     return g.failures ? 1 : 0;
 }

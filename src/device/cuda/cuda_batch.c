@@ -44,6 +44,7 @@ void cuda_batch_release(struct device *d) {
     struct cuda_device *c = cuda_of(d);
     struct cuda_batch *b = &c->batch;
     cuda_graphs_drop(c); /* they are a model's */
+    cuda_scratch_drop(c);
     cuda_give_back(c, b->device);
     for (int i = 0; i < CUDA_STAGING; i++) {
         cuda_staging_finish(c, &b->host[i]);

@@ -11,7 +11,6 @@ static void cuda_destroy(struct device *d) {
         free(c);
         return; /* see cuda_give_back */
     }
-    cudaFree(c->scratch);
     for (int i = 0; i < CUDA_STAGING; i++) {
         cuda_staging_finish(c, &c->staging[i]);
     }

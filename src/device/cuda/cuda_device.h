@@ -67,7 +67,7 @@ struct cuda_device {
     struct cuda_watch watch;
     struct cuda_staging staging[CUDA_STAGING];
     int staging_turn;
-    void *scratch; /* of decode attention; grows */
+    void *scratch; /* owns, device; of decode attention; grows; this model's */
     size_t scratch_bytes;
     struct cuda_batch batch;
     struct cuda_recording recordings[CUDA_MAX_RECORDINGS];
@@ -152,6 +152,9 @@ bool cuda_staging_next(struct cuda_device *, struct cuda_staging **out, struct e
 bool cuda_staging_used(struct cuda_device *, struct cuda_staging *, struct error *err);
 /* Device memory for a kernel's own use; grows. May wait. */
 bool cuda_scratch(struct cuda_device *, size_t bytes, void **out, struct error *err);
+/* At a model's end: growing ends the recordings, so that ranks must grow at the same steps, and
+ * what one model left might do for the next on some ranks and not on others. */
+void cuda_scratch_drop(struct cuda_device *);
 
 /* ---- cuda_matrix.c ---- */
 size_t cuda_matrix_bytes(const struct device *, enum dtype dtype, int rows, int cols);

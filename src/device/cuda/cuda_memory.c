@@ -127,12 +127,16 @@ bool cuda_scratch(struct cuda_device *c, size_t bytes, void **out, struct error 
             return false;
         }
         cuda_graphs_drop(c);
-        cudaFree(c->scratch);
-        c->scratch = NULL;
-        c->scratch_bytes = 0;
+        cuda_scratch_drop(c);
         CUDA_STREAM_TRY(c, cudaMalloc(&c->scratch, bytes), "cudaMalloc of scratch memory");
         c->scratch_bytes = bytes;
     }
     *out = c->scratch;
     return true;
+}
+
+void cuda_scratch_drop(struct cuda_device *c) {
+    cuda_give_back(c, c->scratch);
+    c->scratch = NULL;
+    c->scratch_bytes = 0;
 }
