@@ -91,14 +91,13 @@ static uint64_t block_bytes(const struct model_config *c, const struct shard *s,
 }
 
 /* Per token: the residual, its norm, q k v, attention's output, gate and up, their product, and
- * the partial results of a row-parallel linear, on the host once as computed and once as received.
- */
+ * the partial results of a row-parallel linear: one sum, or the tree's pieces, once as computed and
+ * once as received. */
 static uint64_t buffers(const struct model_config *c, const struct shard *s,
                         const struct footprint_params *p) {
     struct leaf_run pieces[LEAF_TREE_MAX_PIECES];
-    bool host = !p->device || p->device->act == DTYPE_F32;
-    int64_t n_piece = host ? 2 * (int64_t)leaf_tree_pieces(c->n_head, s->heads, pieces) : 1;
-    int64_t wide = (1 + n_piece) * c->hidden;
+    int64_t n_sum = p->one_sum ? 1 : 2 * (int64_t)leaf_tree_pieces(c->n_head, s->heads, pieces);
+    int64_t wide = (1 + n_sum) * c->hidden;
     int64_t act = c->hidden + qkv_rows(c, s) + (int64_t)s->heads.count * c->head_dim +
                   3 * (int64_t)s->mlp.count;
     /* Per row of logits: the residual, this rank's logits, and on the leader everybody's. */

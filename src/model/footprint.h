@@ -17,6 +17,9 @@ struct footprint_params {
     int64_t n_block;  /* KV blocks of KV_BLOCK positions, all sequences together */
     int max_tok;      /* tokens of one step */
     int max_logits;   /* rows of logits computed at a time */
+    /* The communicator takes a rank's partial results as one sum, in place; false: as the fixed
+     * tree's pieces, and holds those that it receives, too. */
+    bool one_sum;
     /* Borrowed; whose sizes they are. NULL: the host's, which needs no device: matrices in panels
      * of 16 rows, the head dimension of the KV cache padded to 16. */
     const struct device *device;

@@ -117,6 +117,7 @@ static struct footprint_params sizes_of(const struct model *m, const struct st_s
                                      .n_block = p->n_block,
                                      .max_tok = p->max_tok,
                                      .max_logits = OUTPUT_CHUNK,
+                                     .one_sum = !m->nn.comm->ops->exact,
                                      .device = m->nn.device};
 }
 

@@ -98,6 +98,26 @@ static void rows_are_padded_to_panels(void **state) {
     assert_int_equal(of(&c, 1, 0, &params).kv, 64ull * 64 * 16 * 4 * 2);
 }
 
+/* What decides is the communicator, not the device: GPUs may compute in f32, too. */
+static void partial_sums_are_counted_as_they_travel(void **state) {
+    (void)state;
+    struct model_config c = qwen3_small();
+    struct footprint_params pieces = params, one = params;
+    const struct host_options host = {.n_thread = 1};
+    struct device *f32;
+    struct error err = {0};
+    assert_ok(host_device_create(&host, &f32, &err), &err);
+    pieces.device = one.device = f32;
+    one.one_sum = true;
+    for (int rank = 0; rank < 3; rank++) {
+        struct leaf_run runs[LEAF_TREE_MAX_PIECES];
+        int n_piece = leaf_tree_pieces(16, leaf_run_of_rank(16, 3, rank), runs);
+        assert_int_equal(of(&c, 3, rank, &pieces).buffers - of(&c, 3, rank, &one).buffers,
+                         (2 * n_piece - 1) * 512 * 1024 * 4);
+    }
+    device_destroy(f32);
+}
+
 static void the_largest_config_saturates(void **state) {
     (void)state;
     struct model_config c = {.hidden = MODEL_MAX_HIDDEN,
@@ -189,6 +209,7 @@ int main(void) {
         cmocka_unit_test(parts_add_up_where_they_divide),
         cmocka_unit_test(options_add_what_they_add),
         cmocka_unit_test(rows_are_padded_to_panels),
+        cmocka_unit_test(partial_sums_are_counted_as_they_travel),
         cmocka_unit_test(the_largest_config_saturates),
         cmocka_unit_test(a_refusal_says_what_would_fit),
         cmocka_unit_test(mixed_matrices_count_as_the_widest),
