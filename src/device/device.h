@@ -24,6 +24,7 @@
 enum {
     KV_BLOCK = 64,             /* positions in one KV block, and in one block of attention */
     DEVICE_MAX_HEAD_DIM = 512, /* larger is refused as unsupported */
+    DEVICE_MAX_RECORDED = 32, /* tokens of a batch that may be recorded, and so padded up to this */
 };
 
 struct device;

@@ -60,7 +60,8 @@ struct output {
     size_t logprob_capacity;
 };
 
-enum { OUTPUT_CHUNK = 32 };
+/* Rows of logits at a time: as many as the device may pad a step of generation to. */
+enum { OUTPUT_CHUNK = DEVICE_MAX_RECORDED };
 
 struct model {
     struct model_config config;

@@ -22,9 +22,9 @@ static size_t layout_numbers(const struct layout *l) {
 bool cuda_batch_reserve(struct device *d, const struct batch_limits *limits, struct error *err) {
     struct cuda_device *c = cuda_of(d);
     struct cuda_batch *b = &c->batch;
-    const struct layout most = {limits->max_tok + CUDA_MAX_RECORDED,
-                                limits->max_seq + CUDA_MAX_RECORDED,
-                                limits->max_tok + CUDA_MAX_RECORDED, blocks_of(limits->max_ctx)};
+    const struct layout most = {limits->max_tok + DEVICE_MAX_RECORDED,
+                                limits->max_seq + DEVICE_MAX_RECORDED,
+                                limits->max_tok + DEVICE_MAX_RECORDED, blocks_of(limits->max_ctx)};
     cuda_batch_release(d);
     b->limits = *limits;
     b->capacity = layout_numbers(&most);
@@ -65,7 +65,7 @@ static int power_of_two(int n) {
 static bool decodes(const struct cuda_device *c, const struct device_batch *batch) {
     const struct batch_limits *limits = &c->batch.limits;
     return c->graphs && batch->n_tok > 0 && batch->n_tok == batch->n_seq &&
-           batch->n_tok <= CUDA_MAX_RECORDED && power_of_two(batch->n_tok) <= limits->max_tok;
+           batch->n_tok <= DEVICE_MAX_RECORDED && power_of_two(batch->n_tok) <= limits->max_tok;
 }
 
 static bool check(const struct cuda_device *c, const struct device_batch *batch,

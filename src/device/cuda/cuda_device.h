@@ -34,7 +34,6 @@ struct cuda_staging {
 enum {
     CUDA_STAGING = 2, /* one is filled while the other travels */
     CUDA_STAGING_BYTES = 4 << 20,
-    CUDA_MAX_RECORDED = 32, /* tokens of a step that may be recorded; = OUTPUT_CHUNK of the model */
     CUDA_MAX_RECORDINGS = 64,
 };
 

@@ -91,22 +91,12 @@ static struct kernel_heads heads_of(const struct attention_shape *s) {
                                  .scale = s->scale};
 }
 
-static bool check_shape(const struct attention_shape *s, struct error *err) {
-    if (s->head_dim < 1 || s->head_dim % KERNEL_HEAD_DIM_UNIT != 0 ||
-        s->head_dim > KERNEL_MAX_HEAD_DIM) {
-        return error_set(err, ERROR_UNSUPPORTED,
-                         "head_dim %d: a GPU takes multiples of %d up to %d", s->head_dim,
-                         KERNEL_HEAD_DIM_UNIT, KERNEL_MAX_HEAD_DIM);
-    }
-    return true;
-}
-
 bool cuda_rope_append(struct device *d, void *qkv, const struct attention_shape *shape,
                       const float *q_norm, const float *k_norm, float eps, const float *rope,
                       struct kv_layer kv, struct error *err) {
     struct cuda_device *c = cuda_of(d);
     struct kernel_heads heads = heads_of(shape);
-    return cuda_usable(c, err) && check_shape(shape, err) &&
+    return cuda_usable(c, err) &&
            launched(c,
                     kernel_rope_append(qkv, cuda_kernel_type(c), &heads, q_norm, k_norm, eps, rope,
                                        &c->batch.args, (struct kernel_kv){kv.k, kv.v}, c->stream),
@@ -121,7 +111,7 @@ bool cuda_attention(struct device *d, void *out, const void *qkv,
     struct kernel_kv layer = {kv.k, kv.v};
     enum kernel_type type = cuda_kernel_type(c);
     void *scratch = NULL;
-    if (!cuda_usable(c, err) || !check_shape(shape, err)) {
+    if (!cuda_usable(c, err)) {
         return false;
     }
     if (b->max_seq_tok > 1) {
