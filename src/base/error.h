@@ -18,6 +18,7 @@
     X(ERROR_INPUT, "bad_input", 2) /* prompt, ids, chat messages */                                \
     X(ERROR_UNSUPPORTED, "unsupported", 2)                                                         \
     X(ERROR_MEMORY, "no_memory", 2) /* would not fit, or an allocation failed */                   \
+    X(ERROR_BUSY, "busy", 2)        /* as many requests wait as may */                             \
     X(ERROR_SHAPE, "shape", 2)      /* arguments that do not fit each other */                     \
     X(ERROR_COMM, "comm_failed", 3)                                                                \
     X(ERROR_COMM_INIT, "comm_init_failed", 3)                                                      \

@@ -311,11 +311,11 @@ static bool run_loaded(void *user, struct session *s, struct error *err) {
         .n_stop = o->stops.n,
         .stops = o->stops.item,
         .skip_special = true,
-        .on_text = o->json ? NULL : write_text,
-        .interrupted = launch_interrupted,
     };
+    struct generate_listener listener = {.on_text = o->json ? NULL : write_text,
+                                         .interrupted = launch_interrupted};
     struct generate_result result;
-    if (!generate(s->engine, s->tokenizer, &request, &result, err)) {
+    if (!generate(s->engine, s->tokenizer, &request, &listener, &result, err)) {
         return false;
     }
     bool ok = true;

@@ -30,7 +30,7 @@ struct sequence {
     int32_t *blocks; /* owns [blocks of a whole context] */
 };
 
-static int blocks_for(int positions) {
+int engine_blocks_for(int positions) {
     return (positions + KV_BLOCK - 1) / KV_BLOCK;
 }
 
@@ -77,11 +77,17 @@ static bool choose_sizes(struct engine *e, const struct engine_options *o, struc
     }
     e->max_seqs = o->max_seqs;
     e->max_tok = o->max_tok ? o->max_tok : DEFAULT_MAX_TOK;
-    if ((int64_t)blocks_for(e->ctx) * e->max_seqs > INT32_MAX / KV_BLOCK) {
+    int64_t n_block = o->n_block ? o->n_block : (int64_t)engine_blocks_for(e->ctx) * e->max_seqs;
+    if (n_block > INT32_MAX / KV_BLOCK) {
         return error_set(err, ERROR_USAGE, "%d sequences of %d positions are too many", e->max_seqs,
                          e->ctx);
     }
-    e->n_block = blocks_for(e->ctx) * e->max_seqs;
+    if (n_block < engine_blocks_for(e->ctx)) {
+        return error_set(err, ERROR_USAGE,
+                         "a KV cache of %lld positions does not hold a context of %d (--ctx)",
+                         (long long)n_block * KV_BLOCK, e->ctx);
+    }
+    e->n_block = (int)n_block;
     return true;
 }
 
@@ -132,6 +138,14 @@ int engine_max_tok(const struct engine *e) {
     return e->max_tok;
 }
 
+int engine_max_seqs(const struct engine *e) {
+    return e->max_seqs;
+}
+
+int engine_blocks(const struct engine *e) {
+    return e->n_block;
+}
+
 double engine_load_seconds(const struct engine *e) {
     return e->load_seconds;
 }
@@ -142,7 +156,7 @@ uint64_t engine_load_bytes(const struct engine *e) {
 
 bool sequence_create(struct engine *e, struct sequence **out, struct error *err) {
     struct sequence *s = calloc(1, sizeof *s);
-    int32_t *blocks = malloc((size_t)blocks_for(e->ctx) * sizeof *blocks);
+    int32_t *blocks = malloc((size_t)engine_blocks_for(e->ctx) * sizeof *blocks);
     if (!s || !blocks) {
         free(s);
         free(blocks);
@@ -170,7 +184,7 @@ static bool extend(struct engine *e, struct sequence *s, int n, struct error *er
         return error_set(err, ERROR_INPUT, "%d tokens after %d exceed the context of %d (--ctx)", n,
                          s->length, e->ctx);
     }
-    int need = blocks_for(s->length + n);
+    int need = engine_blocks_for(s->length + n);
     if (need - s->n_block > e->n_free) {
         return error_set(err, ERROR_MEMORY, "the KV cache is full: %d of %d blocks are free",
                          e->n_free, e->n_block);

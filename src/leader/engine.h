@@ -21,7 +21,8 @@ struct sequence; /* opaque: one growing list of positions in the KV cache */
 struct engine_options {
     const char *dir; /* borrowed */
     int ctx;         /* positions of one sequence; 0: the smaller of the model's and 4096 */
-    int max_seqs;    /* sequences that can be full at the same time */
+    int max_seqs;    /* sequences in one step */
+    int n_block;     /* KV blocks of all sequences; 0: for max_seqs of a whole context */
     int max_tok;     /* tokens in one step; 0: 256 */
     struct model_progress progress;
 };
@@ -34,6 +35,10 @@ bool engine_open(struct engine **out, struct pool *pool, const struct engine_opt
 const struct model_config *engine_config(const struct engine *e);
 int engine_ctx(const struct engine *e);
 int engine_max_tok(const struct engine *e);
+int engine_max_seqs(const struct engine *e);
+/* KV blocks in all, and those that so many positions of a sequence take. */
+int engine_blocks(const struct engine *e);
+int engine_blocks_for(int positions);
 /* Wall seconds of the load, and bytes that all ranks together read. */
 double engine_load_seconds(const struct engine *e);
 uint64_t engine_load_bytes(const struct engine *e);

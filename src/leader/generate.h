@@ -1,29 +1,14 @@
-/* Generation of one sequence: prefill, then sample, stop, detokenize and stream. */
+/* Generation of one sequence, and the score of a given one. */
 #pragma once
 
-#include "leader/engine.h"
-#include "model/sampler.h"
-#include "text/tokenizer.h"
+#include "leader/generation.h"
 
-enum finish_reason { FINISH_STOP, FINISH_LENGTH, FINISH_INTERRUPTED, FINISH_COUNT };
-
-/* "stop" (end-of-sequence token or stop string), "length", "interrupted". */
-const char *finish_reason_name(enum finish_reason r);
-
-struct generate_request {
-    const int32_t *prompt; /* [n_prompt] borrowed */
-    int n_prompt;
-    int max_tokens; /* 0: until the context is full */
-    struct sampling sampling;
-    bool ignore_eos;
-    int n_stop;
-    const char *const *stops; /* borrowed */
-    bool skip_special;        /* leave special tokens out of the text */
-    /* Text as it becomes certain; a false return ends the generation as interrupted. May be NULL.
-     */
+/* Who listens while a text is generated. All may be NULL. */
+struct generate_listener {
+    /* Text as it becomes certain; a false return ends the generation as interrupted. */
     bool (*on_text)(void *user, const char *text, size_t n);
     void *user;
-    bool (*interrupted)(void); /* asked between steps; may be NULL */
+    bool (*interrupted)(void); /* asked between steps */
 };
 
 struct generate_result {
@@ -34,10 +19,11 @@ struct generate_result {
     double decode_seconds;  /* the rest */
 };
 
-/* tokenizer NULL: no text. Errors: INPUT (empty prompt, or longer than the context), engine's. */
+/* tokenizer NULL: no text. Errors: those of generation_create, INTERRUPTED (while the prompt is
+ * fed), engine's. */
 bool generate(struct engine *e, const struct tokenizer *tokenizer,
-              const struct generate_request *request, struct generate_result *out,
-              struct error *err);
+              const struct generate_request *request, const struct generate_listener *listener,
+              struct generate_result *out, struct error *err);
 
 void generate_result_finish(struct generate_result *r);
 

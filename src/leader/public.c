@@ -136,10 +136,9 @@ int lockstep_generate(struct lockstep *l, const char *prompt, int max_tokens,
         .max_tokens = max_tokens,
         .sampling = to_sampling(sampling),
         .skip_special = true,
-        .on_text = pass_on,
-        .user = &listener,
     };
-    ok = ok && generate(l->engine, l->tokenizer, &request, &result, &err);
+    struct generate_listener listen = {.on_text = pass_on, .user = &listener};
+    ok = ok && generate(l->engine, l->tokenizer, &request, &listen, &result, &err);
     if (ok && n_tokens) {
         *n_tokens = (int)result.ids.n;
     }
