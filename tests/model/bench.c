@@ -2,10 +2,10 @@
  *
  *   mpirun -np N model_bench MODEL_DIR THREADS [PAIRS]
  *
- * load time; prefill; decode, with the weights' bytes over its time as a fraction of the
- * streaming-read bandwidth probed between the rounds; and the price of the fixed summation tree:
- * pairs of decode rounds, one with the tree and one with an unordered sum (one partial result per
- * rank), interleaved. */
+ * load time; prefill; decode of 1 and of 8 sequences; decode of one, with the weights' bytes over
+ * its time as a fraction of the streaming-read bandwidth probed between the rounds; and the price
+ * of the fixed summation tree: pairs of decode rounds, one with the tree and one with an unordered
+ * sum (one partial result per rank), interleaved. */
 #include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,8 +22,11 @@ enum {
     PROBE_READS = 16,
     MAX_PAIRS = 200,
     CTX = 1024,
-    N_BLOCK = CTX / KV_BLOCK
+    BATCH = 8,      /* sequences, side by side */
+    SEQ_BLOCKS = 8, /* of each */
+    N_BLOCK = BATCH * SEQ_BLOCKS,
 };
+_Static_assert(N_BLOCK >= CTX / KV_BLOCK, "a context fits");
 
 /* A communicator that adds up one partial result per rank: what a plain all-reduce would do. */
 struct unordered {
@@ -104,6 +107,38 @@ static double feed(struct model *m, int pos, int n, int n_round) {
 
 /* What all ranks at once read per second, as in a step, by the pattern that is the best just now.
  */
+/* Seconds of n_round steps of one token of each of n_seq sequences, which stand at PREFILL. */
+static double decode(struct model *m, int n_seq, int n_round) {
+    static int32_t blocks[BATCH][SEQ_BLOCKS];
+    int32_t token = 100;
+    struct step_seq seqs[BATCH];
+    struct step_result results[BATCH];
+    struct error err;
+    for (int s = 0; s < n_seq; s++) {
+        for (int i = 0; i < SEQ_BLOCKS; i++) {
+            blocks[s][i] = s * SEQ_BLOCKS + i;
+        }
+        seqs[s] = (struct step_seq){.id = (uint32_t)s,
+                                    .pos = PREFILL,
+                                    .n_tok = 1,
+                                    .tokens = &token,
+                                    .n_block = SEQ_BLOCKS,
+                                    .blocks = blocks[s],
+                                    .output = STEP_OUTPUT_CANDIDATES,
+                                    .top_k = 1};
+    }
+    struct step step = {n_seq, seqs};
+    MPI_Barrier(MPI_COMM_WORLD);
+    double start = clock_now();
+    for (int i = 0; i < n_round; i++) {
+        if (!model_step(m, &step, results, &err)) {
+            die("step", &err);
+        }
+    }
+    MPI_Barrier(MPI_COMM_WORLD);
+    return clock_now() - start;
+}
+
 static double probe_all(struct probe *probe) {
     double best = 0;
     for (int pattern = 0; probe_use_pattern(probe, pattern); pattern++) {
@@ -162,7 +197,8 @@ int main(int argc, char **argv) {
     if (!probe_create(device, (size_t)512 << 20, &probe, &err)) {
         die("probe", &err);
     }
-    double prefill[5], ratio[MAX_PAIRS], decode[MAX_PAIRS], read[MAX_PAIRS], fraction[MAX_PAIRS];
+    double prefill[5], ratio[MAX_PAIRS], token[MAX_PAIRS], read[MAX_PAIRS], fraction[MAX_PAIRS];
+    double batch[MAX_PAIRS], gain[MAX_PAIRS];
     double bytes = (double)model_bytes_read(tree), all_bytes;
     MPI_Allreduce(&bytes, &all_bytes, 1, MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD);
     for (int i = 0; i < 5; i++) {
@@ -177,12 +213,15 @@ int main(int argc, char **argv) {
             t = feed(tree, PREFILL, 1, ROUND), s = feed(sum, PREFILL, 1, ROUND);
         }
         ratio[i] = t / s;
-        decode[i] = t / ROUND;
+        token[i] = t / ROUND;
         read[i] = probe_all(probe);
-        fraction[i] = all_bytes / decode[i] / read[i];
+        fraction[i] = all_bytes / token[i] / read[i];
+        batch[i] = decode(tree, BATCH, ROUND) / ROUND;
+        gain[i] = BATCH * token[i] / batch[i];
     }
     if (rank == 0) {
-        double token_s = median(decode, pairs), fastest = decode[0], slowest = decode[pairs - 1];
+        double token_s = median(token, pairs), fastest = token[0], slowest = token[pairs - 1];
+        double batch_s = median(batch, pairs), g = median(gain, pairs);
         double bw = median(read, pairs), r = median(ratio, pairs), f = median(fraction, pairs);
         printf("ranks %d x %d threads, %s kernels, %.0f MB of weights\n", world, threads,
                host_isa_name(device), all_bytes / 1e6);
@@ -190,6 +229,8 @@ int main(int argc, char **argv) {
         printf("prefill %d     %8.1f tok/s\n", PREFILL, PREFILL / median(prefill, 5));
         printf("decode          %8.2f tok/s  (%.2f .. %.2f)\n", 1 / token_s, 1 / slowest,
                1 / fastest);
+        printf("decode of %d     %8.2f tok/s in all: %.2f times one (%.2f .. %.2f)\n", BATCH,
+               BATCH / batch_s, g, gain[0], gain[pairs - 1]);
         printf("weights read    %8.2f GB/s\n", all_bytes / token_s / 1e9);
         printf("memory reads    %8.2f GB/s  (%.2f .. %.2f, best pattern of each round)\n", bw / 1e9,
                read[0] / 1e9, read[pairs - 1] / 1e9);
