@@ -25,6 +25,7 @@ extern const struct command command_generate;
 extern const struct command command_score;
 extern const struct command command_tokenize;
 extern const struct command command_plan;
+extern const struct command command_serve;
 
 /* ---- options common to all commands (cli/common.c) ---- */
 

@@ -15,6 +15,7 @@
 #include "cli/launch.h"
 
 enum { GRACE_S = 5 };
+static atomic_int grace_s = GRACE_S;
 
 /* timeout(1) and launchers deliver one wish twice: to the process and to its group. */
 static const double echo_s = 0.5;
@@ -29,6 +30,10 @@ bool launch_interrupted(void) {
 
 int launch_interrupt_fd(void) {
     return interrupt_fd;
+}
+
+void launch_grace(double more_s) {
+    atomic_store(&grace_s, GRACE_S + (int)ceil(more_s));
 }
 
 static void end_process(const char *why) {
@@ -58,7 +63,7 @@ static void *read_signals(void *set_) {
     }
     double first = clock_now();
     for (;;) {
-        double left = fmax(first + GRACE_S - clock_now(), 0);
+        double left = fmax(first + atomic_load(&grace_s) - clock_now(), 0);
         struct timespec t = {.tv_sec = (time_t)left,
                              .tv_nsec = (long)(1e9 * (left - (double)(time_t)left))};
         got = sigtimedwait(set, NULL, &t);
@@ -66,7 +71,7 @@ static void *read_signals(void *set_) {
             end_process("a second signal");
         }
         if (got < 0 && errno == EAGAIN) {
-            end_process("did not come to an end in 5 s after a signal");
+            end_process("did not come to an end in time after a signal");
         }
     }
     return NULL;

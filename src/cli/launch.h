@@ -24,6 +24,9 @@ bool launch_run(const struct common_options *options, launch_lead *lead, void *u
  * the process whatever it does. */
 bool launch_interrupted(void);
 
+/* Work that may go on for so long after the first signal, before the five seconds begin. */
+void launch_grace(double more_s);
+
 /* An eventfd that becomes readable with the first such signal; -1 before launch_run. */
 int launch_interrupt_fd(void);
 

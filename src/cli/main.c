@@ -16,7 +16,8 @@
 #include "comm/plugin.h"
 
 static const struct command *const commands[] = {
-    &command_check, &command_generate, &command_score, &command_tokenize, &command_plan, NULL,
+    &command_check, &command_generate, &command_score, &command_tokenize,
+    &command_plan,  &command_serve,    NULL,
 };
 
 static void print_help(FILE *out) {

@@ -1,0 +1,181 @@
+/* lockstep serve: an OpenAI-compatible server. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/buffer.h"
+#include "cli/command.h"
+#include "cli/launch.h"
+#include "serve/server.h"
+
+enum { N_OWN = 12, MAX_KEY = 4096 };
+
+struct serve_options {
+    struct common_options common;
+    struct server_options server;
+    const char *key_file, *log_format;
+    bool no_auth;
+    struct buffer key; /* owns */
+    char name[200];    /* of the model, where none is given */
+};
+
+static int options_table(struct serve_options *o, struct option *table) {
+    o->server = (struct server_options){.host = "127.0.0.1",
+                                        .port = 8000,
+                                        .max_batch = 8,
+                                        .prefill_chunk = 256,
+                                        .max_waiting = 128,
+                                        .drain_s = 30};
+    o->log_format = "text";
+    const struct option own[N_OWN] = {
+        {.type = OPTION_SECTION, .name = "Options of serve"},
+        {.type = OPTION_STRING,
+         .name = "host",
+         .value = &o->server.host,
+         .arg = "HOST",
+         .help = "address to listen on (default: 127.0.0.1)"},
+        {.type = OPTION_INT,
+         .name = "port",
+         .value = &o->server.port,
+         .arg = "N",
+         .max = 65535,
+         .help = "port to listen on (default: 8000); 0: a free one"},
+        {.type = OPTION_STRING,
+         .name = "port-file",
+         .value = &o->server.port_file,
+         .arg = "FILE",
+         .help = "write HOST:PORT to FILE once it listens"},
+        {.type = OPTION_STRING,
+         .name = "api-key-file",
+         .value = &o->key_file,
+         .arg = "FILE",
+         .help = "ask for the key in FILE, as Authorization: Bearer KEY"},
+        {.type = OPTION_FLAG,
+         .name = "no-auth",
+         .value = &o->no_auth,
+         .help = "listen beyond loopback without a key"},
+        {.type = OPTION_STRING,
+         .name = "served-model-name",
+         .value = &o->server.model_name,
+         .arg = "NAME",
+         .help = "the model's name for clients\n(default: its directory's)"},
+        {.type = OPTION_INT,
+         .name = "max-batch",
+         .value = &o->server.max_batch,
+         .arg = "N",
+         .min = 1,
+         .max = 256,
+         .help = "requests that run side by side (default: 8)"},
+        {.type = OPTION_INT,
+         .name = "prefill-chunk",
+         .value = &o->server.prefill_chunk,
+         .arg = "N",
+         .min = 1,
+         .max = 65536,
+         .help = "prompt tokens in one step (default: 256)"},
+        {.type = OPTION_INT,
+         .name = "max-waiting",
+         .value = &o->server.max_waiting,
+         .arg = "N",
+         .min = 0,
+         .max = 1 << 20,
+         .help = "requests that may wait for a place (default: 128);\nmore get 429"},
+        {.type = OPTION_DOUBLE,
+         .name = "drain-timeout",
+         .value = &o->server.drain_s,
+         .arg = "SECONDS",
+         .min = 0,
+         .max = 86400,
+         .help = "for running requests to finish, after SIGTERM\n(default: 30)"},
+        {.type = OPTION_STRING,
+         .name = "log-format",
+         .value = &o->log_format,
+         .arg = "FORMAT",
+         .choices = "text|json",
+         .help = "of the access log on stderr: text or json"},
+    };
+    memcpy(table, own, sizeof own);
+    common_options_table(&o->common, table + N_OWN);
+    return N_OWN + COMMON_OPTION_COUNT;
+}
+
+static bool is_loopback(const char *host) {
+    return strncmp(host, "127.", 4) == 0 || strcmp(host, "::1") == 0 ||
+           strcmp(host, "localhost") == 0;
+}
+
+static bool read_key(struct serve_options *o, struct error *err) {
+    if (!o->key_file) {
+        return o->no_auth || is_loopback(o->server.host) ||
+               error_set(err, ERROR_USAGE,
+                         "--host %s is open to others: give --api-key-file FILE, or --no-auth if "
+                         "you mean it",
+                         o->server.host);
+    }
+    if (o->no_auth) {
+        return error_set(err, ERROR_USAGE, "give only one of --api-key-file and --no-auth");
+    }
+    if (!buffer_read_file(&o->key, o->key_file, MAX_KEY, err)) {
+        return error_wrap(err, "--api-key-file");
+    }
+    size_t n = strcspn((const char *)o->key.data, "\r\n");
+    o->key.data[n] = 0;
+    o->server.api_key = (const char *)o->key.data;
+    return n > 0 ||
+           error_set(err, ERROR_USAGE, "--api-key-file %s: the first line is empty", o->key_file);
+}
+
+/* The last part of the directory's path. */
+static const char *name_of(struct serve_options *o, const char *dir) {
+    size_t n = strlen(dir);
+    while (n > 1 && dir[n - 1] == '/') {
+        n--;
+    }
+    size_t from = n;
+    while (from > 0 && dir[from - 1] != '/') {
+        from--;
+    }
+    snprintf(o->name, sizeof o->name, "%.*s", (int)(n - from), dir + from);
+    return *o->name ? o->name : "model";
+}
+
+static bool lead(struct pool *pool, void *user, struct error *err) {
+    return server_run(user, pool, err);
+}
+
+static bool run(struct serve_options *o, struct error *err) {
+    struct server_options *s = &o->server;
+    if (!common_options_apply(&o->common, err) || !read_key(o, err)) {
+        return false;
+    }
+    s->dir = common_model(&o->common);
+    s->model_name = s->model_name ? s->model_name : name_of(o, s->dir);
+    s->ctx = o->common.ctx;
+    s->json_log = strcmp(o->log_format, "json") == 0;
+    s->interrupted = launch_interrupted;
+    launch_grace(s->drain_s);
+    return launch_run(&o->common, lead, s, err);
+}
+
+static bool run_serve(const struct command *self, int argc, char **argv, struct error *err) {
+    struct serve_options o = {0};
+    struct option table[N_OWN + COMMON_OPTION_COUNT];
+    int n_arg, n = options_table(&o, table);
+    if (!options_parse(table, n, argc, argv, NULL, 0, &n_arg, err)) {
+        return false;
+    }
+    if (o.common.help) {
+        command_print_help(self, table, n);
+        return true;
+    }
+    bool ok = run(&o, err);
+    buffer_finish(&o.key);
+    return ok;
+}
+
+const struct command command_serve = {
+    .name = "serve",
+    .summary = "OpenAI-compatible HTTP server.",
+    .synopsis = "[--model DIR] [--port N] [options]",
+    .run = run_serve,
+};

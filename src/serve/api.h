@@ -1,0 +1,88 @@
+/* What the OpenAI API's requests ask for, and its replies. No sockets, no threads: text in, text
+ * out. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/buffer.h"
+#include "leader/generation.h"
+#include "text/tokenizer.h"
+
+enum api_kind { API_CHAT, API_COMPLETION };
+
+/* A refusal, as an HTTP status and OpenAI's error object. */
+struct api_error {
+    int status;       /* 400, 404, ... */
+    const char *type; /* "invalid_request_error", ...; static */
+    const char *code; /* static; NULL: null */
+    char param[80];   /* the field, "messages[1].content"; "": null */
+    char message[400];
+};
+
+/* False, so that `return api_refuse(...)` reads well. param NULL: none. */
+bool api_refuse(struct api_error *e, int status, const char *type, const char *code,
+                const char *param, const char *fmt, ...) __attribute__((format(printf, 6, 7)));
+
+/* What a request is read against; borrowed, shared by all. */
+struct api_model {
+    const char *name; /* as served */
+    const struct tokenizer *tokenizer;
+    int64_t created; /* Unix time of its load */
+};
+
+/* A request that has been read. Its generate points into it: do not copy. */
+struct api_request {
+    enum api_kind kind;
+    struct generate_request generate;
+    bool stream, include_usage;
+    bool logprobs;            /* wanted in the reply, n of generate.top_logprobs each */
+    struct token_list prompt; /* owns */
+    char **stops;             /* owns [generate.n_stop], and what they point to */
+};
+
+/* Reads the body (JSON, [n]) of POST /v1/chat/completions or /v1/completions. On failure out is
+ * left zeroed. */
+bool api_request_parse(struct api_request *out, enum api_kind kind, const char *body, size_t n,
+                       const struct api_model *model, struct api_error *err);
+void api_request_finish(struct api_request *r);
+
+/* ---- replies ---- */
+
+/* One reply being made, whole or in chunks. */
+struct api_reply {
+    enum api_kind kind;
+    char id[40];     /* "chatcmpl-..." or "cmpl-..." */
+    int64_t created; /* Unix time */
+    const struct api_model *model;
+    bool stream, include_usage, logprobs;
+    int n_prompt, n_generated;
+    struct buffer text; /* owns: the whole text so far, where it does not stream */
+    /* owns: log-probabilities that have yet to go out, as JSON with commas between. Chat: entries;
+     * completions: tokens, token_logprobs, top_logprobs, text_offset. */
+    struct buffer lists[4];
+    size_t n_text; /* characters of the tokens so far (text_offset of completions) */
+    bool begun;    /* the first chunk (role) is out */
+};
+
+bool api_reply_init(struct api_reply *r, const struct api_request *q, const struct api_model *model,
+                    struct error *err);
+/* Takes an event; appends to out the bytes that are to go out now: SSE chunks where it streams (the
+ * last event: finish_reason, usage where asked, data: [DONE]); else nothing before the last event,
+ * and then the whole JSON object. An event with an error: SSE error event and no [DONE]; else
+ * nothing: the caller answers with api_error_body. Errors: MEMORY. */
+bool api_reply_event(struct api_reply *r, const struct generation_event *event, struct buffer *out,
+                     struct error *err);
+void api_reply_finish(struct api_reply *r);
+
+/* {"error": {"message", "type", "param", "code"}}. */
+bool api_error_body(const struct api_error *e, struct buffer *out, struct error *err);
+/* The same as an SSE event, for a stream that has begun. */
+bool api_error_event(const struct api_error *e, struct buffer *out, struct error *err);
+/* A failure as a refusal. What the request asks for and cannot be had (INPUT, USAGE, UNSUPPORTED):
+ * 400; BUSY: 429; of a rank, or of the server: 503, type = the kind's name, message with the rank.
+ */
+void api_error_from(struct api_error *out, const struct error *why);
+/* GET /v1/models (whole list) and /v1/models/{id}. */
+bool api_models_body(const struct api_model *m, bool list, struct buffer *out, struct error *err);

@@ -1,0 +1,190 @@
+#include <stdio.h>
+#include <string.h>
+
+#include "format/show.h"
+#include "serve/api_impl.h"
+#include "text/chat.h"
+
+/* ---- chats ---- */
+
+/* Parts become one text, a line each: what vLLM and llama.cpp give a template that knows no parts.
+ */
+static bool join_parts(json_t *message, const json_t *parts, const char *param,
+                       struct api_error *e) {
+    struct buffer text = {0};
+    struct error why;
+    bool ok = true;
+    for (size_t i = 0; ok && i < json_array_size(parts); i++) {
+        const json_t *part = json_array_get(parts, i);
+        const char *type = json_string_value(json_object_get(part, "type"));
+        const json_t *words = json_object_get(part, "text");
+        char at[80];
+        snprintf(at, sizeof at, "%.40s[%zu]", param, i);
+        if (!json_is_object(part) || !type) {
+            ok = api_expected(at, "an object with a type", part, e);
+        } else if (strcmp(type, "text") != 0) {
+            ok = API_REFUSE(e, at, "%s: parts of type \"%s\" are not supported, only text", at,
+                            show_text(type).text);
+        } else if (!json_is_string(words)) {
+            snprintf(at, sizeof at, "%.40s[%zu].text", param, i);
+            ok = api_expected(at, "a string", words, e);
+        } else {
+            ok =
+                (buffer_append(&text, "\n", i > 0, &why) &&
+                 buffer_append(&text, json_string_value(words), json_string_length(words), &why)) ||
+                api_refuse_failure(e, NULL, &why);
+        }
+    }
+    const char *joined = text.size ? (const char *)text.data : "";
+    if (ok && json_object_set_new(message, "content", json_stringn(joined, text.size)) != 0) {
+        ok = api_refuse(e, 503, "no_memory", NULL, NULL, "cannot allocate a message");
+    }
+    buffer_finish(&text);
+    return ok;
+}
+
+/* Only what the templates do not check, and what needs a form that they take. */
+static bool read_messages(json_t *messages, struct api_error *e) {
+    if (!json_is_array(messages) || json_array_size(messages) == 0) {
+        return api_expected("messages", "a list of at least one message", messages, e);
+    }
+    for (size_t i = 0; i < json_array_size(messages); i++) {
+        json_t *message = json_array_get(messages, i);
+        json_t *content = api_field(message, "content");
+        char param[80];
+        if (!json_is_object(message)) {
+            snprintf(param, sizeof param, "messages[%zu]", i);
+            return api_expected(param, "an object", message, e);
+        }
+        if (!json_is_string(json_object_get(message, "role"))) {
+            snprintf(param, sizeof param, "messages[%zu].role", i);
+            return api_expected(param, "a string", json_object_get(message, "role"), e);
+        }
+        snprintf(param, sizeof param, "messages[%zu].content", i);
+        if (json_is_array(content)) {
+            if (!join_parts(message, content, param, e)) {
+                return false;
+            }
+        } else if (content && !json_is_string(content)) {
+            return api_expected(param, "a string or a list of parts", content, e);
+        }
+    }
+    return true;
+}
+
+/* The tools that the template is told of; NULL: none. */
+static bool read_tools(const json_t *body, json_t **out, struct api_error *e) {
+    json_t *tools = api_field(body, "tools"), *choice = api_field(body, "tool_choice");
+    const char *name = json_string_value(choice);
+    if (tools && !json_is_array(tools)) {
+        return api_expected("tools", "a list", tools, e);
+    }
+    for (size_t i = 0; i < json_array_size(tools); i++) {
+        if (!json_is_object(json_array_get(tools, i))) {
+            char param[40];
+            snprintf(param, sizeof param, "tools[%zu]", i);
+            return api_expected(param, "an object", json_array_get(tools, i), e);
+        }
+    }
+    if (json_is_object(choice) || (name && strcmp(name, "required") == 0)) {
+        return API_REFUSE(e, "tool_choice",
+                          "tool_choice: a tool that must be called is not supported, only "
+                          "\"auto\" and \"none\"");
+    }
+    if (choice && (!name || (strcmp(name, "auto") != 0 && strcmp(name, "none") != 0))) {
+        return API_REFUSE(e, "tool_choice", "tool_choice: expected \"auto\" or \"none\"");
+    }
+    *out = name && strcmp(name, "none") == 0 ? NULL : tools;
+    return true;
+}
+
+static bool encode(struct api_request *out, const struct api_model *model, const char *text,
+                   size_t n, bool add_special, const char *param, struct api_error *e) {
+    struct error why;
+    return tokenizer_encode(model->tokenizer, text, n, add_special, &out->prompt, &why) ||
+           api_refuse_failure(e, param, &why);
+}
+
+bool api_read_chat(struct api_request *out, json_t *body, const struct api_model *model,
+                   struct api_error *e) {
+    json_t *messages = api_field(body, "messages"), *tools = NULL, *kwargs = NULL;
+    struct chat_options options = {.add_generation_prompt = true, .enable_thinking = true};
+    enum chat_template kind;
+    struct error why;
+    if (!read_messages(messages, e) || !read_tools(body, &tools, e) ||
+        !api_get_object(body, "chat_template_kwargs", &kwargs, e) ||
+        !api_get_bool(kwargs, "chat_template_kwargs.enable_thinking", &options.enable_thinking,
+                      e)) {
+        return false;
+    }
+    if (!chat_template_detect(model->tokenizer, &kind, &why)) {
+        api_refuse_failure(e, "messages", &why);
+        return false;
+    }
+    struct buffer text = {0};
+    bool ok = (chat_render(kind, messages, tools, &options, tokenizer_bos_token(model->tokenizer),
+                           &text, &why) ||
+               api_refuse_failure(e, NULL, &why)) &&
+              encode(out, model, (const char *)text.data, text.size, false, "messages", e);
+    buffer_finish(&text);
+    return ok;
+}
+
+/* ---- completions ---- */
+
+static bool read_ids(struct api_request *out, const json_t *ids, const char *param,
+                     const struct api_model *model, struct api_error *e) {
+    for (size_t i = 0; i < json_array_size(ids); i++) {
+        const json_t *id = json_array_get(ids, i);
+        json_int_t value = json_integer_value(id);
+        struct error why;
+        char at[80];
+        snprintf(at, sizeof at, "%.40s[%zu]", param, i);
+        if (!json_is_integer(id)) {
+            return api_expected(at, "a token id", id, e);
+        }
+        if (value < 0 || value > INT32_MAX) {
+            return API_REFUSE(e, at, "%s: there is no token %lld", at, (long long)value);
+        }
+        if (!tokenizer_check_id(model->tokenizer, (int32_t)value, &why)) {
+            return api_refuse_failure(e, at, &why);
+        }
+        if (!token_list_push(&out->prompt, (int32_t)value, &why)) {
+            return api_refuse_failure(e, NULL, &why);
+        }
+    }
+    return true;
+}
+
+static bool read_text(struct api_request *out, const json_t *text, const char *param,
+                      const struct api_model *model, struct api_error *e) {
+    /* Even where a template of special tokens would leave something to continue. */
+    return json_string_length(text) == 0 ||
+           encode(out, model, json_string_value(text), json_string_length(text), true, param, e);
+}
+
+bool api_read_prompt(struct api_request *out, const json_t *body, const struct api_model *model,
+                     struct api_error *e) {
+    const json_t *prompt = api_field(body, "prompt"), *first = json_array_get(prompt, 0);
+    bool ok;
+    if (!json_is_string(prompt) && !json_is_array(prompt)) {
+        return api_expected("prompt", "a string, a list of one string, or token ids", prompt, e);
+    }
+    if (json_array_size(prompt) > 1 && (json_is_string(first) || json_is_array(first))) {
+        return API_REFUSE(e, "prompt", "prompt: %zu prompts, only one a request is supported",
+                          json_array_size(prompt));
+    }
+    if (json_is_string(prompt)) {
+        ok = read_text(out, prompt, "prompt", model, e);
+    } else if (json_is_string(first)) {
+        ok = read_text(out, first, "prompt[0]", model, e);
+    } else if (json_is_array(first)) {
+        ok = read_ids(out, first, "prompt[0]", model, e);
+    } else {
+        ok = read_ids(out, prompt, "prompt", model, e);
+    }
+    if (ok && out->prompt.n == 0) {
+        ok = API_REFUSE(e, "prompt", "prompt: it is empty: there is nothing to continue");
+    }
+    return ok;
+}

@@ -1,0 +1,140 @@
+#include "serve/job.h"
+
+#include <microhttpd.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "base/clock.h"
+
+bool job_create(struct job **out, struct api_request *request, struct error *err) {
+    struct job *j = calloc(1, sizeof *j);
+    if (!j) {
+        return error_set(err, ERROR_MEMORY, "cannot allocate a request");
+    }
+    j->request = *request;
+    *request = (struct api_request){0};
+    /* What points into the request goes with it. */
+    j->request.generate.prompt = j->request.prompt.ids;
+    j->request.generate.stops = (const char *const *)j->request.stops;
+    j->arrived = j->last_output = clock_now();
+    atomic_init(&j->n_ref, 1);
+    pthread_mutex_init(&j->lock, NULL);
+    *out = j;
+    return true;
+}
+
+void job_hold(struct job *j) {
+    atomic_fetch_add(&j->n_ref, 1);
+}
+
+void job_release(struct job *j) {
+    if (j && atomic_fetch_sub(&j->n_ref, 1) == 1) {
+        api_request_finish(&j->request);
+        api_reply_finish(&j->reply);
+        buffer_finish(&j->out);
+        pthread_mutex_destroy(&j->lock);
+        free(j);
+    }
+}
+
+/* Under the lock. */
+static void resume(struct job *j) {
+    if (j->suspended) {
+        MHD_resume_connection(j->suspended);
+        j->suspended = NULL;
+    }
+}
+
+bool job_put(struct job *j, int status, const struct buffer *bytes, bool done) {
+    bool ok = true;
+    pthread_mutex_lock(&j->lock);
+    j->status = j->status ? j->status : status;
+    if (bytes && bytes->size && !j->gone) {
+        bool streams = j->request.stream && j->out.size - j->sent > JOB_MAX_UNSENT;
+        ok = !streams && buffer_append(&j->out, bytes->data, bytes->size, NULL);
+        j->last_output = clock_now();
+    }
+    j->done = j->done || done || !ok;
+    resume(j);
+    pthread_mutex_unlock(&j->lock);
+    return ok;
+}
+
+/* A suspended connection notices nothing by itself, so its socket is asked. It cannot be closed
+ * meanwhile, as only a connection that is not suspended is. */
+bool job_is_gone(struct job *j) {
+    char byte;
+    pthread_mutex_lock(&j->lock);
+    if (j->suspended && recv(j->socket, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0) {
+        j->gone = j->done = true;
+        j->status = j->status ? j->status : JOB_CLIENT_GONE; /* nobody reads it; but it ends */
+        resume(j);
+    }
+    bool gone = j->gone;
+    pthread_mutex_unlock(&j->lock);
+    return gone;
+}
+
+bool job_is_sent(struct job *j) {
+    pthread_mutex_lock(&j->lock);
+    bool sent = j->gone || (j->done && j->sent == j->out.size);
+    pthread_mutex_unlock(&j->lock);
+    return sent;
+}
+
+void job_keep_alive(struct job *j, double silent_s) {
+    static const char comment[] = ": still there\n\n";
+    pthread_mutex_lock(&j->lock);
+    if (j->request.stream && j->status == 200 && !j->done && j->suspended &&
+        clock_now() - j->last_output > silent_s) {
+        (void)buffer_append(&j->out, comment, sizeof comment - 1, NULL);
+        j->last_output = clock_now();
+        resume(j);
+    }
+    pthread_mutex_unlock(&j->lock);
+}
+
+/* Under the lock, which whoever resumes takes too. */
+static void suspend(struct job *j, struct MHD_Connection *c) {
+    j->suspended = c;
+    MHD_suspend_connection(c);
+}
+
+bool job_await(struct job *j, struct MHD_Connection *c, int socket, bool whole) {
+    pthread_mutex_lock(&j->lock);
+    bool ready = j->status != 0 && (j->done || (!whole && j->status == 200));
+    j->socket = socket;
+    if (!ready) {
+        suspend(j, c);
+    }
+    pthread_mutex_unlock(&j->lock);
+    return ready;
+}
+
+long job_read(struct job *j, struct MHD_Connection *c, char *to, size_t n) {
+    pthread_mutex_lock(&j->lock);
+    size_t left = j->out.size - j->sent;
+    long got = (long)(left < n ? left : n);
+    if (got > 0) {
+        memcpy(to, j->out.data + j->sent, (size_t)got);
+        j->sent += (size_t)got;
+        if (j->sent == j->out.size) { /* it begins anew, so that a long stream stays small */
+            buffer_clear(&j->out);
+            j->sent = 0;
+        }
+    } else if (j->done) {
+        got = -1;
+    } else {
+        suspend(j, c);
+    }
+    pthread_mutex_unlock(&j->lock);
+    return got;
+}
+
+void job_hang_up(struct job *j) {
+    pthread_mutex_lock(&j->lock);
+    j->suspended = NULL;
+    j->gone = true;
+    pthread_mutex_unlock(&j->lock);
+}

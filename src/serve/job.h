@@ -1,0 +1,64 @@
+/* One request for text on its way between an HTTP connection and the main thread. The connection's
+ * side parses it and sends what comes out; the main thread schedules it and puts text in. Both hold
+ * a reference. A connection with nothing to send is suspended; who puts something in resumes it. */
+#pragma once
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "leader/scheduler.h"
+#include "serve/api.h"
+
+struct MHD_Connection;
+
+enum {
+    JOB_MAX_UNSENT = 1 << 20, /* bytes that a slow reader may leave; then its stream ends */
+    JOB_CLIENT_GONE = 499,    /* a status for the log, as nginx has it */
+};
+
+struct job {
+    /* Not changed once it is queued. */
+    struct api_request request; /* owns */
+    double arrived;             /* on the monotonic clock */
+    /* The main thread's. */
+    struct ticket *ticket; /* NULL: not scheduled, or over */
+    struct api_reply reply;
+    double first_token; /* when; 0: not yet */
+    void *server;       /* whose it is */
+    struct job *next;
+    atomic_int n_ref;
+    pthread_mutex_t lock;
+    /* Under the lock. */
+    struct buffer out; /* owns */
+    size_t sent;       /* bytes of out */
+    int status;        /* HTTP's; 0: not known yet */
+    bool done;         /* nothing more will come */
+    bool gone;         /* the client has hung up */
+    double last_output;
+    struct MHD_Connection *suspended; /* NULL: it is not */
+    int socket;
+};
+
+/* request: moved in. One reference. Errors: MEMORY. */
+bool job_create(struct job **out, struct api_request *request, struct error *err);
+void job_hold(struct job *j);
+void job_release(struct job *j);
+
+/* ---- the main thread ---- */
+/* Appends bytes (NULL: none), sets the status where it is 0, and resumes the connection. Bytes for
+ * one who does not read them end the stream: false. */
+bool job_put(struct job *j, int status, const struct buffer *bytes, bool done);
+/* Whether the client is gone: it said so, or its socket does. */
+bool job_is_gone(struct job *j);
+/* Everything that will come has been sent, or nobody wants it. */
+bool job_is_sent(struct job *j);
+/* A comment for those in between, where a stream has been silent for so long. */
+void job_keep_alive(struct job *j, double silent_s);
+
+/* ---- the connection's thread ---- */
+/* Suspends the connection until the status is known, and for a whole reply until it is done; true
+ * where that is so already. */
+bool job_await(struct job *j, struct MHD_Connection *c, int socket, bool whole);
+/* Up to n bytes of a stream; 0: the connection has been suspended, -1: the end. */
+long job_read(struct job *j, struct MHD_Connection *c, char *to, size_t n);
+void job_hang_up(struct job *j);

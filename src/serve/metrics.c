@@ -1,0 +1,102 @@
+#include "serve/metrics.h"
+
+#include <inttypes.h>
+
+static const double bounds[METRIC_BUCKETS] = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1,
+                                              0.25,  0.5,    1,     2.5,  5,     10,   60};
+
+void metrics_time(struct metrics *m, enum metric_time which, double seconds) {
+    struct metric_histogram *h = &m->times[which];
+    int i = 0;
+    while (i < METRIC_BUCKETS && seconds > bounds[i]) {
+        i++;
+    }
+    h->bucket[i]++;
+    h->sum += seconds;
+}
+
+static bool head(struct buffer *out, const char *name, const char *type, const char *help,
+                 struct error *err) {
+    return buffer_printf(out, err, "# HELP lockstep_%s %s\n# TYPE lockstep_%s %s\n", name, help,
+                         name, type);
+}
+
+static bool number(struct buffer *out, const char *name, const char *type, const char *help,
+                   const char *model, double value, struct error *err) {
+    return head(out, name, type, help, err) &&
+           buffer_printf(out, err, "lockstep_%s{model_name=\"%s\"} %.17g\n", name, model, value);
+}
+
+static bool histogram(struct buffer *out, const char *name, const char *help, const char *model,
+                      const struct metric_histogram *h, struct error *err) {
+    uint64_t n = 0;
+    if (!head(out, name, "histogram", help, err)) {
+        return false;
+    }
+    for (int i = 0; i < METRIC_BUCKETS; i++) {
+        n += h->bucket[i];
+        if (!buffer_printf(out, err,
+                           "lockstep_%s_bucket{model_name=\"%s\",le=\"%g\"} %" PRIu64 "\n", name,
+                           model, bounds[i], n)) {
+            return false;
+        }
+    }
+    n += h->bucket[METRIC_BUCKETS];
+    return buffer_printf(out, err,
+                         "lockstep_%s_bucket{model_name=\"%s\",le=\"+Inf\"} %" PRIu64
+                         "\nlockstep_%s_sum{model_name=\"%s\"} %.17g\n"
+                         "lockstep_%s_count{model_name=\"%s\"} %" PRIu64 "\n",
+                         name, model, n, name, model, h->sum, name, model, n);
+}
+
+static bool ends(const struct metrics *m, const char *model, struct buffer *out,
+                 struct error *err) {
+    const char *name = "request_success_total";
+    bool ok = head(out, name, "counter", "Requests that finished, by reason.", err);
+    for (int r = 0; ok && r < FINISH_COUNT; r++) {
+        ok = buffer_printf(out, err,
+                           "lockstep_%s{model_name=\"%s\",finished_reason=\"%s\"} %" PRIu64 "\n",
+                           name, model, finish_reason_name((enum finish_reason)r), m->finished[r]);
+    }
+    return ok &&
+           number(out, "request_failure_total", "counter", "Requests that ended with an error.",
+                  model, (double)m->failed, err) &&
+           number(out, "request_cancelled_total", "counter", "Requests whose client went away.",
+                  model, (double)m->cancelled, err) &&
+           number(out, "request_refused_total", "counter", "Requests that found the queue full.",
+                  model, (double)m->refused, err);
+}
+
+static bool scheduler_text(const struct scheduler_stats *s, const char *model, struct buffer *out,
+                           struct error *err) {
+    double used = s->blocks_total ? (double)s->blocks_used / s->blocks_total : 0;
+    return number(out, "num_requests_running", "gauge", "Requests in the batch.", model, s->running,
+                  err) &&
+           number(out, "num_requests_waiting", "gauge", "Requests that wait for a place.", model,
+                  s->waiting, err) &&
+           number(out, "kv_cache_usage_perc", "gauge", "Share of the KV cache set aside; 1 is all.",
+                  model, used, err) &&
+           number(out, "prompt_tokens_total", "counter", "Prompt tokens fed.", model,
+                  (double)s->prompt_tokens, err) &&
+           number(out, "generation_tokens_total", "counter", "Tokens sampled.", model,
+                  (double)s->generated_tokens, err) &&
+           number(out, "steps_total", "counter", "Steps of the model.", model, (double)s->n_step,
+                  err) &&
+           number(out, "step_seconds_total", "counter", "Time in steps of the model.", model,
+                  s->step_seconds, err) &&
+           number(out, "leader_seconds_total", "counter",
+                  "Time around them: scheduling, sampling, detokenizing, formatting.", model,
+                  s->leader_seconds, err);
+}
+
+bool metrics_text(const struct metrics *m, const char *model, struct buffer *out,
+                  struct error *err) {
+    return scheduler_text(&m->scheduler, model, out, err) && ends(m, model, out, err) &&
+           histogram(out, "time_to_first_token_seconds",
+                     "From a request's arrival to its first token.", model,
+                     &m->times[METRIC_FIRST_TOKEN], err) &&
+           histogram(out, "time_per_output_token_seconds", "Between tokens, a request's mean.",
+                     model, &m->times[METRIC_PER_TOKEN], err) &&
+           histogram(out, "e2e_request_latency_seconds", "From arrival to the last token.", model,
+                     &m->times[METRIC_REQUEST], err);
+}

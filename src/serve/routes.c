@@ -1,0 +1,256 @@
+/* What the paths mean. On HTTP's thread. */
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "serve/server_impl.h"
+
+struct route {
+    const char *method, *path;
+    void (*answer)(struct server *s, const char *body, size_t n, struct http_answer *out);
+    bool needs_model;
+};
+
+static void refuse(struct http_answer *out, const struct api_error *e) {
+    buffer_clear(&out->body);
+    out->status = e->status;
+    out->retry_after = e->status == 503 || e->status == 429 ? 1 : 0;
+    (void)api_error_body(e, &out->body, NULL);
+}
+
+/* Moves the object into the answer. */
+static void send_json(struct http_answer *out, json_t *object) {
+    char *text = object ? json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
+    struct api_error e;
+    if (!text || !buffer_append(&out->body, text, strlen(text), NULL)) {
+        api_refuse(&e, 500, "server_error", NULL, NULL, "out of memory");
+        refuse(out, &e);
+    }
+    free(text);
+    json_decref(object);
+}
+
+static void get_health(struct server *s, const char *body, size_t n, struct http_answer *out) {
+    struct api_error why;
+    enum server_state state = server_state(s, &why);
+    (void)body, (void)n;
+    json_t *j = json_pack("{s:s}", "status", server_state_name(state));
+    if (state != SERVER_READY) {
+        out->status = 503;
+        out->retry_after = 1;
+        json_object_set_new(j, "reason", json_string(why.message));
+    }
+    send_json(out, j);
+}
+
+static void get_models(struct server *s, const char *body, size_t n, struct http_answer *out) {
+    (void)body, (void)n;
+    (void)api_models_body(&s->model, true, &out->body, NULL);
+}
+
+static void get_metrics(struct server *s, const char *body, size_t n, struct http_answer *out) {
+    (void)body, (void)n;
+    out->type = "text/plain; version=0.0.4";
+    pthread_mutex_lock(&s->lock);
+    (void)metrics_text(&s->metrics, s->options.model_name, &out->body, NULL);
+    pthread_mutex_unlock(&s->lock);
+}
+
+static void get_ranks(struct server *s, const char *body, size_t n, struct http_answer *out) {
+    (void)body, (void)n;
+    pthread_mutex_lock(&s->lock);
+    json_t *j = s->ranks.size ? json_loadb((const char *)s->ranks.data, s->ranks.size, 0, NULL)
+                              : json_object();
+    const struct scheduler_stats *t = &s->metrics.scheduler;
+    json_object_set_new(j, "state", json_string(server_state_name(s->state)));
+    json_object_set_new(j, "running", json_integer(t->running));
+    json_object_set_new(j, "waiting", json_integer(t->waiting));
+    json_object_set_new(j, "kv_blocks_used", json_integer(t->blocks_used));
+    json_object_set_new(j, "kv_blocks_total", json_integer(t->blocks_total));
+    json_object_set_new(j, "generated_tokens", json_integer((json_int_t)t->generated_tokens));
+    pthread_mutex_unlock(&s->lock);
+    send_json(out, j);
+}
+
+static void complete(struct server *s, enum api_kind kind, const char *body, size_t n,
+                     struct http_answer *out) {
+    struct api_request request;
+    struct api_error e;
+    struct job *j = NULL;
+    if (!api_request_parse(&request, kind, body, n, &s->model, &e)) {
+        refuse(out, &e);
+        return;
+    }
+    if (!job_create(&j, &request, NULL)) {
+        api_request_finish(&request);
+        api_refuse(&e, 500, "server_error", NULL, NULL, "out of memory");
+        refuse(out, &e);
+        return;
+    }
+    out->job = j;
+    server_submit(s, j);
+}
+
+static void post_chat(struct server *s, const char *body, size_t n, struct http_answer *out) {
+    complete(s, API_CHAT, body, n, out);
+}
+
+static void post_completions(struct server *s, const char *body, size_t n,
+                             struct http_answer *out) {
+    complete(s, API_COMPLETION, body, n, out);
+}
+
+static void post_embeddings(struct server *s, const char *body, size_t n, struct http_answer *out) {
+    struct api_error e;
+    (void)s, (void)body, (void)n;
+    api_refuse(&e, 400, "invalid_request_error", "unsupported", NULL,
+               "embeddings are not there yet: this server completes text and chats");
+    refuse(out, &e);
+}
+
+/* The member `name` of the body, which has to be an object. NULL: e says why not. */
+static json_t *member(const char *body, size_t n, const char *name, json_t **root,
+                      struct api_error *e) {
+    json_error_t at;
+    *root = json_loadb(body, n, 0, &at);
+    json_t *found = json_is_object(*root) ? json_object_get(*root, name) : NULL;
+    if (!found) {
+        api_refuse(e, 400, "invalid_request_error", NULL, name,
+                   "the body must be an object with %s", name);
+    }
+    return found;
+}
+
+static void post_tokenize(struct server *s, const char *body, size_t n, struct http_answer *out) {
+    struct api_error e = {.status = 400};
+    struct token_list ids = {0};
+    struct error err;
+    json_t *root = NULL, *text = member(body, n, "prompt", &root, &e);
+    bool ok = text != NULL;
+    if (ok && !json_is_string(text)) {
+        ok =
+            api_refuse(&e, 400, "invalid_request_error", NULL, "prompt", "prompt must be a string");
+    }
+    if (ok && !tokenizer_encode(s->tokenizer, json_string_value(text), json_string_length(text),
+                                true, &ids, &err)) {
+        ok = api_refuse(&e, 400, "invalid_request_error", NULL, "prompt", "%s", err.message);
+    }
+    if (ok) {
+        json_t *list = json_array();
+        for (size_t i = 0; i < ids.n; i++) {
+            json_array_append_new(list, json_integer(ids.ids[i]));
+        }
+        send_json(out, json_pack("{s:o, s:I}", "tokens", list, "count", (json_int_t)ids.n));
+    } else {
+        refuse(out, &e);
+    }
+    token_list_finish(&ids);
+    json_decref(root);
+}
+
+static bool ids_of(const json_t *list, struct token_list *ids, struct api_error *e) {
+    size_t i;
+    json_t *id;
+    struct error err;
+    if (!json_is_array(list)) {
+        return api_refuse(e, 400, "invalid_request_error", NULL, "tokens",
+                          "tokens must be a list of ids");
+    }
+    json_array_foreach(list, i, id) {
+        json_int_t value = json_is_integer(id) ? json_integer_value(id) : -1;
+        if (value < 0 || value > INT32_MAX || !token_list_push(ids, (int32_t)value, &err)) {
+            return api_refuse(e, 400, "invalid_request_error", NULL, "tokens",
+                              "tokens[%zu] must be a token id", i);
+        }
+    }
+    return true;
+}
+
+static void post_detokenize(struct server *s, const char *body, size_t n, struct http_answer *out) {
+    struct api_error e = {.status = 400};
+    struct token_list ids = {0};
+    struct buffer text = {0};
+    struct detokenizer d = {0};
+    struct error err = {0};
+    json_t *root = NULL, *list = member(body, n, "tokens", &root, &e);
+    bool ok = list && ids_of(list, &ids, &e);
+    for (size_t i = 0; ok && i < ids.n; i++) {
+        ok = detokenizer_push(&d, s->tokenizer, ids.ids[i], false, &text, &err) ||
+             api_refuse(&e, 400, "invalid_request_error", NULL, "tokens", "%s", err.message);
+    }
+    if (ok && detokenizer_flush(&d, &text, &err)) {
+        send_json(out,
+                  json_pack("{s:o}", "prompt",
+                            json_stringn(text.size ? (const char *)text.data : "", text.size)));
+    } else {
+        refuse(out, &e);
+    }
+    buffer_finish(&text);
+    token_list_finish(&ids);
+    json_decref(root);
+}
+
+static const struct route routes[] = {
+    {"GET", "/health", get_health, false},
+    {"GET", "/metrics", get_metrics, false},
+    {"GET", "/ranks", get_ranks, false},
+    {"GET", "/v1/models", get_models, false},
+    {"POST", "/v1/chat/completions", post_chat, true},
+    {"POST", "/v1/completions", post_completions, true},
+    {"POST", "/v1/embeddings", post_embeddings, false},
+    {"POST", "/tokenize", post_tokenize, true},
+    {"POST", "/detokenize", post_detokenize, true},
+};
+
+static void get_model(struct server *s, const char *name, struct http_answer *out) {
+    struct api_error e;
+    if (strcmp(name, s->model.name) == 0) {
+        (void)api_models_body(&s->model, false, &out->body, NULL);
+    } else {
+        api_refuse(&e, 404, "invalid_request_error", "model_not_found", "model",
+                   "there is no model '%.200s' here, but '%s'", name, s->model.name);
+        refuse(out, &e);
+    }
+}
+
+static void not_found(const char *method, const char *path, const struct route *other,
+                      struct http_answer *out) {
+    struct api_error e;
+    if (other) {
+        out->allow = other->method;
+        api_refuse(&e, 405, "invalid_request_error", "method_not_allowed", NULL,
+                   "%s takes %s, not %s", path, other->method, method);
+    } else {
+        api_refuse(&e, 404, "invalid_request_error", "not_found", NULL, "there is no %.200s here",
+                   path);
+    }
+    refuse(out, &e);
+}
+
+void server_handle(void *user, const char *method, const char *path, const char *body, size_t n,
+                   struct http_answer *out) {
+    static const char models[] = "/v1/models/";
+    struct server *s = user;
+    struct api_error why;
+    const struct route *other = NULL;
+    if (strcmp(method, "GET") == 0 && strncmp(path, models, sizeof models - 1) == 0) {
+        get_model(s, path + sizeof models - 1, out);
+        return;
+    }
+    for (size_t i = 0; i < sizeof routes / sizeof routes[0]; i++) {
+        const struct route *r = &routes[i];
+        if (strcmp(path, r->path) != 0) {
+            continue;
+        }
+        if (strcmp(method, r->method) != 0) {
+            other = r;
+        } else if (r->needs_model && server_state(s, &why) != SERVER_READY) {
+            refuse(out, &why);
+            return;
+        } else {
+            r->answer(s, body, n, out);
+            return;
+        }
+    }
+    not_found(method, path, other, out);
+}

@@ -1,0 +1,306 @@
+#!/usr/bin/env python3
+"""`lockstep serve` with two ranks, over HTTP as its clients see it.
+
+    test_server.py LOCKSTEP MPIRUN
+"""
+import concurrent.futures
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+PROMPT = "And it came to pass"
+# So that what shall happen while a request runs can. The text is the same.
+SLOW = ("--isa", "generic", "--threads", "1")
+
+
+def ranks_of(pid):
+    """{rank: pid} of the ranks that the mpirun `pid` started."""
+    found = {}
+    for child in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{child}/stat", encoding="utf-8", errors="replace") as f:
+                parent = int(f.read().rpartition(")")[2].split()[1])
+            with open(f"/proc/{child}/environ", "rb") as f:
+                rank = re.search(rb"OMPI_COMM_WORLD_RANK=(\d+)", f.read())
+        except (OSError, ValueError):
+            continue
+        if parent == pid and rank:
+            found[int(rank[1])] = int(child)
+    return found
+
+
+class Server:
+    """A server that is ready, or (wait=False) only listens."""
+
+    def __init__(self, *words, np=2, wait=True):
+        self.folder = tempfile.TemporaryDirectory()
+        port_file = os.path.join(self.folder.name, "port")
+        self.log = open(os.path.join(self.folder.name, "log"), "w+", encoding="utf-8")
+        self.process = subprocess.Popen(
+            [MPIRUN, "-np", str(np), LOCKSTEP, "serve", "--port", "0", "--port-file", port_file, *words],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self.log)
+        deadline = time.monotonic() + 30
+        while not os.path.exists(port_file) or os.path.getsize(port_file) == 0:
+            assert time.monotonic() < deadline and self.process.poll() is None, self.said()
+            time.sleep(0.02)
+        with open(port_file, encoding="utf-8") as f:
+            self.port = int(f.read().rpartition(":")[2])
+        while wait and self.ask("GET", "/health")[0] != 200:
+            assert time.monotonic() < deadline and self.process.poll() is None, self.said()
+            time.sleep(0.02)
+
+    def said(self):
+        self.log.flush()
+        with open(self.log.name, encoding="utf-8") as f:
+            return f.read()
+
+    def connect(self):
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+
+    def ask(self, method, path, body=None, headers=None):
+        """(status, object or text)"""
+        c = self.connect()
+        c.request(method, path, body if isinstance(body, (str, bytes)) or body is None else
+                  json.dumps(body), headers or {})
+        r = c.getresponse()
+        data = r.read()
+        c.close()
+        is_json = r.getheader("Content-Type", "").startswith("application/json")
+        return r.status, json.loads(data) if is_json else data.decode()
+
+    def stream(self, path, body):
+        """The chunks of a stream, [DONE] held to and left out."""
+        status, text = self.ask("POST", path, {**body, "stream": True})
+        assert status == 200, text
+        events = [e for e in text.split("\n\n") if e and not e.startswith(":")]
+        assert all(e.startswith("data: ") for e in events), text
+        assert events[-1] == "data: [DONE]", text
+        return [json.loads(e[6:]) for e in events[:-1]]
+
+    def metric(self, name):
+        text = self.ask("GET", "/metrics")[1]
+        return sum(float(v) for v in re.findall(rf"^lockstep_{name}(?:{{[^}}]*}})? (\S+)$", text, re.M))
+
+    def wait_for(self, name, value, seconds=10):
+        deadline = time.monotonic() + seconds
+        while self.metric(name) != value:
+            assert time.monotonic() < deadline, f"{name} is {self.metric(name)}, not {value}"
+            time.sleep(0.02)
+
+    def leader(self):
+        return ranks_of(self.process.pid)[0]
+
+    def stop(self):
+        """Drains it: (exit code, what it said)."""
+        if self.process.poll() is None:
+            os.kill(self.leader(), signal.SIGTERM)
+        try:
+            code = self.process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+        said = self.said()
+        self.log.close()
+        self.folder.cleanup()
+        return code, said
+
+
+def completion(prompt=PROMPT, tokens=24, **more):
+    return {"prompt": prompt, "max_tokens": tokens, "temperature": 0, **more}
+
+
+def text_of(chunks):
+    return "".join(c["choices"][0]["text"] for c in chunks if c["choices"])
+
+
+class Requests(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.server = Server(*SLOW)
+
+    @classmethod
+    def tearDownClass(cls):
+        code, said = cls.server.stop()
+        assert code == 0, said
+
+    def test_text_is_generates(self):
+        done = subprocess.run(
+            [LOCKSTEP, "generate", "--prompt", PROMPT, "--temperature", "0", "--max-tokens", "24", "--json"],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=True)
+        want = json.loads(done.stdout)
+        status, got = self.server.ask("POST", "/v1/completions", completion())
+        self.assertEqual(status, 200)
+        self.assertEqual(got["object"], "text_completion")
+        self.assertEqual(got["choices"][0]["text"], want["text"])
+        self.assertEqual(got["choices"][0]["finish_reason"], "length")
+        self.assertEqual(got["usage"], {"prompt_tokens": len(want["prompt_ids"]),
+                                        "completion_tokens": 24,
+                                        "total_tokens": len(want["prompt_ids"]) + 24})
+        chunks = self.server.stream("/v1/completions", completion())
+        self.assertEqual(text_of(chunks), want["text"])
+        self.assertGreater(len(chunks), 10)
+        self.assertEqual(chunks[-1]["choices"][0]["finish_reason"], "length")
+        self.assertEqual(len({c["id"] for c in chunks}), 1)
+        # the prompt as ids, and a text that a stop string ends
+        got = self.server.ask("POST", "/v1/completions", completion(want["prompt_ids"]))[1]
+        self.assertEqual(got["choices"][0]["text"], want["text"])
+        word = want["text"].split()[3]
+        got = self.server.ask("POST", "/v1/completions", completion(stop=[word]))[1]
+        self.assertEqual(got["choices"][0]["text"], want["text"].partition(word)[0])
+        self.assertEqual(got["choices"][0]["finish_reason"], "stop")
+
+    def test_side_by_side(self):
+        """Many at once, more than the batch holds: each as if it were alone."""
+        bodies = [completion(PROMPT + " that" * i, 8 + i, seed=i, temperature=i % 3 * 0.5,
+                             logprobs=2 if i % 2 else None) for i in range(24)]
+        alone = [self.server.ask("POST", "/v1/completions", b)[1]["choices"] for b in bodies]
+        with concurrent.futures.ThreadPoolExecutor(24) as pool:
+            amid = list(pool.map(lambda b: self.server.ask("POST", "/v1/completions", b)[1]["choices"],
+                                 bodies))
+        self.assertEqual(amid, alone)
+        self.assertEqual(self.server.metric("num_requests_running"), 0)
+        self.assertEqual(self.server.metric("kv_cache_usage_perc"), 0)
+
+    def test_hang_up(self):
+        """A client that goes away frees its place."""
+        gone = self.server.metric("request_cancelled_total")
+        for stream in (True, False):
+            body = json.dumps(completion(tokens=900, ignore_eos=True, stream=stream))
+            s = socket.create_connection(("127.0.0.1", self.server.port))
+            s.sendall((f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+                       + body).encode())
+            self.server.wait_for("num_requests_running", 1)
+            s.close()
+            self.server.wait_for("num_requests_running", 0)
+        self.server.wait_for("request_cancelled_total", gone + 2)
+        self.assertEqual(self.server.metric("kv_cache_usage_perc"), 0)
+
+    def test_bad_requests(self):
+        for path, body, status, param, words in (
+                ("/v1/completions", "{", 400, None, "JSON"),
+                ("/v1/completions", {"max_tokens": 3}, 400, "prompt", "prompt"),
+                ("/v1/completions", completion(temperature="hot"), 400, "temperature", "number"),
+                ("/v1/completions", completion(n=2), 400, "n", ""),
+                ("/v1/completions", completion("x " * 3000), 400, None, "context"),
+                ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]}, 400, "messages",
+                 "template"),
+                ("/v1/embeddings", {"input": "x"}, 400, None, "embeddings"),
+                ("/v1/nothing", {}, 404, None, "/v1/nothing")):
+            with self.subTest(path=path, body=str(body)[:40]):
+                got, answer = self.server.ask("POST", path, body)
+                self.assertEqual(got, status, answer)
+                self.assertEqual(sorted(answer["error"]), ["code", "message", "param", "type"])
+                self.assertEqual(answer["error"]["param"], param)
+                self.assertIn(words, answer["error"]["message"])
+        self.assertEqual(self.server.ask("GET", "/v1/completions")[0], 405)
+        self.assertEqual(self.server.ask("POST", "/v1/completions", b"x" * (9 << 20))[0], 413)
+
+    def test_views(self):
+        self.assertEqual(self.server.ask("GET", "/health"), (200, {"status": "ready"}))
+        models = self.server.ask("GET", "/v1/models")[1]
+        self.assertEqual([m["id"] for m in models["data"]], ["kjv-qwen3-3m"])
+        self.assertEqual(self.server.ask("GET", "/v1/models/kjv-qwen3-3m")[1]["object"], "model")
+        self.assertEqual(self.server.ask("GET", "/v1/models/other")[0], 404)
+        ranks = self.server.ask("GET", "/ranks")[1]
+        self.assertEqual([r["rank"] for r in ranks["ranks"]], [0, 1])
+        self.assertEqual((ranks["state"], ranks["world"], ranks["device"]), ("ready", 2, "host"))
+        ids = self.server.ask("POST", "/tokenize", {"prompt": PROMPT})[1]
+        self.assertEqual(len(ids["tokens"]), ids["count"])
+        self.assertEqual(self.server.ask("POST", "/detokenize", {"tokens": ids["tokens"]})[1],
+                         {"prompt": PROMPT})
+
+
+class Endings(unittest.TestCase):
+    def test_drain(self):
+        """Running requests finish, new ones are refused, and the exit code is 0."""
+        server = Server(*SLOW)
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            long = pool.submit(server.ask, "POST", "/v1/completions",
+                               completion(tokens=400, ignore_eos=True))
+            server.wait_for("num_requests_running", 1)
+            os.kill(server.leader(), signal.SIGTERM)
+            deadline = time.monotonic() + 5
+            while server.ask("GET", "/health")[1]["status"] != "draining":
+                self.assertLess(time.monotonic(), deadline)
+            status, answer = server.ask("POST", "/v1/completions", completion())
+            self.assertEqual((status, answer["error"]["code"]), (503, "draining"))
+            status, answer = long.result()
+        self.assertEqual((status, answer["usage"]["completion_tokens"]), (200, 400))
+        self.assertEqual(server.process.wait(timeout=30), 0, server.said())
+        server.stop()
+
+    def test_drain_has_an_end(self):
+        """What is not done by then ends with an error."""
+        server = Server("--drain-timeout", "0.3", *SLOW)
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            body = completion(tokens=1000, ignore_eos=True)
+            whole = pool.submit(server.ask, "POST", "/v1/completions", body)
+            stream = pool.submit(server.ask, "POST", "/v1/completions", {**body, "stream": True})
+            server.wait_for("num_requests_running", 2)
+            os.kill(server.leader(), signal.SIGTERM)
+            status, answer = whole.result()
+            self.assertEqual(status, 503)
+            self.assertIn("shut down", answer["error"]["message"])
+            status, text = stream.result()
+        last = text.strip().split("\n\n")[-1]
+        self.assertNotIn("[DONE]", text)
+        self.assertIn("shut down", json.loads(last[6:])["error"]["message"])
+        self.assertEqual(server.process.wait(timeout=30), 0, server.said())
+        server.stop()
+
+    def test_a_full_queue(self):
+        server = Server("--max-batch", "1", "--max-waiting", "1", *SLOW)
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            body = completion(tokens=300, ignore_eos=True)
+            asked = [pool.submit(server.ask, "POST", "/v1/completions", body) for _ in range(2)]
+            server.wait_for("num_requests_waiting", 1)
+            status, answer = server.ask("POST", "/v1/completions", completion())
+            self.assertEqual((status, answer["error"]["code"]), (429, "queue_full"))
+            self.assertEqual([a.result()[0] for a in asked], [200, 200])
+        self.assertEqual(server.stop()[0], 0)
+
+    def test_a_killed_rank(self):
+        """A worker dies: the launcher ends the job, and nothing is left."""
+        server = Server(*SLOW)
+        os.kill(ranks_of(server.process.pid)[1], signal.SIGKILL)
+        self.assertNotEqual(server.process.wait(timeout=20), 0)
+        server.stop()
+
+
+class Start(unittest.TestCase):
+    def refuse(self, code, words, *args):
+        done = subprocess.run([LOCKSTEP, "serve", "--port", "0", *args], stdin=subprocess.DEVNULL,
+                              capture_output=True, text=True, timeout=30, check=False)
+        self.assertEqual(done.returncode, code, done.stderr)
+        self.assertIn(words, done.stderr)
+
+    def test_options(self):
+        self.refuse(2, "--host 0.0.0.0 is open to others", "--host", "0.0.0.0")
+        self.refuse(2, "--api-key-file: /nonexistent", "--api-key-file", "/nonexistent")
+        self.refuse(2, "config.json", "--model", "/nonexistent")
+        self.refuse(2, "cannot listen on 192.0.2.1", "--host", "192.0.2.1", "--no-auth")
+
+    def test_key(self):
+        with tempfile.NamedTemporaryFile("w") as f:
+            f.write("secret\n")
+            f.flush()
+            server = Server("--api-key-file", f.name, np=1)
+        for headers, status in (({}, 401), ({"Authorization": "Bearer secre"}, 401),
+                                ({"Authorization": "Bearer secretsecret"}, 401),
+                                ({"Authorization": "Bearer secret"}, 200)):
+            self.assertEqual(server.ask("GET", "/v1/models", headers=headers)[0], status)
+        self.assertEqual(server.ask("GET", "/health")[0], 200)
+        self.assertEqual(server.stop()[0], 0)
+
+
+if __name__ == "__main__":
+    LOCKSTEP, MPIRUN = os.path.abspath(sys.argv[1]), sys.argv[2]
+    unittest.main(argv=sys.argv[:1], verbosity=2)
