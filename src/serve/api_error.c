@@ -17,17 +17,19 @@ bool api_refuse(struct api_error *e, int status, const char *type, const char *c
 
 void api_error_from(struct api_error *out, const struct error *why) {
     int status = 503;
-    const char *type = error_kind_name(why->kind);
+    const char *type = error_kind_name(why->kind), *code = NULL;
     if (why->kind == ERROR_INPUT || why->kind == ERROR_USAGE || why->kind == ERROR_UNSUPPORTED) {
         status = 400;
         type = "invalid_request_error";
     } else if (why->kind == ERROR_BUSY) {
         status = 429;
+        type = "rate_limit_error";
+        code = "queue_full";
     }
     if (why->has_rank) {
-        api_refuse(out, status, type, NULL, NULL, "rank %d: %s", why->rank, why->message);
+        api_refuse(out, status, type, code, NULL, "rank %d: %s", why->rank, why->message);
     } else {
-        api_refuse(out, status, type, NULL, NULL, "%s", why->message);
+        api_refuse(out, status, type, code, NULL, "%s", why->message);
     }
 }
 

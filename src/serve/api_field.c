@@ -13,7 +13,7 @@ bool api_expected(const char *param, const char *what, const json_t *value, stru
                           (long long)json_integer_value(value));
     }
     if (json_is_real(value)) {
-        return API_REFUSE(e, param, "%s: expected %s, got %g (not an integer)", param, what,
+        return API_REFUSE(e, param, "%s: expected %s, got the real number %g", param, what,
                           json_real_value(value));
     }
     return API_REFUSE(e, param, "%s: expected %s, got %s", param, what,

@@ -124,23 +124,14 @@ static void on_event(void *user, const struct generation_event *event) {
     }
 }
 
-/* A refusal of the scheduler's, as HTTP's. */
+/* A refusal of the scheduler's. */
 static void refuse(struct server *s, struct job *j, const struct error *why) {
-    struct api_error e;
-    struct buffer body = {0};
     if (why->kind == ERROR_BUSY) {
-        api_refuse(&e, 429, "rate_limit_error", "queue_full", NULL, "%s", why->message);
         pthread_mutex_lock(&s->lock);
         s->metrics.refused++;
         pthread_mutex_unlock(&s->lock);
-    } else if (why->kind == ERROR_INPUT || why->kind == ERROR_USAGE) {
-        api_refuse(&e, 400, "invalid_request_error", NULL, NULL, "%s", why->message);
-    } else {
-        api_error_from(&e, why);
     }
-    (void)api_error_body(&e, &body, NULL);
-    job_put(j, e.status, &body, true);
-    buffer_finish(&body);
+    put_failure(j, why);
 }
 
 static void schedule(struct server *s, struct job *j) {
