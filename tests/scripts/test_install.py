@@ -23,9 +23,9 @@ def run(*words, **env):
     return done.stdout
 
 
-def find(top, name):
+def find(top, name, below=""):
     for folder, _, names in os.walk(top):
-        if name in names:
+        if name in names and folder.endswith(below):
             return os.path.join(folder, name)
     raise AssertionError(f"{name} is not installed")
 
@@ -36,7 +36,7 @@ class TestInstall(unittest.TestCase):
         cls.dir = cls.enterClassContext(tempfile.TemporaryDirectory())
         cls.top = os.path.join(cls.dir, "installed here")
         run("meson", "install", "-C", BUILD, "--no-rebuild", "--quiet", "--destdir", cls.top)
-        cls.lockstep = find(cls.top, "lockstep")
+        cls.lockstep = find(cls.top, "lockstep", "bin")
         cls.model = os.path.dirname(find(cls.top, "model.safetensors"))
 
     def test_the_program_runs_the_installed_model(self):
@@ -45,6 +45,10 @@ class TestInstall(unittest.TestCase):
         text = run(self.lockstep, "generate", "--prompt", PROMPT, "--max-tokens", "24",
                    LOCKSTEP_DEMO_MODEL=self.model)
         self.assertIn("the first month", text)
+
+    def test_the_manual_and_the_completion_are_there(self):
+        find(self.top, "lockstep.1", "man/man1")
+        find(self.top, "lockstep", "bash-completion/completions")
 
     def test_a_program_that_embeds_the_engine(self):
         library = os.path.dirname(find(self.top, "liblockstep.so"))

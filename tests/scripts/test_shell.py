@@ -33,6 +33,8 @@ class TestShell(unittest.TestCase):
         self.assertIn("scripts/test", scripts)
         done = run("shellcheck", "-x", *scripts)
         self.assertEqual((done.returncode, done.stdout), (0, ""))
+        done = run("shellcheck", "-s", "bash", "completions/lockstep")
+        self.assertEqual((done.returncode, done.stdout), (0, ""))
 
     def test_packages_lists(self):
         done = run("scripts/packages", "--list", "build", "slurm")
