@@ -77,6 +77,9 @@ static enum MHD_Result send_body(struct MHD_Connection *c, struct exchange *x,
     if (a->allow) {
         MHD_add_response_header(r, MHD_HTTP_HEADER_ALLOW, a->allow);
     }
+    if (a->policy) {
+        MHD_add_response_header(r, "Content-Security-Policy", a->policy);
+    }
     if (a->retry_after) {
         snprintf(seconds, sizeof seconds, "%d", a->retry_after);
         MHD_add_response_header(r, MHD_HTTP_HEADER_RETRY_AFTER, seconds);
@@ -171,7 +174,7 @@ static bool same_key(const char *given, const char *key) {
 
 static bool may_enter(const struct http *h, struct MHD_Connection *c, const char *path) {
     static const char bearer[] = "Bearer ";
-    if (!h->options.api_key || strcmp(path, "/health") == 0) {
+    if (!h->options.api_key || strcmp(path, "/health") == 0 || strcmp(path, "/") == 0) {
         return true;
     }
     const char *given =

@@ -10,7 +10,8 @@ struct http; /* opaque */
 struct http_options {
     const char *host;    /* to bind to: a name or an address */
     int port;            /* 0: a free one */
-    const char *api_key; /* "Authorization: Bearer KEY" is asked of all but /health; NULL: none */
+    const char *api_key; /* "Authorization: Bearer KEY" is asked of all but /health and the
+                          * page; NULL: none */
     bool json_log;       /* the access log, on stderr */
 };
 
@@ -21,6 +22,7 @@ struct http_answer {
     struct buffer body; /* moved out */
     const char *allow;  /* with 405; static */
     int retry_after;    /* seconds; 0: none */
+    const char *policy; /* Content-Security-Policy; static. NULL: none */
     struct job *job;    /* moved out, with its reference; NULL: the body is the answer */
 };
 

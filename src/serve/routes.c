@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "serve/page.h"
 #include "serve/server_impl.h"
 
 struct route {
@@ -190,7 +191,15 @@ static void post_detokenize(struct server *s, const char *body, size_t n, struct
     json_decref(root);
 }
 
+static void get_page(struct server *s, const char *body, size_t n, struct http_answer *out) {
+    (void)s, (void)body, (void)n;
+    out->type = "text/html; charset=utf-8";
+    out->policy = page_policy;
+    (void)buffer_append(&out->body, page_html, page_size, NULL);
+}
+
 static const struct route routes[] = {
+    {"GET", "/", get_page, false},
     {"GET", "/health", get_health, false},
     {"GET", "/metrics", get_metrics, false},
     {"GET", "/ranks", get_ranks, false},

@@ -204,6 +204,9 @@ class Requests(unittest.TestCase):
         self.assertEqual(self.server.ask("POST", "/v1/completions", b"x" * (9 << 20))[0], 413)
 
     def test_views(self):
+        status, page = self.server.ask("GET", "/")
+        self.assertEqual((status, page[:15]), (200, "<!DOCTYPE html>"))
+        self.assertNotIn("http://", re.sub(r"http://www.w3.org/\S*", "", page))  # nothing from elsewhere
         self.assertEqual(self.server.ask("GET", "/health"), (200, {"status": "ready"}))
         models = self.server.ask("GET", "/v1/models")[1]
         self.assertEqual([m["id"] for m in models["data"]], ["kjv-qwen3-3m"])
