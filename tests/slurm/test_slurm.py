@@ -20,6 +20,23 @@ SBATCH = os.path.join(ROOT, "scripts", "slurm", "lockstep.sbatch")
 # One core a rank: the virtual nodes do not know that they share this machine's cores, and lockstep
 # would start as many threads on each as the whole machine can run.
 SRUN = ["srun", "--mpi=pmix", "--kill-on-bad-exit=1", "--cpus-per-task=1"]
+SERVE_SBATCH = os.path.join(ROOT, "scripts", "slurm", "lockstep-serve.sbatch")
+# Stands in for a server of two ranks: says where it listens, and takes its time to end.
+SERVER = """#!/usr/bin/env python3
+import os, signal, sys, time
+asked = []
+signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
+rank, words = os.environ["SLURM_PROCID"], sys.argv
+if rank == "0":
+    with open(words[words.index("--port-file") + 1], "w") as f:
+        f.write("127.0.0.1:1")
+end = time.monotonic() + 30
+while not asked and time.monotonic() < end:
+    time.sleep(0.02)
+time.sleep(1)
+print("rank", rank, "drained" if asked else "waited in vain", *words[1:2], *words[-2:])
+sys.exit(3 if rank == "0" else 0)
+"""
 PROMPT = ["--prompt", "In the beginning", "--max-tokens", "24"]
 LOCKSTEP = None
 
@@ -90,6 +107,28 @@ class TestSlurm(unittest.TestCase):
         code, out, err = self.submit([], [])
         self.assertEqual(code, 0, err)
         self.assertTrue(out.startswith(self.expected.rstrip("\n")), out)
+
+    def test_sbatch_script_of_the_server_drains(self):
+        folder = self.cluster.path("serve")
+        os.mkdir(folder)
+        server = os.path.join(folder, "server")
+        with open(server, "w", encoding="utf-8") as f:
+            f.write(SERVER)
+        os.chmod(server, 0o755)
+        job = self.run_ok(["sbatch", "--parsable", SERVE_SBATCH, "--model", "a model"], cwd=folder,
+                          env=dict(self.cluster.env, LOCKSTEP=server)).strip()
+        port_file = os.path.join(folder, f"lockstep-serve-{job}.port")
+        deadline = time.monotonic() + 20
+        while not os.path.exists(port_file) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.5)  # rank 1 may be slower to catch signals
+        self.run_ok(["scancel", "--batch", "--signal=TERM", job])
+        code = self.cluster.wait_for_job(job, 30)
+        with open(os.path.join(folder, f"lockstep-serve-{job}.out"), encoding="utf-8") as f:
+            out = sorted(f.read().splitlines())
+        self.assertEqual(out, [f"rank {r} drained serve --model a model" for r in (0, 1)])
+        self.assertEqual(code, 3)  # what the server says is what the job says
+        self.assertFalse(os.path.exists(port_file))
 
     def test_exit_code_of_a_usage_error(self):
         words = ["generate", "--model", "/nonexistent", *PROMPT]
