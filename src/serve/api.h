@@ -8,6 +8,7 @@
 
 #include "base/buffer.h"
 #include "leader/generation.h"
+#include "serve/chat_output.h"
 #include "text/tokenizer.h"
 
 enum api_kind { API_CHAT, API_COMPLETION };
@@ -38,6 +39,7 @@ struct api_request {
     struct generate_request generate;
     bool stream, include_usage;
     bool logprobs;            /* wanted in the reply, n of generate.top_logprobs each */
+    bool reasoning, tools;    /* a chat whose answer may think, and call tools */
     struct token_list prompt; /* owns */
     char **stops;             /* owns [generate.n_stop], and what they point to */
 };
@@ -58,7 +60,10 @@ struct api_reply {
     const struct api_model *model;
     bool stream, include_usage, logprobs;
     int n_prompt, n_generated;
-    struct buffer text; /* owns: the whole text so far, where it does not stream */
+    struct chat_output output; /* owns: takes a chat's text apart */
+    int n_call;                /* tools called so far */
+    /* owns: all of it so far, where it does not stream; calls as JSON with commas between */
+    struct buffer text, reasoning, calls;
     /* owns: log-probabilities that have yet to go out, as JSON with commas between. Chat: entries;
      * completions: tokens, token_logprobs, top_logprobs, text_offset. */
     struct buffer lists[4];

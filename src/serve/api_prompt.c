@@ -126,6 +126,8 @@ bool api_read_chat(struct api_request *out, json_t *body, const struct api_model
                            &text, &why) ||
                api_refuse_failure(e, NULL, &why)) &&
               encode(out, model, (const char *)text.data, text.size, false, "messages", e);
+    out->reasoning = kind == CHAT_QWEN3;
+    out->tools = json_array_size(tools) > 0; /* else the template had refused them */
     buffer_finish(&text);
     return ok;
 }

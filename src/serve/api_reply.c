@@ -9,12 +9,23 @@
 /* Indices of api_reply.lists: a chat's, and a completion's. */
 enum { ENTRIES = 0, TOKENS = 0, TOKEN_LOGPROBS, TOP_LOGPROBS, TEXT_OFFSET, N_LIST };
 
-bool api_reply_init(struct api_reply *r, const struct api_request *q, const struct api_model *model,
-                    struct error *err) {
-    unsigned char bytes[12];
+enum { ID_BYTES = 12 };
+
+/* The prefix and 24 hex digits that no other id has. */
+static bool make_id(char *out, size_t size, const char *prefix, struct error *err) {
+    unsigned char bytes[ID_BYTES];
     if (getrandom(bytes, sizeof bytes, 0) != sizeof bytes) {
         return error_set(err, ERROR_INTERNAL, "cannot get random bytes for an id");
     }
+    int at = snprintf(out, size, "%s", prefix);
+    for (size_t i = 0; i < sizeof bytes; i++) {
+        at += snprintf(out + at, size - (size_t)at, "%02x", bytes[i]);
+    }
+    return true;
+}
+
+bool api_reply_init(struct api_reply *r, const struct api_request *q, const struct api_model *model,
+                    struct error *err) {
     *r = (struct api_reply){
         .kind = q->kind,
         .created = (int64_t)time(NULL),
@@ -22,16 +33,16 @@ bool api_reply_init(struct api_reply *r, const struct api_request *q, const stru
         .stream = q->stream,
         .include_usage = q->include_usage,
         .logprobs = q->logprobs,
+        .output = {.reasoning = q->reasoning, .tools = q->tools},
     };
-    int at = snprintf(r->id, sizeof r->id, q->kind == API_CHAT ? "chatcmpl-" : "cmpl-");
-    for (size_t i = 0; i < sizeof bytes; i++) {
-        at += snprintf(r->id + at, sizeof r->id - (size_t)at, "%02x", bytes[i]);
-    }
-    return true;
+    return make_id(r->id, sizeof r->id, q->kind == API_CHAT ? "chatcmpl-" : "cmpl-", err);
 }
 
 void api_reply_finish(struct api_reply *r) {
+    chat_output_finish(&r->output);
     buffer_finish(&r->text);
+    buffer_finish(&r->reasoning);
+    buffer_finish(&r->calls);
     for (int i = 0; i < N_LIST; i++) {
         buffer_finish(&r->lists[i]);
     }
@@ -154,7 +165,10 @@ static bool put_logprobs(struct api_reply *r, struct buffer *out, struct error *
 /* ---- replies ---- */
 
 /* An interrupted text is cut short, which OpenAI's clients know by no other name. */
-static const char *reason(const struct generation_event *event) {
+static const char *reason(const struct api_reply *r, const struct generation_event *event) {
+    if (event->finish == FINISH_STOP && r->n_call > 0) {
+        return "tool_calls";
+    }
     return finish_reason_name(event->finish == FINISH_INTERRUPTED ? FINISH_LENGTH : event->finish);
 }
 
@@ -174,18 +188,43 @@ static bool put_usage(const struct api_reply *r, struct buffer *out, struct erro
                          r->n_prompt, r->n_generated, r->n_prompt + r->n_generated);
 }
 
+/* {"role":"assistant","content":...} */
+static bool put_message(const struct api_reply *r, struct buffer *out, struct error *err) {
+    bool ok = put(out, "{\"role\":\"assistant\",\"content\":", err) &&
+              (r->n_call > 0 && r->text.size == 0
+                   ? put(out, "null", err)
+                   : api_put_string(out, (const char *)r->text.data, r->text.size, err));
+    if (ok && r->reasoning.size > 0) {
+        ok = put(out, ",\"reasoning_content\":", err) &&
+             api_put_string(out, (const char *)r->reasoning.data, r->reasoning.size, err);
+    }
+    if (ok && r->n_call > 0) {
+        ok = put(out, ",\"tool_calls\":[", err) &&
+             buffer_append(out, r->calls.data, r->calls.size, err) && put(out, "]", err);
+    }
+    return ok && put(out, "}", err);
+}
+
 static bool put_whole(struct api_reply *r, const struct generation_event *event, struct buffer *out,
                       struct error *err) {
     bool chat = r->kind == API_CHAT;
     return put_head(r, chat ? "chat.completion" : "text_completion", out, err) &&
-           put(out,
-               chat ? "{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":"
-                    : "{\"index\":0,\"text\":",
-               err) &&
-           api_put_string(out, (const char *)r->text.data, r->text.size, err) &&
-           put(out, chat ? "}" : "", err) && put_logprobs(r, out, err) &&
-           buffer_printf(out, err, ",\"finish_reason\":\"%s\"}]", reason(event)) &&
+           put(out, chat ? "{\"index\":0,\"message\":" : "{\"index\":0,\"text\":", err) &&
+           (chat ? put_message(r, out, err)
+                 : api_put_string(out, (const char *)r->text.data, r->text.size, err)) &&
+           put_logprobs(r, out, err) &&
+           buffer_printf(out, err, ",\"finish_reason\":\"%s\"}]", reason(r, event)) &&
            put_usage(r, out, err) && put(out, "}", err);
+}
+
+/* "id":...,"type":"function","function":{...} */
+static bool put_call(const struct tool_call *c, struct buffer *out, struct error *err) {
+    char id[40];
+    return make_id(id, sizeof id, "call_", err) &&
+           buffer_printf(out, err,
+                         "\"id\":\"%s\",\"type\":\"function\",\"function\":{\"name\":", id) &&
+           api_put_text(out, c->name, err) && put(out, ",\"arguments\":", err) &&
+           api_put_string(out, c->arguments, c->n_arguments, err) && put(out, "}", err);
 }
 
 /* ---- chunks ---- */
@@ -214,22 +253,34 @@ static bool put_role_chunk(const struct api_reply *r, struct buffer *out, struct
 
 static bool put_text_chunk(struct api_reply *r, const char *text, size_t n, struct buffer *out,
                            struct error *err) {
-    bool chat = r->kind == API_CHAT;
-    return put_chunk_head(r, out, err) &&
-           put(out,
-               chat ? "{\"index\":0,\"delta\":{\"content\":" : "{\"index\":0,\"text\":", err) &&
-           api_put_string(out, text, n, err) && put(out, chat ? "}" : "", err) &&
-           put_logprobs(r, out, err) && put_chunk_tail(r, NULL, out, err);
+    return put_chunk_head(r, out, err) && put(out, "{\"index\":0,\"text\":", err) &&
+           api_put_string(out, text, n, err) && put_logprobs(r, out, err) &&
+           put_chunk_tail(r, NULL, out, err);
 }
 
-static bool put_last_chunks(const struct api_reply *r, const struct generation_event *event,
+static bool put_chat_chunk(struct api_reply *r, const struct chat_part *part, struct buffer *out,
+                           struct error *err) {
+    bool ok = put_chunk_head(r, out, err) && put(out, "{\"index\":0,\"delta\":{", err);
+    if (ok && part->kind == CHAT_CALL) {
+        ok = buffer_printf(out, err, "\"tool_calls\":[{\"index\":%d,", r->n_call) &&
+             put_call(part->call, out, err) && put(out, "}]", err);
+    } else if (ok) {
+        ok =
+            put(out, part->kind == CHAT_CONTENT ? "\"content\":" : "\"reasoning_content\":", err) &&
+            api_put_string(out, part->text, part->n, err);
+    }
+    return ok && put(out, "}", err) && put_logprobs(r, out, err) &&
+           put_chunk_tail(r, NULL, out, err);
+}
+
+static bool put_last_chunks(struct api_reply *r, const struct generation_event *event,
                             struct buffer *out, struct error *err) {
     bool ok = put_chunk_head(r, out, err) &&
               put(out,
                   r->kind == API_CHAT ? "{\"index\":0,\"delta\":{},\"logprobs\":null"
                                       : "{\"index\":0,\"text\":\"\",\"logprobs\":null",
                   err) &&
-              put_chunk_tail(r, reason(event), out, err);
+              put_chunk_tail(r, reason(r, event), out, err);
     if (ok && r->include_usage) {
         ok = put_chunk_head(r, out, err) && put(out, "]", err) && put_usage(r, out, err) &&
              put(out, "}\n\n", err);
@@ -237,24 +288,71 @@ static bool put_last_chunks(const struct api_reply *r, const struct generation_e
     return ok && put(out, "data: [DONE]\n\n", err);
 }
 
+/* ---- events ---- */
+
+struct target {
+    struct api_reply *r;
+    struct buffer *out;
+};
+
+/* Keeps a part of a chat for the whole reply. */
+static bool keep_part(struct api_reply *r, const struct chat_part *part, struct error *err) {
+    if (part->kind != CHAT_CALL) {
+        struct buffer *to = part->kind == CHAT_CONTENT ? &r->text : &r->reasoning;
+        return buffer_append(to, part->text, part->n, err);
+    }
+    return put(&r->calls, r->n_call > 0 ? ",{" : "{", err) &&
+           put_call(part->call, &r->calls, err) && put(&r->calls, "}", err);
+}
+
+static bool on_part(void *user, const struct chat_part *part, struct error *err) {
+    const struct target *t = user;
+    bool ok = t->r->stream ? put_chat_chunk(t->r, part, t->out, err) : keep_part(t->r, part, err);
+    t->r->n_call += part->kind == CHAT_CALL;
+    return ok;
+}
+
+static bool put_chat(struct api_reply *r, const struct generation_event *event, bool last,
+                     struct buffer *out, struct error *err) {
+    static const struct chat_part nothing = {.kind = CHAT_CONTENT, .text = ""};
+    struct target t = {r, out};
+    return (event->n_text == 0 ||
+            chat_output_push(&r->output, event->text, event->n_text, on_part, &t, err)) &&
+           (!last || chat_output_flush(&r->output, on_part, &t, err)) &&
+           (!last || !r->stream || r->lists[0].size == 0 || put_chat_chunk(r, &nothing, out, err));
+}
+
+static bool put_text(struct api_reply *r, const struct generation_event *event, bool last,
+                     struct buffer *out, struct error *err) {
+    if (!r->stream) {
+        return buffer_append(&r->text, event->text, event->n_text, err);
+    }
+    return (event->n_text == 0 && !(last && r->lists[0].size > 0)) ||
+           put_text_chunk(r, event->text, event->n_text, out, err);
+}
+
 /* Log-probabilities wait for the text that their tokens became, as long as there will be some. */
-static bool put_chunks(struct api_reply *r, const struct generation_event *event,
-                       struct buffer *out, struct error *err) {
-    bool last = event->finished || event->error;
-    if (!r->begun && r->kind == API_CHAT && !event->error && !put_role_chunk(r, out, err)) {
+static bool put_event(struct api_reply *r, const struct generation_event *event, struct buffer *out,
+                      struct error *err) {
+    bool last = event->finished || event->error, chat = r->kind == API_CHAT;
+    if (event->error && !r->begun) {
+        return true;
+    }
+    if (r->stream && chat && !r->begun && !put_role_chunk(r, out, err)) {
         return false;
     }
-    r->begun = r->begun || !event->error;
-    if ((event->n_text > 0 || (last && r->lists[0].size > 0)) && r->begun &&
-        !put_text_chunk(r, event->text, event->n_text, out, err)) {
-        return false;
+    r->begun = true;
+    return (chat ? put_chat : put_text)(r, event, last, out, err);
+}
+
+static bool put_end(struct api_reply *r, const struct generation_event *event, struct buffer *out,
+                    struct error *err) {
+    struct api_error e;
+    if (!event->error) {
+        return !event->finished || (r->stream ? put_last_chunks : put_whole)(r, event, out, err);
     }
-    if (event->error) {
-        struct api_error e;
-        api_error_from(&e, event->error);
-        return api_error_event(&e, out, err);
-    }
-    return !event->finished || put_last_chunks(r, event, out, err);
+    api_error_from(&e, event->error);
+    return !r->stream || api_error_event(&e, out, err);
 }
 
 bool api_reply_event(struct api_reply *r, const struct generation_event *event, struct buffer *out,
@@ -262,15 +360,9 @@ bool api_reply_event(struct api_reply *r, const struct generation_event *event, 
     size_t before = out->size;
     r->n_prompt = event->n_prompt;
     r->n_generated = event->n_generated;
-    bool ok =
-        !event->has_token || !r->logprobs ||
-        (r->kind == API_CHAT ? add_chat_entry(r, event, err) : add_completion_entry(r, event, err));
-    if (ok && r->stream) {
-        ok = put_chunks(r, event, out, err);
-    } else if (ok && !event->error) {
-        ok = buffer_append(&r->text, event->text, event->n_text, err) &&
-             (!event->finished || put_whole(r, event, out, err));
-    }
+    bool ok = (!event->has_token || !r->logprobs ||
+               (r->kind == API_CHAT ? add_chat_entry : add_completion_entry)(r, event, err)) &&
+              put_event(r, event, out, err) && put_end(r, event, out, err);
     if (!ok) {
         out->size = before;
     }

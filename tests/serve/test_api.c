@@ -74,6 +74,8 @@ static void tools_are_rendered(void **state) {
     parse(&q[0], API_CHAT, CHAT(""));
     parse(&q[1], API_CHAT, CHAT(",\"tools\":[{\"type\":\"function\"}],\"tool_choice\":\"auto\""));
     assert_true(q[1].prompt.n > q[0].prompt.n + 20);
+    assert_true(q[0].reasoning && q[1].reasoning); /* Qwen3 */
+    assert_true(q[1].tools && !q[0].tools);
     api_request_finish(&q[0]);
     api_request_finish(&q[1]);
 }
