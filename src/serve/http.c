@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "format/show.h"
 
 enum {
     MAX_BODY = 8 << 20,
@@ -34,7 +35,7 @@ struct http {
 /* One request of a connection, from its first line to its last byte. */
 struct exchange {
     struct buffer body;
-    bool too_large;
+    bool denied, too_large; /* then the body is not kept */
     struct job *job;
     int status; /* answered with; 0: not yet */
     double start;
@@ -49,12 +50,13 @@ static void log_access(const struct http *h, const struct exchange *x) {
     struct tm utc;
     strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
     double seconds = clock_now() - x->start;
+    struct shown path = show_text(x->path); /* it may hold newlines, or anything */
     if (!h->options.json_log) {
-        fprintf(stderr, "%s %s %s %d %.3f s\n", when, x->method, x->path, x->status, seconds);
+        fprintf(stderr, "%s %s %s %d %.3f s\n", when, x->method, path.text, x->status, seconds);
         return;
     }
     json_t *line = json_pack("{s:s, s:s, s:s, s:i, s:f}", "time", when, "method", x->method, "path",
-                             x->path, "status", x->status, "seconds", seconds);
+                             path.text, "status", x->status, "seconds", seconds);
     char *text = line ? json_dumps(line, JSON_COMPACT | JSON_REAL_PRECISION(6)) : NULL;
     fprintf(stderr, "%s\n", text ? text : "{}");
     free(text);
@@ -74,6 +76,9 @@ static enum MHD_Result send_body(struct MHD_Connection *c, struct exchange *x,
     }
     MHD_add_response_header(r, MHD_HTTP_HEADER_CONTENT_TYPE,
                             a->type ? a->type : "application/json");
+    if (a->status == MHD_HTTP_UNAUTHORIZED) {
+        MHD_add_response_header(r, MHD_HTTP_HEADER_WWW_AUTHENTICATE, "Bearer");
+    }
     if (a->allow) {
         MHD_add_response_header(r, MHD_HTTP_HEADER_ALLOW, a->allow);
     }
@@ -186,7 +191,7 @@ static bool may_enter(const struct http *h, struct MHD_Connection *c, const char
 static enum MHD_Result answer(struct http *h, struct MHD_Connection *c, struct exchange *x,
                               const char *method, const char *path) {
     struct http_answer a = {.status = MHD_HTTP_OK};
-    if (!may_enter(h, c, path)) {
+    if (x->denied) {
         return send_error(c, x, MHD_HTTP_UNAUTHORIZED, "invalid_api_key",
                           "this server wants its API key, as 'Authorization: Bearer KEY'");
     }
@@ -219,11 +224,16 @@ static enum MHD_Result on_request(void *user, struct MHD_Connection *c, const ch
         x->start = clock_now();
         snprintf(x->method, sizeof x->method, "%s", method);
         snprintf(x->path, sizeof x->path, "%s", path);
+        x->denied = !may_enter(h, c, path);
         return MHD_YES;
     }
     if (*upload_size > 0) {
-        x->too_large = x->too_large || x->body.size + *upload_size > MAX_BODY ||
-                       !buffer_append(&x->body, upload, *upload_size, NULL);
+        x->too_large = x->too_large || x->body.size + *upload_size > MAX_BODY;
+        if (x->denied || x->too_large) {
+            buffer_finish(&x->body);
+        } else {
+            x->too_large = !buffer_append(&x->body, upload, *upload_size, NULL);
+        }
         *upload_size = 0;
         return MHD_YES;
     }

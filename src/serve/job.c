@@ -1,9 +1,9 @@
 #include "serve/job.h"
 
 #include <microhttpd.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 
 #include "base/clock.h"
 
@@ -46,14 +46,26 @@ static void resume(struct job *j) {
     }
 }
 
+/* Under the lock. The bytes to send; with too many of them unsent, the end of the stream. */
+static bool put_bytes(struct job *j, const struct buffer *bytes) {
+    struct api_error e;
+    j->last_output = clock_now();
+    if (!j->request.stream || j->out.size - j->sent <= JOB_MAX_UNSENT) {
+        return buffer_append(&j->out, bytes->data, bytes->size, NULL);
+    }
+    api_refuse(&e, MHD_HTTP_SERVICE_UNAVAILABLE, "slow_reader", NULL, NULL,
+               "the stream ends here: it was read too slowly, and %d bytes of it wait",
+               JOB_MAX_UNSENT);
+    (void)api_error_event(&e, &j->out, NULL);
+    return false;
+}
+
 bool job_put(struct job *j, int status, const struct buffer *bytes, bool done) {
     bool ok = true;
     pthread_mutex_lock(&j->lock);
     j->status = j->status ? j->status : status;
     if (bytes && bytes->size && !j->gone) {
-        bool streams = j->request.stream && j->out.size - j->sent > JOB_MAX_UNSENT;
-        ok = !streams && buffer_append(&j->out, bytes->data, bytes->size, NULL);
-        j->last_output = clock_now();
+        ok = put_bytes(j, bytes);
     }
     j->done = j->done || done || !ok;
     resume(j);
@@ -61,12 +73,13 @@ bool job_put(struct job *j, int status, const struct buffer *bytes, bool done) {
     return ok;
 }
 
-/* A suspended connection notices nothing by itself, so its socket is asked. It cannot be closed
- * meanwhile, as only a connection that is not suspended is. */
+/* A suspended connection notices nothing by itself, so its socket is asked: not for bytes, which
+ * may stand there unread before the end. It cannot be closed meanwhile, as only a connection that
+ * is not suspended is. */
 bool job_is_gone(struct job *j) {
-    char byte;
     pthread_mutex_lock(&j->lock);
-    if (j->suspended && recv(j->socket, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0) {
+    struct pollfd fd = {.fd = j->socket, .events = POLLRDHUP};
+    if (j->suspended && poll(&fd, 1, 0) > 0) { /* hung up, or reset */
         j->gone = j->done = true;
         j->status = j->status ? j->status : JOB_CLIENT_GONE; /* nobody reads it; but it ends */
         resume(j);

@@ -46,7 +46,7 @@ void job_release(struct job *j);
 
 /* ---- the main thread ---- */
 /* Appends bytes (NULL: none), sets the status where it is 0, and resumes the connection. Bytes for
- * one who does not read them end the stream: false. */
+ * one who does not read them end the stream with an error event instead: false. */
 bool job_put(struct job *j, int status, const struct buffer *bytes, bool done);
 /* Whether the client is gone: it said so, or its socket does. */
 bool job_is_gone(struct job *j);

@@ -1,6 +1,7 @@
 #include "serve/metrics.h"
 
 #include <inttypes.h>
+#include <string.h>
 
 static const double bounds[METRIC_BUCKETS] = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1,
                                               0.25,  0.5,    1,     2.5,  5,     10,   60};
@@ -89,8 +90,18 @@ static bool scheduler_text(const struct scheduler_stats *s, const char *model, s
                   s->leader_seconds, err);
 }
 
-bool metrics_text(const struct metrics *m, const char *model, struct buffer *out,
-                  struct error *err) {
+/* A label's value, as the format quotes it. */
+static bool quote(struct buffer *out, const char *text, struct error *err) {
+    bool ok = true;
+    for (; ok && *text; text++) {
+        ok = *text == '\n' ? buffer_append(out, "\\n", 2, err)
+                           : (!strchr("\\\"", *text) || buffer_append(out, "\\", 1, err)) &&
+                                 buffer_append(out, text, 1, err);
+    }
+    return ok && buffer_append(out, "", 1, err);
+}
+
+static bool all(const struct metrics *m, const char *model, struct buffer *out, struct error *err) {
     return scheduler_text(&m->scheduler, model, out, err) && ends(m, model, out, err) &&
            histogram(out, "time_to_first_token_seconds",
                      "From a request's arrival to its first token.", model,
@@ -99,4 +110,12 @@ bool metrics_text(const struct metrics *m, const char *model, struct buffer *out
                      model, &m->times[METRIC_PER_TOKEN], err) &&
            histogram(out, "e2e_request_latency_seconds", "From arrival to the last token.", model,
                      &m->times[METRIC_REQUEST], err);
+}
+
+bool metrics_text(const struct metrics *m, const char *model, struct buffer *out,
+                  struct error *err) {
+    struct buffer quoted = {0};
+    bool ok = quote(&quoted, model, err) && all(m, (const char *)quoted.data, out, err);
+    buffer_finish(&quoted);
+    return ok;
 }

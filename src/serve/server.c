@@ -121,6 +121,9 @@ static void on_event(void *user, const struct generation_event *event) {
     } else if (!ok) { /* nobody reads it, or it cannot be told */
         scheduler_cancel(s->scheduler, j->ticket);
         j->ticket = NULL;
+        pthread_mutex_lock(&s->lock);
+        s->metrics.failed++;
+        pthread_mutex_unlock(&s->lock);
     }
 }
 

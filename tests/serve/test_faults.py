@@ -1,0 +1,136 @@
+#!/usr/bin/env python3
+"""`lockstep serve` when clients misbehave and ranks fail; and chats, from the first byte to the last.
+
+    test_faults.py LOCKSTEP MPIRUN
+"""
+import json
+import os
+import re
+import signal
+import socket
+import struct
+import sys
+import time
+import unittest
+
+import test_server
+from test_server import SLOW, Server, completion, ranks_of
+
+CHATTY = os.path.join(os.environ["LOCKSTEP_TEST_DATA"], "tiny-qwen3")
+
+
+def raw_request(port, body, path="/v1/completions"):
+    """A socket on which a request is sent, and nothing is read."""
+    text = json.dumps(body)
+    s = socket.create_connection(("127.0.0.1", port), timeout=30)
+    s.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(text)}\r\n\r\n{text}".encode())
+    return s
+
+
+class Clients(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.server = Server("--max-batch", "1", "--served-model-name", 'a"b', *SLOW)
+
+    @classmethod
+    def tearDownClass(cls):
+        code, said = cls.server.stop()
+        assert code == 0, said
+
+    def assert_freed(self, cancelled):
+        self.server.wait_for("request_cancelled_total", cancelled)
+        self.server.wait_for("num_requests_running", 0)
+        self.assertEqual(self.server.metric("num_requests_waiting"), 0)
+        self.assertEqual(self.server.metric("kv_cache_usage_perc"), 0)
+
+    def test_hang_up_behind_unread_bytes(self):
+        """What a client sends after its request does not hide that it goes away."""
+        before = self.server.metric("request_cancelled_total")
+        s = raw_request(self.server.port, completion(tokens=1000, ignore_eos=True))
+        self.server.wait_for("num_requests_running", 1)
+        s.sendall(b"\r\n\r\n")
+        s.close()
+        self.assert_freed(before + 1)
+
+    def test_resets(self):
+        """One that runs and one that waits, reset with their answers unread."""
+        before = self.server.metric("request_cancelled_total")
+        sockets = []
+        for waiting in (0, 1):
+            s = raw_request(self.server.port, completion(tokens=1000, ignore_eos=True, stream=True))
+            self.assertTrue(s.recv(16).startswith(b"HTTP/1.1 200"))
+            self.server.wait_for("num_requests_waiting", waiting)
+            sockets.append(s)
+        for s in reversed(sockets):
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            s.close()
+        self.assert_freed(before + 2)
+
+    def test_the_log_is_a_line_a_request(self):
+        self.server.ask("GET", "/x%0A2026-01-01T00:00:00Z%20GET%20/forged%20200")
+        self.assertNotRegex(self.server.said(), r"(?m)^2026-01-01T00:00:00Z")
+        self.assertRegex(self.server.said(), r"(?m)^\S+ GET /x\?2026-01-01T\S+ GET /forged 200 404 ")
+
+    def test_metrics_are_quoted(self):
+        text = self.server.ask("GET", "/metrics")[1]
+        for line in text.splitlines():
+            self.assertRegex(line, r'^(# (HELP|TYPE) lockstep_\w+ .+'
+                                   r'|lockstep_\w+\{model_name="a\\"b"(,\w+="[^"]*")?\} [-+.e\d]+)$')
+
+
+class Ranks(unittest.TestCase):
+    def test_a_stopped_rank(self):
+        """A step that fails: the stream ends with an error that names the rank, and the run with its
+        exit code."""
+        server = Server("--timeout", "2", *SLOW)
+        s = raw_request(server.port, completion(tokens=1000, ignore_eos=True, stream=True))
+        server.wait_for("num_requests_running", 1)
+        worker = ranks_of(server.process.pid)[1]
+        os.kill(worker, signal.SIGSTOP)
+        text = b""
+        while piece := s.recv(65536):
+            text += piece
+        s.close()
+        self.assertNotIn(b"[DONE]", text)
+        error = json.loads(re.findall(rb"data: (.*)", text)[-1])["error"]
+        self.assertIn("rank ", error["message"])
+        self.assertIn(error["type"], ("deadline", "rank_lost"))
+        code = server.process.wait(timeout=30)
+        said = server.said()
+        self.assertIn(code, (4, 5), said)
+        self.assertRegex(said, r"lockstep: .*rank 1")
+        deadline = time.monotonic() + 10
+        while os.path.exists(f"/proc/{worker}"):
+            self.assertLess(time.monotonic(), deadline, "the worker is left")
+            time.sleep(0.05)
+        server.stop()
+
+
+class Chats(unittest.TestCase):
+    def test_whole_and_streamed(self):
+        server = Server("--model", CHATTY)
+        path = "/v1/chat/completions"
+        body = {"messages": [{"role": "user", "content": "Hi"}], "max_completion_tokens": 24, "seed": 1,
+                "stream_options": {"include_usage": True}, "logprobs": True, "top_logprobs": 2}
+        for more in ({}, {"temperature": 0}, {"chat_template_kwargs": {"enable_thinking": False}},
+                     {"tools": [{"type": "function", "function": {"name": "f"}}]}):
+            with self.subTest(**more):
+                status, whole = server.ask("POST", path, {**body, **more})
+                self.assertEqual((status, whole["object"]), (200, "chat.completion"))
+                choice = whole["choices"][0]
+                *chunks, last = server.stream(path, {**body, **more})
+                deltas = [c["choices"][0] for c in chunks]
+                self.assertEqual(deltas[0]["delta"], {"role": "assistant", "content": ""})
+                self.assertEqual("".join(d["delta"].get("content", "") for d in deltas),
+                                 choice["message"]["content"])
+                self.assertEqual(sum((d["logprobs"]["content"] for d in deltas if d["logprobs"]), []),
+                                 choice["logprobs"]["content"])
+                self.assertEqual(deltas[-1]["finish_reason"], choice["finish_reason"])
+                self.assertEqual((last["choices"], last["usage"]), ([], whole["usage"]))
+                self.assertEqual(len(choice["logprobs"]["content"]), whole["usage"]["completion_tokens"])
+        self.assertEqual(server.stop()[0], 0)
+
+
+if __name__ == "__main__":
+    test_server.LOCKSTEP, test_server.MPIRUN = os.path.abspath(sys.argv[1]), sys.argv[2]
+    unittest.main(argv=sys.argv[:1], verbosity=2)
