@@ -18,6 +18,7 @@ import unittest
 
 PROMPT = "And it came to pass"
 # So that what shall happen while a request runs can. The text is the same.
+MANY = 10 if os.environ.get("LOCKSTEP_TEST_SHORT") else 24  # requests at once
 SLOW = ("--isa", "generic", "--threads", "1")
 
 
@@ -160,9 +161,9 @@ class Requests(unittest.TestCase):
     def test_side_by_side(self):
         """Many at once, more than the batch holds: each as if it were alone."""
         bodies = [completion(PROMPT + " that" * i, 8 + i, seed=i, temperature=i % 3 * 0.5,
-                             logprobs=2 if i % 2 else None) for i in range(24)]
+                             logprobs=2 if i % 2 else None) for i in range(MANY)]
         alone = [self.server.ask("POST", "/v1/completions", b)[1]["choices"] for b in bodies]
-        with concurrent.futures.ThreadPoolExecutor(24) as pool:
+        with concurrent.futures.ThreadPoolExecutor(MANY) as pool:
             amid = list(pool.map(lambda b: self.server.ask("POST", "/v1/completions", b)[1]["choices"],
                                  bodies))
         self.assertEqual(amid, alone)
