@@ -140,7 +140,9 @@ static const char *name_of(struct serve_options *o, const char *dir) {
 }
 
 static bool lead(struct pool *pool, void *user, struct error *err) {
-    return server_run(user, pool, err);
+    struct server_options *o = user;
+    o->interrupt_fd = launch_interrupt_fd(); /* there is one only now */
+    return server_run(o, pool, err);
 }
 
 static bool run(struct serve_options *o, struct error *err) {

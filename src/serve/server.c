@@ -257,6 +257,7 @@ static bool serve(struct server *s, struct error *err) {
         take_inbox(s);
         bool any = look_after_jobs(s);
         if (scheduler_idle(s->scheduler)) {
+            note_stats(s); /* somebody may just have been called off */
             nap(s, any);
         } else if (!scheduler_step(s->scheduler, err)) {
             return false;

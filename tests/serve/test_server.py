@@ -204,6 +204,16 @@ class Requests(unittest.TestCase):
         self.assertEqual(self.server.ask("GET", "/v1/completions")[0], 405)
         self.assertEqual(self.server.ask("POST", "/v1/completions", b"x" * (9 << 20))[0], 413)
 
+    def test_idle(self):
+        """A server with nothing to do uses next to nothing. (The promise is 2 % over a long time.)"""
+        def cpu_seconds():
+            with open(f"/proc/{self.server.leader()}/stat", encoding="utf-8") as f:
+                fields = f.read().rpartition(")")[2].split()
+            return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        before = cpu_seconds()
+        time.sleep(2)
+        self.assertLess(cpu_seconds() - before, 0.2)
+
     def test_views(self):
         status, page = self.server.ask("GET", "/")
         self.assertEqual((status, page[:15]), (200, "<!DOCTYPE html>"))
