@@ -312,6 +312,8 @@ class Start(unittest.TestCase):
                                 ({"Authorization": "Bearer secret"}, 200)):
             self.assertEqual(server.ask("GET", "/v1/models", headers=headers)[0], status)
         self.assertEqual(server.ask("GET", "/health")[0], 200)
+        # the key comes first, and a body without it goes nowhere
+        self.assertEqual(server.ask("POST", "/v1/completions", b"x" * (9 << 20))[0], 401)
         self.assertEqual(server.stop()[0], 0)
 
 
