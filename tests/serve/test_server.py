@@ -64,7 +64,7 @@ class Server:
             return f.read()
 
     def connect(self):
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=180)
 
     def ask(self, method, path, body=None, headers=None):
         """(status, object or text)"""
@@ -134,7 +134,8 @@ class Requests(unittest.TestCase):
 
     def test_text_is_generates(self):
         done = subprocess.run(
-            [LOCKSTEP, "generate", "--prompt", PROMPT, "--temperature", "0", "--max-tokens", "24", "--json"],
+            [LOCKSTEP, "generate", "--prompt", PROMPT, "--temperature", "0", "--max-tokens", "24", "--json",
+             "--threads", "1"],
             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=True)
         want = json.loads(done.stdout)
         status, got = self.server.ask("POST", "/v1/completions", completion())
@@ -235,7 +236,7 @@ class Requests(unittest.TestCase):
 class Endings(unittest.TestCase):
     def test_drain(self):
         """Running requests finish, new ones are refused, and the exit code is 0."""
-        server = Server(*SLOW)
+        server = Server("--drain-timeout", "150", *SLOW)
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             long = pool.submit(server.ask, "POST", "/v1/completions",
                                completion(tokens=400, ignore_eos=True))
