@@ -81,7 +81,26 @@ class Clients(unittest.TestCase):
                                    r'|lockstep_\w+\{model_name="a\\"b"(,\w+="[^"]*")?\} [-+.e\d]+)$')
 
 
+def cpu_seconds(pid):
+    with open(f"/proc/{pid}/stat", encoding="utf-8") as f:
+        return sum(map(int, f.read().rpartition(")")[2].split()[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
 class Ranks(unittest.TestCase):
+    def test_idle(self):
+        """Ranks with nothing to do cost next to nothing, and still hear SIGTERM at once."""
+        server = Server(*SLOW)
+        server.ask("POST", "/v1/completions", completion(tokens=4))
+        time.sleep(1)
+        ranks = ranks_of(server.process.pid).values()
+        before = [cpu_seconds(p) for p in ranks]
+        time.sleep(2)
+        used = [cpu_seconds(p) - b for p, b in zip(ranks, before)]
+        start = time.monotonic()
+        self.assertEqual(server.stop()[0], 0)
+        self.assertLess(time.monotonic() - start, 10)
+        self.assertLess(max(used), 0.3, "seconds of 2")
+
     def test_a_stopped_rank(self):
         """A step that fails: the stream ends with an error that names the rank, and the run with its
         exit code."""

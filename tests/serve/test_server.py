@@ -3,6 +3,7 @@
 
     test_server.py LOCKSTEP MPIRUN
 """
+import atexit
 import concurrent.futures
 import http.client
 import json
@@ -48,6 +49,7 @@ class Server:
         self.process = subprocess.Popen(
             [MPIRUN, "-np", str(np), LOCKSTEP, "serve", "--port", "0", "--port-file", port_file, *words],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self.log)
+        atexit.register(self.abandon)
         deadline = time.monotonic() + 30
         while not os.path.exists(port_file) or os.path.getsize(port_file) == 0:
             assert time.monotonic() < deadline and self.process.poll() is None, self.said()
@@ -57,6 +59,12 @@ class Server:
         while wait and self.ask("GET", "/health")[0] != 200:
             assert time.monotonic() < deadline and self.process.poll() is None, self.said()
             time.sleep(0.02)
+
+    def abandon(self):
+        """So that a test that fails leaves nothing running."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(timeout=20)
 
     def said(self):
         self.log.flush()
