@@ -8,7 +8,7 @@
 #include "cli/launch.h"
 #include "serve/server.h"
 
-enum { N_OWN = 12, MAX_KEY = 4096 };
+enum { N_OWN = 14, MAX_KEY = 4096 };
 
 struct serve_options {
     struct common_options common;
@@ -25,7 +25,7 @@ static int options_table(struct serve_options *o, struct option *table) {
                                         .max_batch = 8,
                                         .prefill_chunk = 256,
                                         .max_waiting = 128,
-                                        .drain_s = 30};
+                                        .drain_s = 25};
     o->log_format = "text";
     const struct option own[N_OWN] = {
         {.type = OPTION_SECTION, .name = "Options of serve"},
@@ -59,6 +59,17 @@ static int options_table(struct serve_options *o, struct option *table) {
          .value = &o->server.model_name,
          .arg = "NAME",
          .help = "the model's name for clients\n(default: its directory's)"},
+        {.type = OPTION_STRING,
+         .name = "model-root",
+         .value = &o->server.model_root,
+         .arg = "DIR",
+         .help = "models below DIR may be loaded over HTTP, too\n(POST /v1/admin/load)"},
+        {.type = OPTION_BYTES,
+         .name = "kv-memory",
+         .value = &o->server.kv_memory,
+         .arg = "SIZE",
+         .help = "of each rank, for the KV cache: 512M, 8G (default: for\n"
+                 "--max-batch whole contexts, or what fits)"},
         {.type = OPTION_INT,
          .name = "max-batch",
          .value = &o->server.max_batch,
@@ -86,7 +97,7 @@ static int options_table(struct serve_options *o, struct option *table) {
          .arg = "SECONDS",
          .min = 0,
          .max = 86400,
-         .help = "for running requests to finish, after SIGTERM\n(default: 30)"},
+         .help = "for running requests to finish, after SIGTERM\n(default: 25)"},
         {.type = OPTION_STRING,
          .name = "log-format",
          .value = &o->log_format,
@@ -141,7 +152,8 @@ static const char *name_of(struct serve_options *o, const char *dir) {
 
 static bool lead(struct pool *pool, void *user, struct error *err) {
     struct server_options *o = user;
-    o->interrupt_fd = launch_interrupt_fd(); /* there is one only now */
+    o->interrupt_fd = launch_interrupt_fd(); /* there are these only now */
+    o->kill_fd = launch_kill_fd();
     return server_run(o, pool, err);
 }
 
@@ -156,6 +168,7 @@ static bool run(struct serve_options *o, struct error *err) {
     s->json_log = strcmp(o->log_format, "json") == 0;
     s->interrupted = launch_interrupted;
     launch_grace(s->drain_s);
+    launch_usr1_ends();
     return launch_run(&o->common, lead, s, err);
 }
 

@@ -13,6 +13,7 @@
 
 #include "base/clock.h"
 #include "cli/launch.h"
+#include "cli/launch_env.h"
 
 enum { GRACE_S = 5 };
 static atomic_int grace_s = GRACE_S;
@@ -20,8 +21,11 @@ static atomic_int grace_s = GRACE_S;
 /* timeout(1) and launchers deliver one wish twice: to the process and to its group. */
 static const double echo_s = 0.5;
 
-static atomic_bool interrupted;
-static int interrupt_fd = -1;
+/* Between mpirun's SIGCONT and its SIGTERM: a second, or what its settings say. */
+static const double ladder_s = 5;
+
+static atomic_bool interrupted, usr1_ends;
+static int interrupt_fd = -1, kill_fd = -1;
 static char who[200];
 
 bool launch_interrupted(void) {
@@ -30,6 +34,14 @@ bool launch_interrupted(void) {
 
 int launch_interrupt_fd(void) {
     return interrupt_fd;
+}
+
+int launch_kill_fd(void) {
+    return kill_fd;
+}
+
+void launch_usr1_ends(void) {
+    atomic_store(&usr1_ends, true);
 }
 
 void launch_grace(double more_s) {
@@ -47,31 +59,52 @@ static void end_process(const char *why) {
 }
 
 static bool means_end(int signal_number) {
-    return signal_number == SIGTERM || signal_number == SIGINT || signal_number == SIGHUP;
+    return signal_number == SIGTERM || signal_number == SIGINT || signal_number == SIGHUP ||
+           (signal_number == SIGUSR1 && atomic_load(&usr1_ends));
 }
 
-static void *read_signals(void *set_) {
-    const sigset_t *set = set_;
-    int got = 0;
-    do {
-        sigwait(set, &got); /* USR1 and USR2, which batch systems send as warnings, are nothing */
-    } while (!means_end(got));
-    atomic_store(&interrupted, true);
+static void raise_fd(int fd) {
     uint64_t one = 1;
-    if (write(interrupt_fd, &one, sizeof one) < 0) {
-        /* the flag is set all the same */
+    if (write(fd, &one, sizeof one) < 0) {
+        /* it is raised already */
     }
-    double first = clock_now();
+}
+
+/* Whether a signal is the middle of mpirun's three; continued: when the last SIGCONT came. */
+static bool is_ladder(int signal_number, double continued) {
+    return signal_number == SIGTERM && clock_now() - continued < ladder_s &&
+           launch_env_read().launcher == LAUNCHER_MPIRUN;
+}
+
+/* The next signal, or 0 after so many seconds. */
+static int next_signal(const sigset_t *set, double seconds) {
+    struct timespec t = {.tv_sec = (time_t)seconds,
+                         .tv_nsec = (long)(1e9 * (seconds - (double)(time_t)seconds))};
+    int got;
+    do {
+        got = isfinite(seconds) ? sigtimedwait(set, NULL, &t) : sigwaitinfo(set, NULL);
+    } while (got < 0 && errno == EINTR);
+    return got < 0 ? 0 : got;
+}
+
+static void *read_signals(void *set) {
+    double first = (double)INFINITY, continued = -(double)INFINITY;
     for (;;) {
-        double left = fmax(first + atomic_load(&grace_s) - clock_now(), 0);
-        struct timespec t = {.tv_sec = (time_t)left,
-                             .tv_nsec = (long)(1e9 * (left - (double)(time_t)left))};
-        got = sigtimedwait(set, NULL, &t);
-        if (means_end(got) && clock_now() - first > echo_s) {
+        double end = first + atomic_load(&grace_s);
+        int got = next_signal(set, fmax(end - clock_now(), 0));
+        if (got == 0) {
+            end_process("did not come to an end in time after a signal");
+        } else if (got == SIGCONT) {
+            continued = clock_now();
+        } else if (is_ladder(got, continued)) { /* no need to end what will be killed */
+            raise_fd(kill_fd);
+        } else if (means_end(got) && clock_now() - first > echo_s) {
             end_process("a second signal");
         }
-        if (got < 0 && errno == EAGAIN) {
-            end_process("did not come to an end in time after a signal");
+        if (means_end(got) && !launch_interrupted()) {
+            first = clock_now();
+            atomic_store(&interrupted, true);
+            raise_fd(interrupt_fd);
         }
     }
     return NULL;
@@ -87,8 +120,10 @@ bool interrupt_start(const char *name, struct error *err) {
     sigaddset(&set, SIGHUP);
     sigaddset(&set, SIGUSR1);
     sigaddset(&set, SIGUSR2);
+    sigaddset(&set, SIGCONT);
     interrupt_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (interrupt_fd < 0) {
+    kill_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (interrupt_fd < 0 || kill_fd < 0) {
         return error_set(err, ERROR_INTERNAL, "eventfd: %s", strerror(errno));
     }
     signal(SIGPIPE, SIG_IGN);

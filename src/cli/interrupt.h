@@ -5,7 +5,8 @@
 
 #include "base/error.h"
 
-/* Blocks TERM, INT, HUP, USR1 and USR2 and ignores PIPE, then starts the thread that reads them.
- * Call before any other thread starts. `who` names this process in its last line. Errors: INTERNAL.
+/* Blocks TERM, INT, HUP, USR1, USR2 and CONT and ignores PIPE, then starts the thread that reads
+ * them. Call before any other thread starts. `who` names this process in its last line. Errors:
+ * INTERNAL.
  */
 bool interrupt_start(const char *who, struct error *err);

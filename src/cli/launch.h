@@ -27,8 +27,16 @@ bool launch_interrupted(void);
 /* Work that may go on for so long after the first signal, before the five seconds begin. */
 void launch_grace(double more_s);
 
+/* From now on SIGUSR1, which mpirun passes on to its ranks, is such a signal too; else it is
+ * nothing. Call before launch_run. */
+void launch_usr1_ends(void);
+
 /* An eventfd that becomes readable with the first such signal; -1 before launch_run. */
 int launch_interrupt_fd(void);
+
+/* Another, for when this process is about to be killed: mpirun ends its ranks with SIGCONT, SIGTERM
+ * a second later and SIGKILL a second after that. Readable from that SIGTERM on. */
+int launch_kill_fd(void);
 
 /* True where the world is up: then every rank reports its own errors, with its rank. */
 bool launch_is_up(void);

@@ -81,7 +81,7 @@ static bool lead(struct pool *pool, void *user, struct error *err) {
               job->prepare(job->user, s, err) && load_model(s, pool, err) &&
               job->run(job->user, s, err);
     /* After a failure the ranks may be anywhere: pool_shutdown finds out. */
-    if (s->engine && !engine_close(s->engine, &at_close) && ok) {
+    if (s->engine && !engine_close(s->engine, NULL, &at_close) && ok) {
         *err = at_close;
         ok = false;
     }

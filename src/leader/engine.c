@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "format/show.h"
 
 enum { DEFAULT_CTX = 4096, DEFAULT_MAX_TOK = 256 };
 
@@ -71,6 +72,35 @@ bool engine_check_ids(const struct model_config *c, int ctx, const char *what, c
     return true;
 }
 
+/* Makes the KV cache as small as its memory, at least of one whole context. */
+static bool cut_to_memory(const struct engine *e, const struct engine_options *o, int64_t *n_block,
+                          struct error *err) {
+    static const double share = 0.9; /* of what is free, where nobody says how much */
+    const struct model_params params = {
+        .dir = o->dir, .ctx = e->ctx, .n_block = (int32_t)*n_block, .max_tok = e->max_tok};
+    struct pool_fit fit;
+    if (!pool_measure_load(e->pool, &params, &fit, err)) {
+        return false;
+    }
+    int64_t least = engine_blocks_for(e->ctx), n = *n_block;
+    uint64_t each = fit.kv / (uint64_t)n; /* bytes of a block */
+    if (o->kv_memory) {
+        n = each ? (int64_t)(o->kv_memory / each) : n;
+    } else if (!fit.fits) {
+        n = (int64_t)(share * (double)fit.positions) / KV_BLOCK;
+        n = n < least ? *n_block : n; /* the load says what is wrong */
+    }
+    if (n < least) {
+        return error_set(
+            err, ERROR_USAGE,
+            "--kv-memory: %s a rank does not hold one context of %d positions (--ctx), "
+            "which takes %s",
+            show_bytes(o->kv_memory).text, e->ctx, show_bytes((uint64_t)least * each).text);
+    }
+    *n_block = n < *n_block ? n : *n_block;
+    return true;
+}
+
 static bool choose_sizes(struct engine *e, const struct engine_options *o, struct error *err) {
     if (!engine_context(&e->config, o->ctx, &e->ctx, err)) {
         return false;
@@ -86,6 +116,9 @@ static bool choose_sizes(struct engine *e, const struct engine_options *o, struc
         return error_set(err, ERROR_USAGE,
                          "a KV cache of %lld positions does not hold a context of %d (--ctx)",
                          (long long)n_block * KV_BLOCK, e->ctx);
+    }
+    if (o->cut_kv && !cut_to_memory(e, o, &n_block, err)) {
+        return false;
     }
     e->n_block = (int)n_block;
     return true;
@@ -247,13 +280,13 @@ bool engine_feed(struct engine *e, const struct engine_part *part, struct step_r
     return true;
 }
 
-bool engine_close(struct engine *e, struct error *err) {
+bool engine_close(struct engine *e, struct message_unloaded *ranks, struct error *err) {
     bool ok = true;
     if (e) {
         /* Then the ranks may be anywhere, and each would be waited for in vain. */
         ok = pool_is_broken(e->pool)
                  ? error_set(err, ERROR_COMM, "unload: an earlier request failed")
-                 : pool_unload(e->pool, err);
+                 : pool_unload(e->pool, ranks, err);
         free(e->free_blocks);
         free(e->seqs);
         free(e);

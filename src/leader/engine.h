@@ -23,7 +23,10 @@ struct engine_options {
     int ctx;         /* positions of one sequence; 0: the smaller of the model's and 4096 */
     int max_seqs;    /* sequences in one step */
     int n_block;     /* KV blocks of all sequences; 0: for max_seqs of a whole context */
-    int max_tok;     /* tokens in one step; 0: 256 */
+    /* Fewer blocks than that, where their memory holds no more: */
+    bool cut_kv;
+    uint64_t kv_memory; /* bytes of a rank; 0: nine tenths of what is free */
+    int max_tok;        /* tokens in one step; 0: 256 */
     struct model_progress progress;
 };
 
@@ -68,6 +71,7 @@ bool engine_step(struct engine *e, const struct engine_part *parts, int n,
 bool engine_feed(struct engine *e, const struct engine_part *part, struct step_result *result,
                  bool (*interrupted)(void), struct error *err);
 
-/* Unloads the model on every rank; communicator and ranks stay. Accepts NULL.
- * Errors: COMM (at once, where a collective failed before: only the pool's end can follow). */
-bool engine_close(struct engine *e, struct error *err);
+/* Unloads the model on every rank; communicator and ranks stay. Accepts NULL. ranks: see
+ * pool_unload. Errors: COMM (at once, where a collective failed before: only the pool's end can
+ * follow). */
+bool engine_close(struct engine *e, struct message_unloaded *ranks, struct error *err);

@@ -45,11 +45,14 @@ bool pool_trace(struct pool *p, const char *path, struct error *err);
 /* The other ranks: serves until rank 0 shuts the pool down. Errors: COMM, MEMORY. */
 bool pool_serve(const struct pool_options *options, struct error *err);
 
-/* hello, ping, init, sanity. */
+/* pool_hello and pool_check. */
 bool pool_start(struct pool *p, struct error *err);
 
 /* Asks every rank what it is. Errors: VERSION (names both builds), RANK_MISMATCH. */
 bool pool_hello(struct pool *p, struct error *err);
+
+/* ping of every rank, init, sanity. */
+bool pool_check(struct pool *p, struct error *err);
 
 /* One round trip to `rank`; *seconds may be NULL. Errors: RANK_MISMATCH. */
 bool pool_ping(struct pool *p, int rank, double *seconds, struct error *err);
@@ -82,7 +85,20 @@ bool pool_load(struct pool *p, const struct model_params *params,
 bool pool_step(struct pool *p, const struct step *step, struct step_result *results,
                struct error *err);
 
-bool pool_unload(struct pool *p, struct error *err);
+/* What every rank says of its memory; [world], or NULL. */
+bool pool_unload(struct pool *p, struct message_unloaded *ranks, struct error *err);
+
+/* What a load of these params would take. */
+struct pool_fit {
+    uint64_t kv; /* bytes of the KV cache, on the rank where it takes most */
+    bool fits;   /* on every rank */
+    /* Where it does not: of a KV cache that would, with the rest as it is; 0: none would. */
+    uint64_t positions;
+};
+
+/* Loads nothing. Errors: those of model_measure, with the rank. */
+bool pool_measure_load(struct pool *p, const struct model_params *params, struct pool_fit *out,
+                       struct error *err);
 
 /* stats [world], since the last call. */
 bool pool_stats(struct pool *p, struct message_stats *stats, struct error *err);

@@ -208,16 +208,17 @@ bool pool_measure(struct pool *p, enum sweep_collective which, uint64_t bytes, i
     return pool_ask_all(p, &m, on_sample, out, err);
 }
 
-bool pool_start(struct pool *p, struct error *err) {
-    if (!pool_hello(p, err)) {
-        return false;
-    }
+bool pool_check(struct pool *p, struct error *err) {
     for (int r = 0; r < p->world; r++) {
         if (!pool_ping(p, r, NULL, err)) {
             return false;
         }
     }
     return pool_init(p, err) && pool_sanity(p, NULL, err);
+}
+
+bool pool_start(struct pool *p, struct error *err) {
+    return pool_hello(p, err) && pool_check(p, err);
 }
 
 /* ---- load and unload ---- */
@@ -318,19 +319,48 @@ static bool own_progress(void *user, uint64_t done, uint64_t total, struct error
     return pool_note_progress(p, 0, done, total, err) && pool_read_notices(p, err);
 }
 
+static bool make_load(struct message *m, const struct model_params *params, struct error *err) {
+    *m = (struct message){.type = MESSAGE_LOAD};
+    if (strlen(params->dir) >= sizeof m->load.dir) {
+        return error_set(err, ERROR_USAGE, "the model's path is longer than %zu bytes",
+                         sizeof m->load.dir - 1);
+    }
+    snprintf(m->load.dir, sizeof m->load.dir, "%s", params->dir);
+    m->load.ctx = params->ctx;
+    m->load.n_block = params->n_block;
+    m->load.max_tok = params->max_tok;
+    return true;
+}
+
+bool pool_measure_load(struct pool *p, const struct model_params *params, struct pool_fit *out,
+                       struct error *err) {
+    struct message m;
+    if (!make_load(&m, params, err)) {
+        return false;
+    }
+    m.load.measure = 1;
+    if (!pool_ask_all(p, &m, on_measured, p, err)) {
+        return false;
+    }
+    *out = (struct pool_fit){.fits = true, .positions = UINT64_MAX};
+    for (int r = 0; r < p->world; r++) {
+        const struct message_loaded *l = &p->loads[r].measured;
+        out->kv = l->kv > out->kv ? l->kv : out->kv;
+        if (!l->fits) {
+            out->fits = false;
+            out->positions = l->positions < out->positions ? l->positions : out->positions;
+        }
+    }
+    return true;
+}
+
 bool pool_load(struct pool *p, const struct model_params *params,
                const struct model_progress *progress, uint64_t *bytes_read, struct error *err) {
-    struct message m = {.type = MESSAGE_LOAD};
+    struct message m;
     struct loading loading = {.pool = p};
-    if (strlen(params->dir) >= sizeof m.load.dir) {
-        return error_set(err, ERROR_USAGE, "the model's path is longer than %zu bytes",
-                         sizeof m.load.dir - 1);
+    if (!make_load(&m, params, err)) {
+        return false;
     }
-    snprintf(m.load.dir, sizeof m.load.dir, "%s", params->dir);
-    m.load.ctx = params->ctx;
-    m.load.n_block = params->n_block;
-    m.load.max_tok = params->max_tok;
-    m.load.measure = 0;
     memset(p->loads, 0, (size_t)p->world * sizeof *p->loads);
     if (!measure(p, m, err)) {
         return false;
@@ -346,14 +376,21 @@ bool pool_load(struct pool *p, const struct model_params *params,
     }
     if (!ok && err->kind != ERROR_DEADLINE) { /* the ranks that could load must not keep it */
         struct error ignored;
-        pool_unload(p, &ignored);
+        pool_unload(p, NULL, &ignored);
     }
     return ok;
 }
 
-bool pool_unload(struct pool *p, struct error *err) {
+static bool on_unloaded(void *user, int rank, const struct message *reply, struct error *err) {
+    struct message_unloaded *ranks = user;
+    (void)err;
+    ranks[rank] = reply->unloaded;
+    return true;
+}
+
+bool pool_unload(struct pool *p, struct message_unloaded *ranks, struct error *err) {
     struct message m = {.type = MESSAGE_UNLOAD};
-    return pool_ask_all(p, &m, NULL, NULL, err);
+    return pool_ask_all(p, &m, ranks ? on_unloaded : NULL, ranks, err);
 }
 
 /* ---- step ---- */

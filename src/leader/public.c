@@ -152,7 +152,7 @@ void lockstep_close(struct lockstep *l) {
     if (!l) {
         return;
     }
-    engine_close(l->engine, &ignored);
+    engine_close(l->engine, NULL, &ignored);
     if (l->pool) {
         pool_shutdown(l->pool, &ignored);
         pool_destroy(l->pool);

@@ -77,7 +77,10 @@ static const struct {
                          U64(loaded, positions), I32(loaded, world)}},
     [MESSAGE_STEP] = {"step", SIDE_REQUEST, {{0}}}, /* nested: see encode_step, decode_step */
     [MESSAGE_UNLOAD] = {"unload", SIDE_REQUEST, {{0}}},
-    [MESSAGE_UNLOADED] = {"unloaded", SIDE_REPLY, {U64(unloaded, bytes_freed)}},
+    [MESSAGE_UNLOADED] = {"unloaded",
+                          SIDE_REPLY,
+                          {U64(unloaded, bytes_freed), U64(unloaded, resident_before),
+                           U64(unloaded, resident)}},
     [MESSAGE_STATS] = {"stats", SIDE_REQUEST, {{0}}},
     [MESSAGE_STATS_RESULT] = {"stats",
                               SIDE_REPLY,

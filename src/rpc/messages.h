@@ -16,7 +16,7 @@
 #include "nn/step.h"
 
 enum {
-    PROTOCOL_VERSION = 4,
+    PROTOCOL_VERSION = 5,
     FRAME_MAX_BYTES = 64 << 20,
     MESSAGE_PATH_MAX = 4096,
 };
@@ -147,6 +147,8 @@ struct message_loaded {
 
 struct message_unloaded {
     uint64_t bytes_freed;
+    /* Of the rank's process: what stood in memory before the load, and stands there now. */
+    uint64_t resident_before, resident;
 };
 
 /* Since the last stats request. */

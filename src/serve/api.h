@@ -79,6 +79,9 @@ bool api_reply_init(struct api_reply *r, const struct api_request *q, const stru
  * nothing: the caller answers with api_error_body. Errors: MEMORY. */
 bool api_reply_event(struct api_reply *r, const struct generation_event *event, struct buffer *out,
                      struct error *err);
+/* The end of a stream that is cut short: what of its text was held back, and a chunk with
+ * finish_reason "abort", as vLLM has it; an error event is to follow. Errors: MEMORY. */
+bool api_reply_abort(struct api_reply *r, struct buffer *out, struct error *err);
 void api_reply_finish(struct api_reply *r);
 
 /* {"error": {"message", "type", "param", "code"}}. */
@@ -89,5 +92,5 @@ bool api_error_event(const struct api_error *e, struct buffer *out, struct error
  * 400; BUSY: 429; of a rank, or of the server: 503, type = the kind's name, message with the rank.
  */
 void api_error_from(struct api_error *out, const struct error *why);
-/* GET /v1/models (whole list) and /v1/models/{id}. */
+/* GET /v1/models (whole list) and /v1/models/{id}. m NULL: an empty list. */
 bool api_models_body(const struct api_model *m, bool list, struct buffer *out, struct error *err);

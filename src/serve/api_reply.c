@@ -273,14 +273,19 @@ static bool put_chat_chunk(struct api_reply *r, const struct chat_part *part, st
            put_chunk_tail(r, NULL, out, err);
 }
 
+static bool put_finish_chunk(const struct api_reply *r, const char *finish, struct buffer *out,
+                             struct error *err) {
+    return put_chunk_head(r, out, err) &&
+           put(out,
+               r->kind == API_CHAT ? "{\"index\":0,\"delta\":{},\"logprobs\":null"
+                                   : "{\"index\":0,\"text\":\"\",\"logprobs\":null",
+               err) &&
+           put_chunk_tail(r, finish, out, err);
+}
+
 static bool put_last_chunks(struct api_reply *r, const struct generation_event *event,
                             struct buffer *out, struct error *err) {
-    bool ok = put_chunk_head(r, out, err) &&
-              put(out,
-                  r->kind == API_CHAT ? "{\"index\":0,\"delta\":{},\"logprobs\":null"
-                                      : "{\"index\":0,\"text\":\"\",\"logprobs\":null",
-                  err) &&
-              put_chunk_tail(r, reason(r, event), out, err);
+    bool ok = put_finish_chunk(r, reason(r, event), out, err);
     if (ok && r->include_usage) {
         ok = put_chunk_head(r, out, err) && put(out, "]", err) && put_usage(r, out, err) &&
              put(out, "}\n\n", err);
@@ -369,10 +374,23 @@ bool api_reply_event(struct api_reply *r, const struct generation_event *event, 
     return ok;
 }
 
+bool api_reply_abort(struct api_reply *r, struct buffer *out, struct error *err) {
+    const struct generation_event nothing = {.text = "", .finished = true};
+    size_t before = out->size;
+    bool ok = put_event(r, &nothing, out, err) && put_finish_chunk(r, "abort", out, err);
+    if (!ok) {
+        out->size = before;
+    }
+    return ok;
+}
+
 /* ---- models ---- */
 
 bool api_models_body(const struct api_model *m, bool list, struct buffer *out, struct error *err) {
     size_t before = out->size;
+    if (!m) {
+        return put(out, "{\"object\":\"list\",\"data\":[]}", err);
+    }
     bool ok = put(out, list ? "{\"object\":\"list\",\"data\":[{\"id\":" : "{\"id\":", err) &&
               api_put_text(out, m->name, err) &&
               buffer_printf(out, err,

@@ -7,20 +7,48 @@
 
 #include "base/clock.h"
 
-bool job_create(struct job **out, struct api_request *request, struct error *err) {
+static bool create(struct job **out, enum job_kind kind, struct error *err) {
     struct job *j = calloc(1, sizeof *j);
     if (!j) {
         return error_set(err, ERROR_MEMORY, "cannot allocate a request");
+    }
+    j->kind = kind;
+    j->arrived = j->last_output = clock_now();
+    atomic_init(&j->n_ref, 1);
+    pthread_mutex_init(&j->lock, NULL);
+    *out = j;
+    return true;
+}
+
+bool job_create(struct job **out, struct api_request *request, struct served *model,
+                struct error *err) {
+    struct job *j;
+    if (!create(&j, JOB_TEXT, err)) {
+        return false;
     }
     j->request = *request;
     *request = (struct api_request){0};
     /* What points into the request goes with it. */
     j->request.generate.prompt = j->request.prompt.ids;
     j->request.generate.stops = (const char *const *)j->request.stops;
-    j->arrived = j->last_output = clock_now();
-    atomic_init(&j->n_ref, 1);
-    pthread_mutex_init(&j->lock, NULL);
+    j->model = model;
     *out = j;
+    return true;
+}
+
+bool job_create_load(struct job **out, char *wanted, struct error *err) {
+    if (!create(out, JOB_LOAD, err)) {
+        return false;
+    }
+    (*out)->wanted = wanted;
+    return true;
+}
+
+bool job_create_unload(struct job **out, double patience_s, struct error *err) {
+    if (!create(out, JOB_UNLOAD, err)) {
+        return false;
+    }
+    (*out)->patience_s = patience_s;
     return true;
 }
 
@@ -32,6 +60,8 @@ void job_release(struct job *j) {
     if (j && atomic_fetch_sub(&j->n_ref, 1) == 1) {
         api_request_finish(&j->request);
         api_reply_finish(&j->reply);
+        served_release(j->model);
+        free(j->wanted);
         buffer_finish(&j->out);
         pthread_mutex_destroy(&j->lock);
         free(j);
@@ -64,13 +94,27 @@ bool job_put(struct job *j, int status, const struct buffer *bytes, bool done) {
     bool ok = true;
     pthread_mutex_lock(&j->lock);
     j->status = j->status ? j->status : status;
-    if (bytes && bytes->size && !j->gone) {
+    if (j->done && !j->gone) {
+        ok = false;
+    } else if (bytes && bytes->size && !j->gone) {
         ok = put_bytes(j, bytes);
     }
     j->done = j->done || done || !ok;
     resume(j);
     pthread_mutex_unlock(&j->lock);
     return ok;
+}
+
+void job_fail(struct job *j, const struct api_error *e) {
+    pthread_mutex_lock(&j->lock);
+    if (!j->done) {
+        bool begun = j->request.stream && j->status == 200;
+        j->status = j->status ? j->status : e->status;
+        (void)(begun ? api_error_event : api_error_body)(e, &j->out, NULL);
+        j->done = true;
+        resume(j);
+    }
+    pthread_mutex_unlock(&j->lock);
 }
 
 /* A suspended connection notices nothing by itself, so its socket is asked: not for bytes, which

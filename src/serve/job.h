@@ -1,6 +1,7 @@
-/* One request for text on its way between an HTTP connection and the main thread. The connection's
- * side parses it and sends what comes out; the main thread schedules it and puts text in. Both hold
- * a reference. A connection with nothing to send is suspended; who puts something in resumes it. */
+/* One request on its way between an HTTP connection and the main thread: for text, or for another
+ * model. The connection's side parses it and sends what comes out; the main thread schedules it and
+ * puts text in. Both hold a reference. A connection with nothing to send is suspended; who puts
+ * something in resumes it. */
 #pragma once
 
 #include <pthread.h>
@@ -8,6 +9,7 @@
 
 #include "leader/scheduler.h"
 #include "serve/api.h"
+#include "serve/served.h"
 
 struct MHD_Connection;
 
@@ -16,9 +18,15 @@ enum {
     JOB_CLIENT_GONE = 499,    /* a status for the log, as nginx has it */
 };
 
+enum job_kind { JOB_TEXT, JOB_LOAD, JOB_UNLOAD };
+
 struct job {
     /* Not changed once it is queued. */
-    struct api_request request; /* owns */
+    enum job_kind kind;
+    struct api_request request; /* TEXT: owns */
+    struct served *model;       /* TEXT: that it was read against; holds */
+    char *wanted;               /* LOAD: the model's name, owns; NULL: that of the start */
+    double patience_s;          /* UNLOAD: for requests to finish */
     double arrived;             /* on the monotonic clock */
     /* The main thread's. */
     struct ticket *ticket; /* NULL: not scheduled, or over */
@@ -39,15 +47,22 @@ struct job {
     int socket;
 };
 
-/* request: moved in. One reference. Errors: MEMORY. */
-bool job_create(struct job **out, struct api_request *request, struct error *err);
+/* One reference. request, with a reference to its model, or wanted: moved in. Errors: MEMORY, and
+ * then nothing was moved. */
+bool job_create(struct job **out, struct api_request *request, struct served *model,
+                struct error *err);
+bool job_create_load(struct job **out, char *wanted, struct error *err);
+bool job_create_unload(struct job **out, double patience_s, struct error *err);
 void job_hold(struct job *j);
 void job_release(struct job *j);
 
 /* ---- the main thread ---- */
 /* Appends bytes (NULL: none), sets the status where it is 0, and resumes the connection. Bytes for
- * one who does not read them end the stream with an error event instead: false. */
+ * one who does not read them end the stream with an error event instead: false, as for a job that
+ * is done already, which nothing is appended to. */
 bool job_put(struct job *j, int status, const struct buffer *bytes, bool done);
+/* Ends it with an error: as the reply, or as an event where a stream has begun. From any thread. */
+void job_fail(struct job *j, const struct api_error *e);
 /* Whether the client is gone: it said so, or its socket does. */
 bool job_is_gone(struct job *j);
 /* Everything that will come has been sent, or nobody wants it. */

@@ -9,7 +9,6 @@
 struct route {
     const char *method, *path;
     void (*answer)(struct server *s, const char *body, size_t n, struct http_answer *out);
-    bool needs_model;
 };
 
 static void refuse(struct http_answer *out, const struct api_error *e) {
@@ -46,14 +45,17 @@ static void get_health(struct server *s, const char *body, size_t n, struct http
 
 static void get_models(struct server *s, const char *body, size_t n, struct http_answer *out) {
     (void)body, (void)n;
-    (void)api_models_body(&s->model, true, &out->body, NULL);
+    struct api_error why;
+    struct served *model = server_model(s, &why);
+    (void)api_models_body(model ? &model->api : NULL, true, &out->body, NULL);
+    served_release(model);
 }
 
 static void get_metrics(struct server *s, const char *body, size_t n, struct http_answer *out) {
     (void)body, (void)n;
     out->type = "text/plain; version=0.0.4";
     pthread_mutex_lock(&s->lock);
-    (void)metrics_text(&s->metrics, s->options.model_name, &out->body, NULL);
+    (void)metrics_text(&s->metrics, s->model_name, &out->body, NULL);
     pthread_mutex_unlock(&s->lock);
 }
 
@@ -64,6 +66,7 @@ static void get_ranks(struct server *s, const char *body, size_t n, struct http_
                               : json_object();
     const struct scheduler_stats *t = &s->metrics.scheduler;
     json_object_set_new(j, "state", json_string(server_state_name(s->state)));
+    json_object_set_new(j, "model", s->model ? json_string(s->model->name) : json_null());
     json_object_set_new(j, "running", json_integer(t->running));
     json_object_set_new(j, "waiting", json_integer(t->waiting));
     json_object_set_new(j, "kv_blocks_used", json_integer(t->blocks_used));
@@ -73,23 +76,33 @@ static void get_ranks(struct server *s, const char *body, size_t n, struct http_
     send_json(out, j);
 }
 
+static void no_memory(struct http_answer *out) {
+    struct api_error e;
+    api_refuse(&e, 500, "server_error", NULL, NULL, "out of memory");
+    refuse(out, &e);
+}
+
+static void submit(struct server *s, struct job *j, struct http_answer *out) {
+    out->job = j;
+    server_submit(s, j);
+}
+
 static void complete(struct server *s, enum api_kind kind, const char *body, size_t n,
                      struct http_answer *out) {
     struct api_request request;
     struct api_error e;
     struct job *j = NULL;
-    if (!api_request_parse(&request, kind, body, n, &s->model, &e)) {
+    struct served *model = server_model(s, &e);
+    if (!model || !api_request_parse(&request, kind, body, n, &model->api, &e)) {
+        served_release(model);
         refuse(out, &e);
-        return;
-    }
-    if (!job_create(&j, &request, NULL)) {
+    } else if (!job_create(&j, &request, model, NULL)) {
+        served_release(model);
         api_request_finish(&request);
-        api_refuse(&e, 500, "server_error", NULL, NULL, "out of memory");
-        refuse(out, &e);
-        return;
+        no_memory(out);
+    } else {
+        submit(s, j, out);
     }
-    out->job = j;
-    server_submit(s, j);
 }
 
 static void post_chat(struct server *s, const char *body, size_t n, struct http_answer *out) {
@@ -126,13 +139,14 @@ static void post_tokenize(struct server *s, const char *body, size_t n, struct h
     struct api_error e = {.status = 400};
     struct token_list ids = {0};
     struct error err;
-    json_t *root = NULL, *text = member(body, n, "prompt", &root, &e);
+    struct served *model = server_model(s, &e);
+    json_t *root = NULL, *text = model ? member(body, n, "prompt", &root, &e) : NULL;
     bool ok = text != NULL;
     if (ok && !json_is_string(text)) {
         ok =
             api_refuse(&e, 400, "invalid_request_error", NULL, "prompt", "prompt must be a string");
     }
-    if (ok && !tokenizer_encode(s->tokenizer, json_string_value(text), json_string_length(text),
+    if (ok && !tokenizer_encode(model->tokenizer, json_string_value(text), json_string_length(text),
                                 true, &ids, &err)) {
         ok = api_refuse(&e, 400, "invalid_request_error", NULL, "prompt", "%s", err.message);
     }
@@ -147,6 +161,7 @@ static void post_tokenize(struct server *s, const char *body, size_t n, struct h
     }
     token_list_finish(&ids);
     json_decref(root);
+    served_release(model);
 }
 
 static bool ids_of(const json_t *list, struct token_list *ids, struct api_error *e) {
@@ -173,10 +188,11 @@ static void post_detokenize(struct server *s, const char *body, size_t n, struct
     struct buffer text = {0};
     struct detokenizer d = {0};
     struct error err = {0};
-    json_t *root = NULL, *list = member(body, n, "tokens", &root, &e);
+    struct served *model = server_model(s, &e);
+    json_t *root = NULL, *list = model ? member(body, n, "tokens", &root, &e) : NULL;
     bool ok = list && ids_of(list, &ids, &e);
     for (size_t i = 0; ok && i < ids.n; i++) {
-        ok = detokenizer_push(&d, s->tokenizer, ids.ids[i], false, &text, &err) ||
+        ok = detokenizer_push(&d, model->tokenizer, ids.ids[i], false, &text, &err) ||
              api_refuse(&e, 400, "invalid_request_error", NULL, "tokens", "%s", err.message);
     }
     if (ok && detokenizer_flush(&d, &text, &err)) {
@@ -189,6 +205,7 @@ static void post_detokenize(struct server *s, const char *body, size_t n, struct
     buffer_finish(&text);
     token_list_finish(&ids);
     json_decref(root);
+    served_release(model);
 }
 
 static void get_page(struct server *s, const char *body, size_t n, struct http_answer *out) {
@@ -198,28 +215,122 @@ static void get_page(struct server *s, const char *body, size_t n, struct http_a
     (void)buffer_append(&out->body, page_html, page_size, NULL);
 }
 
+/* ---- the administrator's ---- */
+
+/* The body, which may be empty; else an object whose members are all of these. */
+static bool admin_body(const char *body, size_t n, const char *known, json_t **root,
+                       struct api_error *e) {
+    json_error_t at;
+    const char *name;
+    json_t *value;
+    *root = n > 0 ? json_loadb(body, n, 0, &at) : json_object();
+    if (!json_is_object(*root)) {
+        return api_refuse(e, 400, "invalid_request_error", NULL, NULL,
+                          "the body must be empty, or an object");
+    }
+    json_object_foreach(*root, name, value) {
+        if (strcmp(name, known) != 0) {
+            return api_refuse(e, 400, "invalid_request_error", NULL, name,
+                              "there is no field '%.60s' here, but '%s'", name, known);
+        }
+    }
+    return true;
+}
+
+/* Whether the server takes commands: it has checked its ranks, and is not about to end. */
+static bool takes_commands(struct server *s, struct api_error *e) {
+    enum server_state state = server_state(s, e);
+    return state == SERVER_READY || state == SERVER_UNLOADED;
+}
+
+static void post_load(struct server *s, const char *body, size_t n, struct http_answer *out) {
+    struct api_error e;
+    struct job *j;
+    json_t *root = NULL;
+    bool ok = takes_commands(s, &e) && admin_body(body, n, "model", &root, &e);
+    json_t *name = json_object_get(root, "model");
+    if (ok && name && (!json_is_string(name) || json_string_length(name) == 0)) {
+        ok = api_refuse(&e, 400, "invalid_request_error", NULL, "model",
+                        "model must be a string that is not empty");
+    }
+    char *wanted = ok && name ? strdup(json_string_value(name)) : NULL;
+    if (!ok) {
+        refuse(out, &e);
+    } else if ((name && !wanted) || !job_create_load(&j, wanted, NULL)) {
+        free(wanted);
+        no_memory(out);
+    } else {
+        submit(s, j, out);
+    }
+    json_decref(root);
+}
+
+static void post_unload(struct server *s, const char *body, size_t n, struct http_answer *out) {
+    enum { MOST = 86400 };
+    struct api_error e;
+    struct job *j;
+    json_t *root = NULL;
+    bool ok = takes_commands(s, &e) && admin_body(body, n, "timeout", &root, &e);
+    json_t *timeout = json_object_get(root, "timeout");
+    double seconds = json_is_number(timeout) ? json_number_value(timeout) : -1;
+    if (ok && timeout && !(seconds >= 0 && seconds <= MOST)) {
+        ok = api_refuse(&e, 400, "invalid_request_error", NULL, "timeout",
+                        "timeout must be a number of seconds, 0 to %d", MOST);
+    }
+    if (!ok) {
+        refuse(out, &e);
+    } else if (!job_create_unload(&j, seconds, NULL)) {
+        no_memory(out);
+    } else {
+        submit(s, j, out);
+    }
+    json_decref(root);
+}
+
+static void post_shutdown(struct server *s, const char *body, size_t n, struct http_answer *out) {
+    struct api_error e;
+    json_t *root = NULL;
+    if (n > 0 && !json_is_object(root = json_loadb(body, n, 0, NULL))) {
+        api_refuse(&e, 400, "invalid_request_error", NULL, NULL,
+                   "the body must be empty, or an object");
+        refuse(out, &e);
+    } else {
+        out->status = 202;
+        send_json(out, json_pack("{s:s}", "status", "draining"));
+        server_stop(s);
+    }
+    json_decref(root);
+}
+
 static const struct route routes[] = {
-    {"GET", "/", get_page, false},
-    {"GET", "/health", get_health, false},
-    {"GET", "/metrics", get_metrics, false},
-    {"GET", "/ranks", get_ranks, false},
-    {"GET", "/v1/models", get_models, false},
-    {"POST", "/v1/chat/completions", post_chat, true},
-    {"POST", "/v1/completions", post_completions, true},
-    {"POST", "/v1/embeddings", post_embeddings, false},
-    {"POST", "/tokenize", post_tokenize, true},
-    {"POST", "/detokenize", post_detokenize, true},
+    {"GET", "/", get_page},
+    {"GET", "/health", get_health},
+    {"GET", "/metrics", get_metrics},
+    {"GET", "/ranks", get_ranks},
+    {"GET", "/v1/models", get_models},
+    {"POST", "/v1/chat/completions", post_chat},
+    {"POST", "/v1/completions", post_completions},
+    {"POST", "/v1/embeddings", post_embeddings},
+    {"POST", "/tokenize", post_tokenize},
+    {"POST", "/detokenize", post_detokenize},
+    {"POST", "/v1/admin/load", post_load},
+    {"POST", "/v1/admin/unload", post_unload},
+    {"POST", "/v1/admin/shutdown", post_shutdown},
 };
 
 static void get_model(struct server *s, const char *name, struct http_answer *out) {
     struct api_error e;
-    if (strcmp(name, s->model.name) == 0) {
-        (void)api_models_body(&s->model, false, &out->body, NULL);
+    struct served *model = server_model(s, &e);
+    if (model && strcmp(name, model->name) == 0) {
+        (void)api_models_body(&model->api, false, &out->body, NULL);
     } else {
-        api_refuse(&e, 404, "invalid_request_error", "model_not_found", "model",
-                   "there is no model '%.200s' here, but '%s'", name, s->model.name);
+        if (model) {
+            api_refuse(&e, 404, "invalid_request_error", "model_not_found", "model",
+                       "there is no model '%.200s' here, but '%s'", name, model->name);
+        }
         refuse(out, &e);
     }
+    served_release(model);
 }
 
 static void not_found(const char *method, const char *path, const struct route *other,
@@ -240,7 +351,6 @@ void server_handle(void *user, const char *method, const char *path, const char 
                    struct http_answer *out) {
     static const char models[] = "/v1/models/";
     struct server *s = user;
-    struct api_error why;
     const struct route *other = NULL;
     if (strcmp(method, "GET") == 0 && strncmp(path, models, sizeof models - 1) == 0) {
         get_model(s, path + sizeof models - 1, out);
@@ -253,9 +363,6 @@ void server_handle(void *user, const char *method, const char *path, const char 
         }
         if (strcmp(method, r->method) != 0) {
             other = r;
-        } else if (r->needs_model && server_state(s, &why) != SERVER_READY) {
-            refuse(out, &why);
-            return;
         } else {
             r->answer(s, body, n, out);
             return;

@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -15,44 +14,70 @@
 #include "serve/server_impl.h"
 
 enum { TICK_MS = 1000 };
-static const double silent_s = 15; /* then a stream gets a comment */
-static const double flush_s = 2;   /* for the last bytes to reach their clients */
+static const double linger_s = 1; /* a server that has failed says why */
 
 /* ---- the state that both threads know ---- */
 
 const char *server_state_name(enum server_state state) {
-    static const char *const names[] = {"checking", "loading", "ready", "draining", "failed"};
+    static const char *const names[] = {"starting", "checking", "loading", "ready",
+                                        "unloaded", "draining", "failed"};
     _Static_assert(sizeof names / sizeof names[0] == SERVER_STATE_COUNT, "named states");
     return names[state];
 }
 
-static void set_state(struct server *s, enum server_state state) {
+void server_set_state(struct server *s, enum server_state state, const char *reason) {
+    static const char *const words[] = {"the ranks are being started",
+                                        "the ranks are being checked",
+                                        "the model is being loaded",
+                                        "",
+                                        "no model is loaded",
+                                        "the server is shutting down",
+                                        ""};
     pthread_mutex_lock(&s->lock);
-    s->state = state;
+    if (!atomic_load(&s->killed)) { /* else it keeps the killer's */
+        s->state = state;
+        snprintf(s->reason, sizeof s->reason, "%s", reason ? reason : words[state]);
+    }
     pthread_mutex_unlock(&s->lock);
 }
 
+/* Under the lock. */
+static void tell_state(const struct server *s, struct api_error *why) {
+    const char *name = server_state_name(s->state);
+    if (s->state == SERVER_FAILED) {
+        api_error_from(why, &s->cause);
+    } else if (s->state == SERVER_LOADING) {
+        api_refuse(why, 503, "unavailable", name, NULL, "%s: %.0f %%", s->reason, 100 * s->loaded);
+    } else {
+        api_refuse(why, 503, "unavailable", name, NULL, "%s", s->reason);
+    }
+}
+
 enum server_state server_state(struct server *s, struct api_error *why) {
-    static const char *const words[] = {"the ranks are being checked", "the model is being loaded",
-                                        "", "the server is shutting down", ""};
     pthread_mutex_lock(&s->lock);
     enum server_state state = s->state;
-    if (state == SERVER_FAILED) {
-        api_error_from(why, &s->cause);
-    } else if (state == SERVER_LOADING) {
-        api_refuse(why, 503, "unavailable", "loading", NULL, "%s: %.0f %%", words[state],
-                   100 * s->loaded);
-    } else {
-        api_refuse(why, 503, "unavailable", server_state_name(state), NULL, "%s", words[state]);
-    }
+    tell_state(s, why);
     pthread_mutex_unlock(&s->lock);
     return state;
 }
 
-static void wake(struct server *s) {
+struct served *server_model(struct server *s, struct api_error *why) {
+    struct served *model = NULL;
+    pthread_mutex_lock(&s->lock);
+    if (s->state == SERVER_READY) {
+        model = s->model;
+        served_hold(model);
+    } else {
+        tell_state(s, why);
+    }
+    pthread_mutex_unlock(&s->lock);
+    return model;
+}
+
+static void raise_fd(int fd) {
     uint64_t one = 1;
-    if (write(s->wake_fd, &one, sizeof one) < 0) {
-        /* full: then it is awake */
+    if (write(fd, &one, sizeof one) < 0) {
+        /* full: then it is raised */
     }
 }
 
@@ -62,140 +87,49 @@ void server_submit(struct server *s, struct job *j) {
     *s->inbox_end = j;
     s->inbox_end = &j->next;
     pthread_mutex_unlock(&s->lock);
-    wake(s);
+    raise_fd(s->wake_fd);
 }
 
-/* ---- jobs ---- */
-
-static void count_end(struct server *s, const struct job *j, const struct generation_event *event) {
-    double now = clock_now();
-    pthread_mutex_lock(&s->lock);
-    struct metrics *m = &s->metrics;
-    if (event->error) {
-        m->failed++;
-    } else {
-        m->finished[event->finish]++;
-        metrics_time(m, METRIC_REQUEST, now - j->arrived);
-        if (event->n_generated > 1) {
-            metrics_time(m, METRIC_PER_TOKEN, (now - j->first_token) / (event->n_generated - 1));
-        }
-    }
-    pthread_mutex_unlock(&s->lock);
+void server_stop(struct server *s) {
+    atomic_store(&s->stop, true);
+    raise_fd(s->wake_fd);
 }
 
-static void put_failure(struct job *j, const struct error *why) {
+bool server_wants_end(const struct server *s) {
+    return atomic_load(&s->stop) || s->options.interrupted();
+}
+
+/* ---- the last second ---- */
+
+/* Whatever the main thread is in just now: it may be a long step. */
+static void say_last_words(struct server *s) {
     struct api_error e;
-    struct buffer body = {0};
-    api_error_from(&e, why);
-    bool begun = j->request.stream && j->status == 200;
-    (void)(begun ? api_error_event(&e, &body, NULL) : api_error_body(&e, &body, NULL));
-    job_put(j, e.status, &body, true);
-    buffer_finish(&body);
-}
-
-/* What an event of the scheduler's adds to the reply. */
-static void on_event(void *user, const struct generation_event *event) {
-    struct job *j = user;
-    struct server *s = j->server;
-    struct buffer bytes = {0};
-    struct error err;
-    if (event->has_token && j->first_token == 0) {
-        j->first_token = clock_now();
-        pthread_mutex_lock(&s->lock);
-        metrics_time(&s->metrics, METRIC_FIRST_TOKEN, j->first_token - j->arrived);
-        pthread_mutex_unlock(&s->lock);
-    }
-    bool ok = true;
-    if (event->error) {
-        put_failure(j, event->error);
-    } else if (!api_reply_event(&j->reply, event, &bytes, &err)) {
-        put_failure(j, &err);
-        ok = false;
-    } else if (bytes.size || event->finished) {
-        ok = job_put(j, 200, &bytes, event->finished);
-    }
-    buffer_finish(&bytes);
-    if (event->finished) {
-        count_end(s, j, event);
-        j->ticket = NULL;
-    } else if (!ok) { /* nobody reads it, or it cannot be told */
-        scheduler_cancel(s->scheduler, j->ticket);
-        j->ticket = NULL;
-        pthread_mutex_lock(&s->lock);
-        s->metrics.failed++;
-        pthread_mutex_unlock(&s->lock);
-    }
-}
-
-/* A refusal of the scheduler's. */
-static void refuse(struct server *s, struct job *j, const struct error *why) {
-    if (why->kind == ERROR_BUSY) {
-        pthread_mutex_lock(&s->lock);
-        s->metrics.refused++;
-        pthread_mutex_unlock(&s->lock);
-    }
-    put_failure(j, why);
-}
-
-static void schedule(struct server *s, struct job *j) {
-    struct error err;
-    struct api_error why;
-    struct buffer body = {0};
-    j->server = s;
-    j->next = s->jobs;
-    s->jobs = j;
-    if (server_state(s, &why) != SERVER_READY) {
-        (void)api_error_body(&why, &body, NULL);
-        job_put(j, why.status, &body, true);
-        buffer_finish(&body);
-    } else if (!api_reply_init(&j->reply, &j->request, &s->model, &err) ||
-               !scheduler_add(s->scheduler, &j->request.generate, on_event, j, &j->ticket, &err)) {
-        refuse(s, j, &err);
-    } else if (j->request.stream) {
-        job_put(j, 200, NULL, false); /* the stream opens at once, and its client may wait */
-    }
-}
-
-static void take_inbox(struct server *s) {
     pthread_mutex_lock(&s->lock);
-    struct job *first = s->inbox;
-    s->inbox = NULL;
-    s->inbox_end = &s->inbox;
-    pthread_mutex_unlock(&s->lock);
-    while (first) {
-        struct job *j = first;
-        first = j->next;
-        schedule(s, j);
+    if (s->state != SERVER_FAILED) {
+        s->state = SERVER_DRAINING;
+        snprintf(s->reason, sizeof s->reason, "the launcher is ending the job");
     }
+    atomic_store(&s->killed, true);
+    tell_state(s, &e);
+    for (struct job *j = s->jobs; j; j = j->next) {
+        job_fail(j, &e);
+    }
+    for (struct job *j = s->inbox; j; j = j->next) {
+        job_fail(j, &e);
+    }
+    pthread_mutex_unlock(&s->lock);
 }
 
-/* Lets go of jobs that are sent, and of those whose clients are. True: there are others. */
-static bool look_after_jobs(struct server *s) {
-    struct job **at = &s->jobs;
-    while (*at) {
-        struct job *j = *at;
-        if (job_is_gone(j) && j->ticket) {
-            scheduler_cancel(s->scheduler, j->ticket);
-            j->ticket = NULL;
-            pthread_mutex_lock(&s->lock);
-            s->metrics.cancelled++;
-            pthread_mutex_unlock(&s->lock);
-        }
-        if (!j->ticket && job_is_sent(j)) {
-            *at = j->next;
-            job_release(j);
-        } else {
-            job_keep_alive(j, silent_s);
-            at = &j->next;
-        }
+static void *watch_for_kill(void *user) {
+    struct server *s = user;
+    struct pollfd fds[] = {{.fd = s->options.kill_fd, .events = POLLIN},
+                           {.fd = s->end_fd, .events = POLLIN}};
+    while (poll(fds, 2, -1) < 0 && errno == EINTR) {
     }
-    return s->jobs != NULL;
-}
-
-static void note_stats(struct server *s) {
-    pthread_mutex_lock(&s->lock);
-    s->metrics.scheduler = scheduler_stats(s->scheduler);
-    pthread_mutex_unlock(&s->lock);
+    if (fds[0].revents) {
+        say_last_words(s);
+    }
+    return NULL;
 }
 
 /* ---- the main thread's loop ---- */
@@ -210,75 +144,72 @@ static void nap(struct server *s, bool waiting) {
     }
 }
 
-/* The client's last bytes are on their way. */
-static void flush(struct server *s) {
-    double end = clock_now() + flush_s;
-    while (look_after_jobs(s) && clock_now() < end) {
-        clock_sleep(0.005);
-    }
-    while (s->jobs) { /* the rest cannot be waited for */
-        struct job *j = s->jobs;
-        s->jobs = j->next;
-        job_put(j, 503, NULL, true);
-        job_release(j);
-    }
+/* One turn: what came in, what went away, and a step where there is something to do. *idle: there
+ * was not; *any: somebody's reply is not all sent yet. */
+static bool turn(struct server *s, bool *idle, bool *any, struct error *err) {
+    server_take_inbox(s);
+    *any = server_look_after_jobs(s);
+    *idle = !s->scheduler || scheduler_idle(s->scheduler);
+    bool ok = *idle || scheduler_step(s->scheduler, err);
+    server_note_stats(s); /* also where somebody has just been called off */
+    return ok;
 }
 
-static void fail_jobs(struct server *s, const struct error *why) {
-    if (s->scheduler) {
-        scheduler_fail(s->scheduler, why);
-        note_stats(s);
-    }
-}
-
-/* Requests that run may finish; what still runs after the deadline ends with an error event. */
-static bool drain(struct server *s, struct error *err) {
-    double end = clock_now() + s->options.drain_s;
-    set_state(s, SERVER_DRAINING);
-    log_info("draining: %d requests run or wait",
-             scheduler_stats(s->scheduler).running + scheduler_stats(s->scheduler).waiting);
-    while (!scheduler_idle(s->scheduler) && clock_now() < end) {
-        take_inbox(s);
-        look_after_jobs(s);
-        if (!scheduler_step(s->scheduler, err)) {
+bool server_finish_requests(struct server *s, double patience_s, const char *late,
+                            struct error *err) {
+    double end = clock_now() + patience_s;
+    bool idle = !s->scheduler, any;
+    while (!idle && clock_now() < end && !atomic_load(&s->killed)) {
+        if (!turn(s, &idle, &any, err)) {
             return false;
         }
-        note_stats(s);
     }
-    struct error late;
-    error_set(&late, ERROR_INTERRUPTED, "the server shut down before this request was finished");
-    fail_jobs(s, &late);
+    if (s->scheduler && !scheduler_idle(s->scheduler)) {
+        struct error why;
+        error_set(&why, ERROR_INTERRUPTED, "%s", late);
+        scheduler_fail(s->scheduler, &why);
+        server_note_stats(s);
+    }
     return true;
 }
 
+static bool drain(struct server *s, struct error *err) {
+    struct scheduler_stats stats = {0};
+    server_set_state(s, SERVER_DRAINING, NULL);
+    if (s->scheduler) {
+        stats = scheduler_stats(s->scheduler);
+    }
+    log_info("draining: %d requests run or wait", stats.running + stats.waiting);
+    return server_finish_requests(s, s->options.drain_s,
+                                  "the server shut down before this request was finished", err);
+}
+
+static bool do_command(struct server *s, struct error *err) {
+    struct job *command = s->command;
+    s->command = NULL;
+    bool ok = server_do(s, command, err);
+    job_release(command);
+    return ok;
+}
+
 static bool serve(struct server *s, struct error *err) {
-    set_state(s, SERVER_READY);
-    while (!s->options.interrupted()) {
-        take_inbox(s);
-        bool any = look_after_jobs(s);
-        if (scheduler_idle(s->scheduler)) {
-            note_stats(s); /* somebody may just have been called off */
-            nap(s, any);
-        } else if (!scheduler_step(s->scheduler, err)) {
+    bool idle, any;
+    while (!server_wants_end(s)) {
+        if (!turn(s, &idle, &any, err)) {
             return false;
         }
-        note_stats(s);
+        if (s->command) {
+            if (!do_command(s, err)) {
+                return false;
+            }
+        } else if (idle) {
+            nap(s, any);
+        }
     }
     return drain(s, err);
 }
 
 /* ---- start and end ---- */
-
-static bool report(void *user, uint64_t done, uint64_t total, struct error *err) {
-    struct server *s = user;
-    if (s->options.interrupted()) {
-        return error_set(err, ERROR_INTERRUPTED, "interrupted while loading");
-    }
-    pthread_mutex_lock(&s->lock);
-    s->loaded = total ? (double)done / (double)total : 0;
-    pthread_mutex_unlock(&s->lock);
-    return true;
-}
 
 static bool tell_ranks(struct server *s, struct error *err) {
     json_t *list = json_array();
@@ -289,9 +220,8 @@ static bool tell_ranks(struct server *s, struct error *err) {
                                               "cores", h->cores, "threads", h->threads,
                                               "memory_free", (json_int_t)h->memory));
     }
-    json_t *j = json_pack("{s:i, s:s, s:s, s:s, s:o}", "world", pool_world(s->pool), "device",
-                          pool_device(s->pool), "dtype", pool_dtype(s->pool), "model",
-                          s->model.name, "ranks", list);
+    json_t *j = json_pack("{s:i, s:s, s:s, s:o}", "world", pool_world(s->pool), "device",
+                          pool_device(s->pool), "dtype", pool_dtype(s->pool), "ranks", list);
     char *text = j ? json_dumps(j, JSON_COMPACT) : NULL;
     pthread_mutex_lock(&s->lock);
     bool ok = text ? buffer_append(&s->ranks, text, strlen(text), err)
@@ -300,30 +230,6 @@ static bool tell_ranks(struct server *s, struct error *err) {
     free(text);
     json_decref(j);
     return ok;
-}
-
-static bool load(struct server *s, struct error *err) {
-    const struct server_options *o = &s->options;
-    struct engine_options engine = {.dir = o->dir,
-                                    .ctx = o->ctx,
-                                    .max_seqs = o->max_batch,
-                                    .max_tok = o->max_batch + o->prefill_chunk,
-                                    .progress = {.report = report, .user = s}};
-    struct scheduler_options scheduler = {.max_batch = o->max_batch,
-                                          .prefill_chunk = o->prefill_chunk,
-                                          .max_waiting = o->max_waiting};
-    struct model_config config;
-    if (!model_config_load(&config, o->dir, err) ||
-        !tokenizer_load(&s->tokenizer, o->dir, config.vocab, err) ||
-        !engine_open(&s->engine, s->pool, &engine, err) ||
-        !scheduler_create(&s->scheduler, s->engine, s->tokenizer, &scheduler, err)) {
-        return false;
-    }
-    s->model.tokenizer = s->tokenizer;
-    s->model.created = time(NULL);
-    log_info("loaded %s: %.1f MB in %.2f s", o->dir, (double)engine_load_bytes(s->engine) / 1e6,
-             engine_load_seconds(s->engine));
-    return true;
 }
 
 static bool write_port(const struct server *s, struct error *err) {
@@ -337,62 +243,98 @@ static bool write_port(const struct server *s, struct error *err) {
     return ok || error_set(err, ERROR_IO, "--port-file %s: %s", path, strerror(errno));
 }
 
-static bool run(struct server *s, struct error *err) {
+static bool open_port(struct server *s, struct error *err) {
     const struct server_options *o = &s->options;
     const struct http_options http = {
         .host = o->host, .port = o->port, .api_key = o->api_key, .json_log = o->json_log};
-    s->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (s->wake_fd < 0) {
-        return error_set(err, ERROR_INTERNAL, "eventfd: %s", strerror(errno));
-    }
     if (!http_start(&s->http, &http, server_handle, s, err) || !write_port(s, err)) {
         return false;
     }
     log_info("listening on http://%s:%d", o->host, http_port(s->http));
-    if (!pool_start(s->pool, err) || !tell_ranks(s, err)) {
-        return false;
-    }
-    set_state(s, SERVER_LOADING);
-    return load(s, err) && serve(s, err);
+    return true;
 }
 
-/* Whatever went wrong, clients hear of it first. */
+static bool run(struct server *s, struct error *err) {
+    if (!open_port(s, err) || !pool_hello(s->pool, err)) {
+        return false;
+    }
+    server_set_state(s, SERVER_CHECKING, NULL);
+    if (!pool_check(s->pool, err) || !tell_ranks(s, err)) {
+        return false;
+    }
+    if (!server_load(s, s->options.dir, s->options.model_name, err)) {
+        /* Nobody has asked for anything yet, so that there is nothing to be sorry for. */
+        return err->kind == ERROR_INTERRUPTED && server_wants_end(s);
+    }
+    return serve(s, err);
+}
+
+/* Whatever went wrong, clients hear of it first, and for a moment those who come to ask. */
 static void fail(struct server *s, const struct error *why) {
     pthread_mutex_lock(&s->lock);
     s->state = SERVER_FAILED;
     s->cause = *why;
     pthread_mutex_unlock(&s->lock);
-    fail_jobs(s, why);
+    server_fail_jobs(s, why);
+    double end = clock_now() + linger_s;
+    while (s->http && clock_now() < end && !atomic_load(&s->killed)) {
+        server_take_inbox(s);
+        server_look_after_jobs(s);
+        clock_sleep(0.005);
+    }
+}
+
+static void finish_http(struct server *s) {
+    struct error late;
+    error_set(&late, ERROR_INTERRUPTED, "the server is shutting down");
+    http_quiesce(s->http);
+    server_take_inbox(s);
+    server_fail_jobs(s, &late);
+    server_flush(s);
+    http_stop(s->http);
+    job_release(s->command);
 }
 
 static void finish(struct server *s) {
     if (s->http) {
-        http_quiesce(s->http);
-        take_inbox(s);
-        flush(s);
-        http_stop(s->http);
+        finish_http(s);
     }
-    scheduler_destroy(s->scheduler);
-    tokenizer_destroy(s->tokenizer);
+    if (s->watching) {
+        raise_fd(s->end_fd);
+        pthread_join(s->watcher, NULL);
+    }
     buffer_finish(&s->ranks);
     pthread_mutex_destroy(&s->lock);
-    if (s->wake_fd >= 0) {
-        close(s->wake_fd);
+    close(s->wake_fd);
+    close(s->end_fd);
+}
+
+static bool start(struct server *s, struct error *err) {
+    s->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    s->end_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (s->wake_fd < 0 || s->end_fd < 0) {
+        return error_set(err, ERROR_INTERNAL, "eventfd: %s", strerror(errno));
     }
+    int failed = pthread_create(&s->watcher, NULL, watch_for_kill, s);
+    s->watching = failed == 0;
+    return s->watching ||
+           error_set(err, ERROR_INTERNAL, "cannot start a thread: %s", strerror(failed));
 }
 
 bool server_run(const struct server_options *options, struct pool *pool, struct error *err) {
-    struct server s = {.options = *options, .pool = pool, .wake_fd = -1};
+    struct server s = {.options = *options, .pool = pool, .wake_fd = -1, .end_fd = -1};
     struct error at_close;
-    s.model.name = options->model_name;
     s.inbox_end = &s.inbox;
+    snprintf(s.model_name, sizeof s.model_name, "%s", options->model_name);
     pthread_mutex_init(&s.lock, NULL);
-    bool ok = run(&s, err);
+    server_set_state(&s, SERVER_STARTING, NULL);
+    bool ok = start(&s, err) && run(&s, err);
     if (!ok) {
         fail(&s, err);
     }
+    bool closed = !s.engine || server_unload(&s, NULL, &at_close);
     finish(&s);
-    if (s.engine && !engine_close(s.engine, &at_close) && ok) {
+    if (!closed && ok) {
         *err = at_close;
         ok = false;
     }

@@ -15,9 +15,12 @@ struct server_options {
     const char *api_key;   /* NULL: none is asked for */
     bool json_log;
     int max_batch, prefill_chunk, max_waiting; /* see struct scheduler_options */
+    uint64_t kv_memory;                        /* see struct engine_options */
+    const char *model_root;                    /* others may be loaded from below; NULL: none */
     double drain_s;                            /* for running requests to finish */
     bool (*interrupted)(void);                 /* drain now? */
     int interrupt_fd;                          /* readable with it */
+    int kill_fd; /* readable when less than a second is left; see launch_kill_fd */
 };
 
 /* Until it is interrupted, and drained; then true. All strings: borrowed. Errors: IO (port),

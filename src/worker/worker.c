@@ -2,6 +2,7 @@
 
 #include "config.h"
 
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,6 +29,7 @@ struct worker {
     struct model *model;   /* owns; from load to unload */
     transport_hook *poll;
     void *poll_user;
+    uint64_t resident_before; /* bytes of this process in memory before the load */
     struct model_progress progress;
     uint64_t n_step;
     double step_s;
@@ -399,6 +401,7 @@ static bool handle_load(struct worker *w, const struct message *request, struct 
     }
     const struct model_progress progress = {.report = load_progress, .user = w};
     double start = clock_now();
+    w->resident_before = host_memory_resident();
     guard(w, "the load onto the GPU", w->options.timeout_s + slack_s);
     bool ok = model_load(&w->model, &params, w->device, w->comm, &progress, err);
     unguard(w);
@@ -440,6 +443,9 @@ static bool handle_unload(struct worker *w, const struct message *request, struc
     guard(w, "the unload from the GPU", w->options.timeout_s + slack_s);
     drop_model(w);
     unguard(w);
+    malloc_trim(0); /* what was freed goes back to the system, for others to have */
+    reply->unloaded.resident_before = w->resident_before;
+    reply->unloaded.resident = host_memory_resident();
     return true;
 }
 

@@ -258,7 +258,7 @@ static void lead(const struct pool_options *o, const char *dir) {
     test_room(e, tokenizer);
     test_failure(e, tokenizer);
     tokenizer_destroy(tokenizer);
-    CHECK(engine_close(e, &err) && pool_shutdown(p, &err));
+    CHECK(engine_close(e, NULL, &err) && pool_shutdown(p, &err));
     pool_destroy(p);
 }
 

@@ -120,7 +120,7 @@ static struct message example(enum message_type type) {
         m.step = (struct step){.n_seq = 4, .seqs = seqs};
         break;
     case MESSAGE_UNLOADED:
-        m.unloaded.bytes_freed = 77;
+        m.unloaded = (struct message_unloaded){77, 1u << 20, 1u << 21};
         break;
     case MESSAGE_STATS_RESULT:
         m.stats = (struct message_stats){1, 2.5, 0.125, 4, 5};

@@ -115,7 +115,7 @@ static void lead_too_early(const struct pool_options *o) {
     CHECK(!pool_measure(p, SWEEP_BROADCAST, 64, 1, 0, &sample, &err));
     CHECK(err.kind == ERROR_COMM_NOT_INIT);
     CHECK_OK(pool_start(p, &err), &err); /* nobody is the worse for it */
-    CHECK(!pool_unload(p, &err) && err.kind == ERROR_PROTOCOL);
+    CHECK(!pool_unload(p, NULL, &err) && err.kind == ERROR_PROTOCOL);
     int32_t token = 1, block = 0;
     struct step_seq seq = {.n_tok = 1, .tokens = &token, .n_block = 1, .blocks = &block};
     struct step step = {.n_seq = 1, .seqs = &seq};

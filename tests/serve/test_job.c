@@ -9,7 +9,7 @@ static struct job *make(bool stream) {
     struct api_request q = {.kind = API_COMPLETION, .stream = stream};
     struct job *j;
     struct error err;
-    assert_ok(job_create(&j, &q, &err), &err);
+    assert_ok(job_create(&j, &q, NULL, &err), &err);
     return j;
 }
 

@@ -3,6 +3,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "device/device.h"
 #include "device/host/kernels.h"
@@ -41,6 +42,8 @@ static inline struct host_device *host_of(struct device *d) {
 void *host_memory_alloc(size_t bytes);
 void host_memory_free(void *p, size_t bytes);
 size_t host_memory_available(void);
+/* Bytes of this process that stand in memory; 0: unknown. */
+uint64_t host_memory_resident(void);
 /* Errors: MEMORY (the old buffer stays). What it held is lost. */
 bool host_scratch_reserve(struct host_scratch *, size_t bytes, struct error *err);
 void host_scratch_finish(struct host_scratch *);

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "base/checked.h"
 
@@ -143,4 +144,15 @@ size_t host_memory_available(void) {
     uint64_t system = read_field("/proc/meminfo", "MemAvailable") * 1024;
     uint64_t group = cgroup_available();
     return (size_t)(group < system ? group : system);
+}
+
+uint64_t host_memory_resident(void) {
+    unsigned long long pages = 0;
+    FILE *f = fopen("/proc/self/statm", "re");
+    if (!f) {
+        return 0;
+    }
+    bool ok = fscanf(f, "%*u %llu", &pages) == 1;
+    fclose(f);
+    return ok ? (uint64_t)pages * (uint64_t)sysconf(_SC_PAGESIZE) : 0;
 }

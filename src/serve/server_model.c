@@ -1,0 +1,229 @@
+/* Models come and go; ranks and communicator stay. */
+#include <jansson.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "format/show.h"
+#include "serve/server_impl.h"
+
+/* ---- load and unload ---- */
+
+static bool report(void *user, uint64_t done, uint64_t total, struct error *err) {
+    struct server *s = user;
+    if (server_wants_end(s)) {
+        return error_set(err, ERROR_INTERRUPTED, "interrupted while loading");
+    }
+    pthread_mutex_lock(&s->lock);
+    s->loaded = total ? (double)done / (double)total : 0;
+    pthread_mutex_unlock(&s->lock);
+    return true;
+}
+
+static bool open_engine(struct server *s, const char *dir, const struct served *model,
+                        struct error *err) {
+    const struct server_options *o = &s->options;
+    struct engine_options engine = {.dir = dir,
+                                    .ctx = o->ctx,
+                                    .max_seqs = o->max_batch,
+                                    .max_tok = o->max_batch + o->prefill_chunk,
+                                    .cut_kv = true,
+                                    .kv_memory = o->kv_memory,
+                                    .progress = {.report = report, .user = s}};
+    struct scheduler_options scheduler = {.max_batch = o->max_batch,
+                                          .prefill_chunk = o->prefill_chunk,
+                                          .max_waiting = o->max_waiting};
+    return engine_open(&s->engine, s->pool, &engine, err) &&
+           scheduler_create(&s->scheduler, s->engine, model->tokenizer, &scheduler, err);
+}
+
+static void set_model(struct server *s, struct served *model) {
+    pthread_mutex_lock(&s->lock);
+    struct served *old = s->model;
+    s->model = model;
+    if (model) {
+        snprintf(s->model_name, sizeof s->model_name, "%s", model->name);
+    }
+    pthread_mutex_unlock(&s->lock);
+    served_release(old);
+}
+
+bool server_load(struct server *s, const char *dir, const char *name, struct error *err) {
+    struct served *model = NULL;
+    pthread_mutex_lock(&s->lock);
+    s->loaded = 0;
+    pthread_mutex_unlock(&s->lock);
+    server_set_state(s, SERVER_LOADING, NULL);
+    if (!served_create(&model, dir, name, err)) {
+        return false;
+    }
+    if (!open_engine(s, dir, model, err)) {
+        served_release(model);
+        return false;
+    }
+    set_model(s, model);
+    int blocks = engine_blocks(s->engine), most = engine_blocks_for(engine_ctx(s->engine));
+    log_info("loaded %s: %.1f MB in %.2f s; KV cache of %d positions, contexts of %d", dir,
+             (double)engine_load_bytes(s->engine) / 1e6, engine_load_seconds(s->engine),
+             blocks * KV_BLOCK, engine_ctx(s->engine));
+    if (blocks / most < s->options.max_batch) {
+        log_warn("the KV cache holds %d of %d whole contexts (--kv-memory, --ctx, --max-batch)",
+                 blocks / most, s->options.max_batch);
+    }
+    server_set_state(s, SERVER_READY, NULL);
+    return true;
+}
+
+bool server_unload(struct server *s, struct message_unloaded *ranks, struct error *err) {
+    struct engine *engine = s->engine;
+    if (s->scheduler) {
+        struct scheduler_stats stats = scheduler_stats(s->scheduler);
+        s->past.n_step += stats.n_step;
+        s->past.prompt_tokens += stats.prompt_tokens;
+        s->past.generated_tokens += stats.generated_tokens;
+        s->past.step_seconds += stats.step_seconds;
+        s->past.leader_seconds += stats.leader_seconds;
+    }
+    scheduler_destroy(s->scheduler);
+    s->scheduler = NULL;
+    s->engine = NULL;
+    set_model(s, NULL); /* before the ranks' memory is looked at */
+    return engine_close(engine, ranks, err);
+}
+
+/* ---- commands ---- */
+
+static void answer(struct job *j, json_t *object) {
+    struct buffer body = {0};
+    struct api_error e;
+    char *text = object ? json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(6)) : NULL;
+    if (text && buffer_append(&body, text, strlen(text), NULL)) {
+        job_put(j, 200, &body, true);
+    } else {
+        api_refuse(&e, 500, "server_error", NULL, NULL, "out of memory");
+        job_fail(j, &e);
+    }
+    buffer_finish(&body);
+    free(text);
+    json_decref(object);
+}
+
+/* Where the model stands: only below --model-root, whatever links there are. */
+static bool find_model(const struct server *s, const char *wanted, char dir[PATH_MAX],
+                       const char **name, struct api_error *e) {
+    const struct server_options *o = &s->options;
+    char root[PATH_MAX], joined[PATH_MAX];
+    if (!wanted || strcmp(wanted, o->model_name) == 0) {
+        snprintf(dir, PATH_MAX, "%s", o->dir);
+        *name = o->model_name;
+        return true;
+    }
+    struct shown shown = show_text(wanted);
+    if (!o->model_root) {
+        return api_refuse(e, 403, "invalid_request_error", "no_model_root", "model",
+                          "only '%s' can be loaded: others need a server with --model-root",
+                          o->model_name);
+    }
+    int n = snprintf(joined, sizeof joined, "%s%s%s", wanted[0] == '/' ? "" : o->model_root,
+                     wanted[0] == '/' ? "" : "/", wanted);
+    size_t n_root = realpath(o->model_root, root) ? strlen(root) : 0;
+    n_root -= n_root == 1; /* "/" */
+    if (n < 0 || (size_t)n >= sizeof joined || !realpath(joined, dir) || *root != '/' ||
+        strncmp(dir, root, n_root) != 0 || dir[n_root] != '/') {
+        return api_refuse(e, 404, "invalid_request_error", "model_not_found", "model",
+                          "there is no model '%s' below --model-root", shown.text);
+    }
+    *name = dir + n_root + 1;
+    return true;
+}
+
+/* What the files are to blame for is the request's fault, as it chose them. */
+static void refuse_load(struct job *j, const struct error *why) {
+    struct api_error e;
+    api_error_from(&e, why);
+    if (error_exit_code(why->kind) == 2 && why->kind != ERROR_MEMORY) {
+        e.status = 400;
+    }
+    job_fail(j, &e);
+}
+
+static bool do_load(struct server *s, struct job *j, struct error *err) {
+    struct api_error e;
+    char dir[PATH_MAX];
+    const char *name = NULL;
+    if (s->engine) {
+        api_refuse(&e, 409, "conflict", "loaded", "model",
+                   "'%s' is loaded: unload it first (POST /v1/admin/unload)", s->model->name);
+        job_fail(j, &e);
+        return true;
+    }
+    if (!find_model(s, j->wanted, dir, &name, &e)) {
+        job_fail(j, &e);
+        return true;
+    }
+    struct error why;
+    if (server_load(s, dir, name, &why)) {
+        answer(j, json_pack("{s:s, s:s, s:I, s:f, s:i, s:I}", "status", "ready", "model", name,
+                            "bytes_read", (json_int_t)engine_load_bytes(s->engine), "seconds",
+                            engine_load_seconds(s->engine), "ctx", engine_ctx(s->engine),
+                            "kv_positions",
+                            (json_int_t)engine_blocks(s->engine) * (json_int_t)KV_BLOCK));
+        return true;
+    }
+    log_warn("cannot load %s: %s", dir, why.message);
+    char reason[sizeof s->reason];
+    snprintf(reason, sizeof reason, "no model is loaded; the last load failed: %.150s",
+             why.message);
+    server_set_state(s, SERVER_UNLOADED, reason);
+    refuse_load(j, &why);
+    bool broken = pool_is_broken(s->pool) || why.kind == ERROR_DEADLINE;
+    if (broken) {
+        *err = why;
+    } else if (s->engine && !server_unload(s, NULL, err)) {
+        return false;
+    }
+    return !broken;
+}
+
+static bool do_unload(struct server *s, struct job *j, struct error *err) {
+    struct api_error e;
+    if (!s->engine) {
+        api_refuse(&e, 409, "conflict", "unloaded", NULL, "no model is loaded");
+        job_fail(j, &e);
+        return true;
+    }
+    int world = pool_world(s->pool);
+    struct message_unloaded *ranks = calloc((size_t)world, sizeof *ranks);
+    if (!ranks) {
+        api_refuse(&e, 500, "server_error", NULL, NULL, "out of memory");
+        job_fail(j, &e);
+        return true;
+    }
+    server_set_state(s, SERVER_DRAINING, "the model is being unloaded");
+    double patience = j->patience_s < 0 ? s->options.drain_s : j->patience_s;
+    bool ok = server_finish_requests(
+                  s, patience, "the model was unloaded before this request was finished", err) &&
+              server_unload(s, ranks, err);
+    if (ok) {
+        json_t *list = json_array();
+        for (int r = 0; r < world; r++) {
+            json_array_append_new(list, json_pack("{s:i, s:I, s:I, s:I}", "rank", r, "bytes_freed",
+                                                  (json_int_t)ranks[r].bytes_freed,
+                                                  "resident_before_load",
+                                                  (json_int_t)ranks[r].resident_before, "resident",
+                                                  (json_int_t)ranks[r].resident));
+        }
+        log_info("unloaded %s", s->model_name);
+        server_set_state(s, SERVER_UNLOADED, NULL);
+        answer(j, json_pack("{s:s, s:s, s:o}", "status", "unloaded", "model", s->model_name,
+                            "ranks", list));
+    }
+    free(ranks);
+    return ok;
+}
+
+bool server_do(struct server *s, struct job *command, struct error *err) {
+    return (command->kind == JOB_LOAD ? do_load : do_unload)(s, command, err);
+}
