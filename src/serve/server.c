@@ -321,6 +321,7 @@ static bool load(struct server *s, struct error *err) {
     }
     s->model.tokenizer = s->tokenizer;
     s->model.created = time(NULL);
+    s->model.sampling = sampling_recommended(&config);
     log_info("loaded %s: %.1f MB in %.2f s", o->dir, (double)engine_load_bytes(s->engine) / 1e6,
              engine_load_seconds(s->engine));
     return true;

@@ -132,9 +132,11 @@ static void no_calls(void **state) {
 
 static const struct api_model model = {.name = "m"};
 
+static bool one_call; /* what the next replies are asked for */
+
 static char *reply(const char *text, bool stream, enum finish_reason finish) {
     const struct api_request q = {
-        .kind = API_CHAT, .stream = stream, .reasoning = true, .tools = true};
+        .kind = API_CHAT, .stream = stream, .reasoning = true, .tools = true, .one_call = one_call};
     struct api_reply r;
     struct buffer out = {0};
     struct error err;
@@ -197,6 +199,23 @@ static void whole(void **state) {
         "\"tool_calls\":[{" CALLED("g", "{}") "]},\"logprobs\":null,\"finish_reason\":\"length\"}");
 }
 
+/* parallel_tool_calls: false. */
+static void only_one_call(void **state) {
+    (void)state;
+    one_call = true;
+    assert_whole(
+        ONE "\n" TWO, FINISH_STOP,
+        "{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":null,"
+        "\"tool_calls\":[{" CALLED(
+            "f", "{\\\"a\\\": \\\"b\\\"}") "]},"
+                                           "\"logprobs\":null,\"finish_reason\":\"tool_calls\"}");
+    char *got = reply(ONE "\n" TWO, true, FINISH_STOP);
+    assert_non_null(strstr(got, "\"name\":\"f\""));
+    assert_null(strstr(got, "\"name\":\"g\""));
+    free(got);
+    one_call = false;
+}
+
 static void streamed(void **state) {
     (void)state;
     static const char *const want[] = {
@@ -229,7 +248,7 @@ static void streamed(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(reasoning), cmocka_unit_test(calls),    cmocka_unit_test(no_calls),
-        cmocka_unit_test(whole),     cmocka_unit_test(streamed),
+        cmocka_unit_test(whole),     cmocka_unit_test(streamed), cmocka_unit_test(only_one_call),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
