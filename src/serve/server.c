@@ -340,8 +340,11 @@ static bool write_port(const struct server *s, struct error *err) {
 
 static bool run(struct server *s, struct error *err) {
     const struct server_options *o = &s->options;
-    const struct http_options http = {
-        .host = o->host, .port = o->port, .api_key = o->api_key, .json_log = o->json_log};
+    const struct http_options http = {.host = o->host,
+                                      .port = o->port,
+                                      .api_key = o->api_key,
+                                      .cors_origin = o->cors_origin,
+                                      .json_log = o->json_log};
     s->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (s->wake_fd < 0) {
         return error_set(err, ERROR_INTERNAL, "eventfd: %s", strerror(errno));

@@ -348,7 +348,7 @@ static void replies_sent_back(void **state) {
     }
     free(line);
     fclose(f);
-assert_true(n >= 10 && n_call >= 2);
+    assert_true(n >= 10 && n_call >= 2);
 }
 
 int main(void) {

@@ -298,6 +298,83 @@ class Endings(unittest.TestCase):
         server.stop()
 
 
+class Origins(unittest.TestCase):
+    """What pages of other origins may do."""
+
+    PAGE = "https://page.example"
+
+    def answer(self, server, method, path, headers, body=None):
+        """(status, headers, body)"""
+        c = server.connect()
+        c.request(method, path, body and json.dumps(body), headers)
+        r = c.getresponse()
+        data = r.read().decode()
+        c.close()
+        return r.status, r.headers, data
+
+    def post(self, server, origin, **more):
+        headers = {"Origin": origin} if origin else {}
+        return self.answer(server, "POST", "/v1/completions", headers, completion(tokens=1, **more))
+
+    def preflight(self, server, origin):
+        return self.answer(server, "OPTIONS", "/v1/chat/completions",
+                           {"Origin": origin, "Access-Control-Request-Method": "POST",
+                            "Access-Control-Request-Headers": "authorization,x-stainless-lang"})
+
+    def test_none_but_our_own(self):
+        server = Server(np=1)
+        self.assertEqual(self.post(server, None)[0], 200)
+        self.assertEqual(self.post(server, f"http://127.0.0.1:{server.port}")[0], 200)
+        for other in (self.PAGE, "null", f"http://127.0.0.1:{server.port + 1}"):
+            status, headers, text = self.post(server, other)
+            self.assertEqual((status, json.loads(text)["error"]["code"]), (403, "origin_not_allowed"))
+            self.assertNotIn("Access-Control-Allow-Origin", headers)
+        # a name that somebody made point here
+        name = f"evil.example:{server.port}"
+        status = self.answer(server, "POST", "/v1/completions", {"Host": name, "Origin": f"http://{name}"},
+                             completion())[0]
+        self.assertEqual(status, 403)
+        self.assertEqual(self.answer(server, "GET", "/v1/models", {"Origin": self.PAGE})[0], 200)
+        status, headers, _ = self.preflight(server, self.PAGE)
+        self.assertEqual(status, 405)
+        self.assertFalse([h for h in headers if h.startswith("Access-Control")])
+        self.assertEqual(server.stop()[0], 0)
+
+    def test_one_that_is_let_in(self):
+        with tempfile.NamedTemporaryFile("w") as f:
+            f.write("secret\n")
+            f.flush()
+            server = Server("--cors-origin", self.PAGE, "--api-key-file", f.name, np=1)
+        status, headers, _ = self.preflight(server, self.PAGE)  # which brings no key
+        self.assertEqual(status, 204)
+        self.assertEqual(headers["Access-Control-Allow-Origin"], self.PAGE)
+        self.assertEqual(headers["Access-Control-Allow-Headers"], "authorization,x-stainless-lang")
+        self.assertIn("POST", headers["Access-Control-Allow-Methods"])
+        self.assertEqual(headers["Vary"], "Origin")
+        status, headers, _ = self.preflight(server, "https://other.example")
+        self.assertEqual((status, headers["Access-Control-Allow-Origin"]), (403, None))
+        key = {"Authorization": "Bearer secret"}
+        for origin, allowed in ((self.PAGE, self.PAGE), ("https://other.example", None)):
+            for stream in (False, True):
+                status, headers, _ = self.answer(server, "POST", "/v1/completions",
+                                                 {**key, "Origin": origin},
+                                                 completion(tokens=1, stream=stream))
+                self.assertEqual((status, headers["Access-Control-Allow-Origin"], headers["Vary"]),
+                                 (200, allowed, "Origin"))  # the key opens; CORS says who may read
+        status, headers, _ = self.post(server, self.PAGE)
+        self.assertEqual((status, headers["Access-Control-Allow-Origin"]), (401, self.PAGE))
+        self.assertEqual(server.stop()[0], 0)
+
+    def test_all(self):
+        server = Server("--cors-origin", "*", np=1)
+        self.assertEqual(self.preflight(server, self.PAGE)[0], 204)
+        for origin in (self.PAGE, None):
+            status, headers, _ = self.post(server, origin)
+            self.assertEqual((status, headers["Access-Control-Allow-Origin"]), (200, "*"))
+            self.assertNotIn("Vary", headers)
+        self.assertEqual(server.stop()[0], 0)
+
+
 class Start(unittest.TestCase):
     def refuse(self, code, words, *args):
         done = subprocess.run([LOCKSTEP, "serve", "--port", "0", *args], stdin=subprocess.DEVNULL,
@@ -307,6 +384,7 @@ class Start(unittest.TestCase):
 
     def test_options(self):
         self.refuse(2, "--host 0.0.0.0 is open to others", "--host", "0.0.0.0")
+        self.refuse(2, "--cors-origin example.org: expected an origin", "--cors-origin", "example.org")
         self.refuse(2, "--api-key-file: /nonexistent", "--api-key-file", "/nonexistent")
         self.refuse(2, "config.json", "--model", "/nonexistent")
         self.refuse(2, "cannot listen on 192.0.2.1", "--host", "192.0.2.1", "--no-auth")
