@@ -261,6 +261,13 @@ class Requests(unittest.TestCase):
         self.assertEqual((status, page[:15]), (200, "<!DOCTYPE html>"))
         self.assertNotIn("http://", re.sub(r"http://www.w3.org/\S*", "", page))  # nothing from elsewhere
         self.assertEqual(self.server.ask("GET", "/health"), (200, {"status": "ready"}))
+        status, document = self.server.ask("GET", "/openapi.json")
+        self.assertEqual((status, document["openapi"]), (200, "3.1.0"))
+        for path, item in document["paths"].items():
+            if "{" not in path and not path.startswith("/v1/admin/"):
+                for method in item:
+                    self.assertNotIn(self.server.ask(method.upper(), path, {} if method == "post" else None)[0],
+                                     (404, 405), path)
         models = self.server.ask("GET", "/v1/models")[1]
         self.assertEqual([m["id"] for m in models["data"]], ["kjv-qwen3-3m"])
         self.assertEqual(self.server.ask("GET", "/v1/models/kjv-qwen3-3m")[1]["object"], "model")
@@ -464,7 +471,8 @@ class Start(unittest.TestCase):
                                 ({"Authorization": "Bearer secretsecret"}, 401),
                                 ({"Authorization": "Bearer secret"}, 200)):
             self.assertEqual(server.ask("GET", "/v1/models", headers=headers)[0], status)
-        self.assertEqual(server.ask("GET", "/health")[0], 200)
+        for path in ("/health", "/", "/openapi.json"):
+            self.assertEqual(server.ask("GET", path)[0], 200)
         # the key comes first, and a body without it goes nowhere
         self.assertEqual(server.ask("POST", "/v1/completions", b"x" * (9 << 20))[0], 401)
         self.assertEqual(server.stop()[0], 0)
