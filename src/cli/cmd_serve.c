@@ -6,9 +6,10 @@
 #include "base/buffer.h"
 #include "cli/command.h"
 #include "cli/launch.h"
+#include "serve/origin.h"
 #include "serve/server.h"
 
-enum { N_OWN = 14, MAX_KEY = 4096 };
+enum { N_OWN = 15, MAX_KEY = 4096 };
 
 struct serve_options {
     struct common_options common;
@@ -54,6 +55,11 @@ static int options_table(struct serve_options *o, struct option *table) {
          .name = "no-auth",
          .value = &o->no_auth,
          .help = "listen beyond loopback without a key"},
+        {.type = OPTION_STRING,
+         .name = "cors-origin",
+         .value = &o->server.cors_origin,
+         .arg = "ORIGIN",
+         .help = "let pages of ORIGIN, such as https://example.org, send\nrequests; *: all pages"},
         {.type = OPTION_STRING,
          .name = "served-model-name",
          .value = &o->server.model_name,
@@ -161,6 +167,12 @@ static bool run(struct serve_options *o, struct error *err) {
     struct server_options *s = &o->server;
     if (!common_options_apply(&o->common, err) || !read_key(o, err)) {
         return false;
+    }
+    if (s->cors_origin && !origin_is_valid(s->cors_origin)) {
+        return error_set(err, ERROR_USAGE,
+                         "--cors-origin %s: expected an origin without a path, such as "
+                         "https://example.org, or *",
+                         s->cors_origin);
     }
     s->dir = common_model(&o->common);
     s->model_name = s->model_name ? s->model_name : name_of(o, s->dir);

@@ -313,10 +313,10 @@ static bool read_config(const struct json_fields *f, struct model_config *c, str
 static bool read_generation(const struct json_fields *f, struct model_config *c,
                             struct error *err) {
     return read_tokens(f, c, err) && json_get_bool_or(f, "do_sample", &c->do_sample, err) &&
-           json_get_number_or(f, "temperature", 0, 1000, &c->temperature, err) &&
-           json_get_number_or(f, "top_p", 0, 1, &c->top_p, err) &&
+           json_get_number_or(f, "temperature", 0, 100, &c->temperature, err) &&
+           json_get_number_or(f, "top_p", 1e-9, 1, &c->top_p, err) &&
            json_get_number_or(f, "min_p", 0, 1, &c->min_p, err) &&
-           json_get_number_or(f, "repetition_penalty", 1e-3, 1000, &c->repetition_penalty, err) &&
+           json_get_number_or(f, "repetition_penalty", 1e-3, 100, &c->repetition_penalty, err) &&
            get_int_or(f, "top_k", -1, INT32_MAX, &c->top_k, err);
 }
 
@@ -350,6 +350,7 @@ out:
 
 bool model_config_load(struct model_config *out, const char *dir, struct error *err) {
     struct model_config c = {.bos = -1,
+                             .do_sample = true,
                              .temperature = -1,
                              .top_p = -1,
                              .min_p = -1,

@@ -53,8 +53,9 @@ struct model_config {
     int n_eos;
     int32_t eos[MODEL_MAX_EOS]; /* config.json's and generation_config.json's, united */
     int32_t bos;                /* -1: none */
-    /* generation_config.json's sampling defaults; unset fields are negative */
-    bool do_sample;
+    /* generation_config.json's sampling defaults, in the sampler's ranges; unset fields are
+     * negative (top_k: or off) */
+    bool do_sample; /* true where it does not say */
     double temperature, top_p, min_p, repetition_penalty;
     int top_k;
 };

@@ -25,9 +25,38 @@ struct sampling sampling_default(void) {
     return (struct sampling){.top_p = 1, .repetition_penalty = 1};
 }
 
+struct sampling sampling_recommended(const struct model_config *c) {
+    struct sampling s = sampling_default();
+    s.temperature = 1;
+    if (c->do_sample) {
+        s.temperature = c->temperature >= 0 ? c->temperature : s.temperature;
+        s.top_p = c->top_p >= 0 ? c->top_p : s.top_p;
+        s.top_k = c->top_k >= 0 ? c->top_k : s.top_k;
+        s.min_p = c->min_p >= 0 ? c->min_p : s.min_p;
+    }
+    if (c->repetition_penalty >= 0) {
+        s.repetition_penalty = c->repetition_penalty;
+    }
+    return s;
+}
+
 static bool range(bool inside, const char *name, const char *bounds, double value,
                   struct error *err) {
     return inside || error_set(err, ERROR_USAGE, "%s: must be %s, not %g", name, bounds, value);
+}
+
+static bool check_biases(const struct sampling *s, struct error *err) {
+    for (int i = 0; i < s->n_bias; i++) {
+        const struct logit_bias *b = &s->biases[i];
+        if (b->id < 0) {
+            return error_set(err, ERROR_USAGE, "logit_bias: there is no token %d", (int)b->id);
+        }
+        if (!range(b->bias >= -100 && b->bias <= 100, "logit_bias", "from -100 to 100", b->bias,
+                   err)) {
+            return false;
+        }
+    }
+    return true;
 }
 
 bool sampling_validate(const struct sampling *s, struct error *err) {
@@ -42,7 +71,8 @@ bool sampling_validate(const struct sampling *s, struct error *err) {
            range(s->presence_penalty >= -100 && s->presence_penalty <= 100, "presence_penalty",
                  "from -100 to 100", s->presence_penalty, err) &&
            range(s->frequency_penalty >= -100 && s->frequency_penalty <= 100, "frequency_penalty",
-                 "from -100 to 100", s->frequency_penalty, err);
+                 "from -100 to 100", s->frequency_penalty, err) &&
+           check_biases(s, err);
 }
 
 static bool has_penalties(const struct sampling *s) {
@@ -50,7 +80,7 @@ static bool has_penalties(const struct sampling *s) {
 }
 
 int sampling_candidates(const struct sampling *s) {
-    if (has_penalties(s)) {
+    if (has_penalties(s) || s->n_bias > 0) {
         return 0;
     }
     return s->temperature == 0 ? 1 : s->top_k;
@@ -249,6 +279,15 @@ bool sampler_pick(struct sampler *s, const float *values, const int32_t *ids, in
     return true;
 }
 
+static void add_biases(const struct sampling *o, float *logits, int vocab) {
+    for (int i = 0; i < o->n_bias; i++) {
+        const struct logit_bias *b = &o->biases[i];
+        if (b->id < vocab) {
+            logits[b->id] = (float)((double)logits[b->id] + b->bias);
+        }
+    }
+}
+
 /* Repetition as in Keskar et al., "CTRL" (2019), over prompt and output; presence and frequency
  * over the output alone, as the OpenAI API documents them. */
 static void apply_penalties(const struct sampler *s, float *logits, int vocab) {
@@ -273,6 +312,7 @@ bool sampler_pick_logits(struct sampler *s, float *logits, int vocab, int32_t *o
     if (vocab < 1) {
         return error_set(err, ERROR_SHAPE, "no logits to sample from");
     }
+    add_biases(&s->options, logits, vocab);
     if (has_penalties(&s->options)) {
         apply_penalties(s, logits, vocab);
     }

@@ -8,6 +8,13 @@
 
 #include "base/error.h"
 #include "base/random.h"
+#include "model/config.h"
+
+/* What is added to a token's logit: -100 as good as forbids it, 100 as good as demands it. */
+struct logit_bias {
+    int32_t id;
+    double bias;
+};
 
 struct sampling {
     double temperature;        /* 0: greedy */
@@ -18,16 +25,22 @@ struct sampling {
     double presence_penalty;   /* 0: off */
     double frequency_penalty;  /* 0: off */
     uint64_t seed;
+    const struct logit_bias *biases; /* [n_bias] borrowed for the sampler's life; no id twice */
+    int n_bias;
 };
 
 /* Greedy, nothing else. */
 struct sampling sampling_default(void);
 
+/* What the model's generation_config.json recommends. What it leaves open: temperature 1, filters
+ * and penalties off. Where it says do_sample: false, only its repetition_penalty counts. */
+struct sampling sampling_recommended(const struct model_config *c);
+
 /* Errors: USAGE, naming the field and its range. */
 bool sampling_validate(const struct sampling *s, struct error *err);
 
-/* How many candidates a choice needs: 1 for greedy, top_k for top-k without penalties; 0 when it
- * needs all logits. */
+/* How many candidates a choice needs: 1 for greedy, top_k for top-k without penalties and biases; 0
+ * when it needs all logits. */
 int sampling_candidates(const struct sampling *s);
 
 struct sampler; /* opaque: options, random state, counts of tokens seen */
@@ -44,9 +57,10 @@ bool sampler_accept(struct sampler *s, int32_t token, bool is_prompt, struct err
 bool sampler_pick(struct sampler *s, const float *values, const int32_t *ids, int n, int32_t *out,
                   struct error *err);
 
-/* Picks from all logits [vocab], applying penalties first. logits is clobbered. With the same
- * options and seed it chooses what sampler_pick chooses from the sorted top_k of them.
- * Errors: SHAPE, MEMORY. */
+/* Picks from all logits [vocab], adding biases first, then applying penalties, in the order of
+ * vLLM; biases of ids outside the vocabulary do nothing. logits is clobbered. With the same options
+ * and seed it chooses what sampler_pick chooses from the sorted top_k of them. Errors: SHAPE,
+ * MEMORY. */
 bool sampler_pick_logits(struct sampler *s, float *logits, int vocab, int32_t *out,
                          struct error *err);
 

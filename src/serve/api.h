@@ -30,7 +30,8 @@ bool api_refuse(struct api_error *e, int status, const char *type, const char *c
 struct api_model {
     const char *name; /* as served */
     const struct tokenizer *tokenizer;
-    int64_t created; /* Unix time of its load */
+    int64_t created;          /* Unix time of its load */
+    struct sampling sampling; /* for what a request leaves open; no seed, no biases */
 };
 
 /* A request that has been read. Its generate points into it: do not copy. */
@@ -38,10 +39,12 @@ struct api_request {
     enum api_kind kind;
     struct generate_request generate;
     bool stream, include_usage;
-    bool logprobs;            /* wanted in the reply, n of generate.top_logprobs each */
-    bool reasoning, tools;    /* a chat whose answer may think, and call tools */
-    struct token_list prompt; /* owns */
-    char **stops;             /* owns [generate.n_stop], and what they point to */
+    bool logprobs;             /* wanted in the reply, n of generate.top_logprobs each */
+    bool reasoning, tools;     /* a chat whose answer may think, and call tools ... */
+    bool one_call;             /* ... but only one */
+    struct token_list prompt;  /* owns */
+    char **stops;              /* owns [generate.n_stop], and what they point to */
+    struct logit_bias *biases; /* owns [generate.sampling.n_bias] */
 };
 
 /* Reads the body (JSON, [n]) of POST /v1/chat/completions or /v1/completions. On failure out is
@@ -58,7 +61,7 @@ struct api_reply {
     char id[40];     /* "chatcmpl-..." or "cmpl-..." */
     int64_t created; /* Unix time */
     const struct api_model *model;
-    bool stream, include_usage, logprobs;
+    bool stream, include_usage, logprobs, one_call;
     int n_prompt, n_generated;
     struct chat_output output; /* owns: takes a chat's text apart */
     int n_call;                /* tools called so far */

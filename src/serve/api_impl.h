@@ -39,6 +39,12 @@ bool api_get_object(const json_t *object, const char *name, json_t **out, struct
  * that is NULL. */
 bool api_refuse_failure(struct api_error *e, const char *param, const struct error *why);
 
+/* ---- how to choose among tokens (api_sampling.c) ---- */
+
+/* The model's defaults, and what the request says of them, into out->generate.sampling. */
+bool api_read_sampling(struct api_request *out, const json_t *body, const struct api_model *model,
+                       struct api_error *e);
+
 /* ---- what to continue (api_prompt.c) ---- */
 
 /* The prompt's tokens into out->prompt. Rewrites the body's messages. */

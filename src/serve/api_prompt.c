@@ -43,6 +43,14 @@ static bool join_parts(json_t *message, const json_t *parts, const char *param,
     return ok;
 }
 
+/* OpenAI's newer word for a system message, which no template knows. */
+static bool rename_developer(json_t *message, struct api_error *e) {
+    const char *role = json_string_value(json_object_get(message, "role"));
+    return strcmp(role, "developer") != 0 ||
+           json_object_set_new(message, "role", json_string("system")) == 0 ||
+           api_refuse(e, 503, "no_memory", NULL, NULL, "cannot allocate a message");
+}
+
 /* Only what the templates do not check, and what needs a form that they take. */
 static bool read_messages(json_t *messages, struct api_error *e) {
     if (!json_is_array(messages) || json_array_size(messages) == 0) {
@@ -59,6 +67,9 @@ static bool read_messages(json_t *messages, struct api_error *e) {
         if (!json_is_string(json_object_get(message, "role"))) {
             snprintf(param, sizeof param, "messages[%zu].role", i);
             return api_expected(param, "a string", json_object_get(message, "role"), e);
+        }
+        if (!rename_developer(message, e)) {
+            return false;
         }
         snprintf(param, sizeof param, "messages[%zu].content", i);
         if (json_is_array(content)) {
@@ -88,8 +99,8 @@ static bool read_tools(const json_t *body, json_t **out, struct api_error *e) {
     }
     if (json_is_object(choice) || (name && strcmp(name, "required") == 0)) {
         return API_REFUSE(e, "tool_choice",
-                          "tool_choice: a tool that must be called is not supported, only "
-                          "\"auto\" and \"none\"");
+                          "tool_choice: a tool that must be called (\"required\", or one by name) "
+                          "is not supported, only \"auto\" and \"none\"");
     }
     if (choice && (!name || (strcmp(name, "auto") != 0 && strcmp(name, "none") != 0))) {
         return API_REFUSE(e, "tool_choice", "tool_choice: expected \"auto\" or \"none\"");
@@ -110,8 +121,10 @@ bool api_read_chat(struct api_request *out, json_t *body, const struct api_model
     json_t *messages = api_field(body, "messages"), *tools = NULL, *kwargs = NULL;
     struct chat_options options = {.add_generation_prompt = true, .enable_thinking = true};
     enum chat_template kind;
+    bool parallel = true;
     struct error why;
     if (!read_messages(messages, e) || !read_tools(body, &tools, e) ||
+        !api_get_bool(body, "parallel_tool_calls", &parallel, e) ||
         !api_get_object(body, "chat_template_kwargs", &kwargs, e) ||
         !api_get_bool(kwargs, "chat_template_kwargs.enable_thinking", &options.enable_thinking,
                       e)) {
@@ -127,6 +140,7 @@ bool api_read_chat(struct api_request *out, json_t *body, const struct api_model
                api_refuse_failure(e, NULL, &why)) &&
               encode(out, model, (const char *)text.data, text.size, false, "messages", e);
     out->reasoning = kind == CHAT_QWEN3;
+    out->one_call = !parallel;
     out->tools = json_array_size(tools) > 0; /* else the template had refused them */
     buffer_finish(&text);
     return ok;

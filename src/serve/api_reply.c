@@ -33,6 +33,7 @@ bool api_reply_init(struct api_reply *r, const struct api_request *q, const stru
         .stream = q->stream,
         .include_usage = q->include_usage,
         .logprobs = q->logprobs,
+        .one_call = q->one_call,
         .output = {.reasoning = q->reasoning, .tools = q->tools},
     };
     return make_id(r->id, sizeof r->id, q->kind == API_CHAT ? "chatcmpl-" : "cmpl-", err);
@@ -312,6 +313,9 @@ static bool keep_part(struct api_reply *r, const struct chat_part *part, struct 
 
 static bool on_part(void *user, const struct chat_part *part, struct error *err) {
     const struct target *t = user;
+    if (part->kind == CHAT_CALL && t->r->one_call && t->r->n_call > 0) {
+        return true; /* the model cannot be kept from it, but the client need not see it */
+    }
     bool ok = t->r->stream ? put_chat_chunk(t->r, part, t->out, err) : keep_part(t->r, part, err);
     t->r->n_call += part->kind == CHAT_CALL;
     return ok;

@@ -2,7 +2,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 #include "format/show.h"
 #include "serve/api_impl.h"
@@ -55,11 +54,10 @@ static bool check_modalities(const json_t *body, struct api_error *e) {
 
 static bool check_unsupported(const json_t *body, struct api_error *e) {
     bool echo = false;
-    json_t *bias = NULL;
     const json_t *suffix = api_field(body, "suffix");
     if (!check_count(body, "n", e) || !check_count(body, "best_of", e) ||
-        !api_get_bool(body, "echo", &echo, e) || !api_get_object(body, "logit_bias", &bias, e) ||
-        !check_format(body, e) || !check_modalities(body, e)) {
+        !api_get_bool(body, "echo", &echo, e) || !check_format(body, e) ||
+        !check_modalities(body, e)) {
         return false;
     }
     if (echo) {
@@ -68,11 +66,12 @@ static bool check_unsupported(const json_t *body, struct api_error *e) {
     if (suffix && (!json_is_string(suffix) || json_string_length(suffix) > 0)) {
         return API_REFUSE(e, "suffix", "suffix: filling in before a suffix is not supported");
     }
-    if (json_object_size(bias) > 0) {
-        return API_REFUSE(e, "logit_bias", "logit_bias: it is not supported");
-    }
     if (api_field(body, "functions")) {
         return API_REFUSE(e, "functions", "functions: they are not supported; use tools");
+    }
+    if (api_field(body, "function_call")) {
+        return API_REFUSE(e, "function_call",
+                          "function_call: it is not supported; use tools and tool_choice");
     }
     return !api_field(body, "audio") || API_REFUSE(e, "audio", "audio: it is not supported");
 }
@@ -103,46 +102,6 @@ static bool read_limit(struct generate_request *g, enum api_kind kind, const jso
     }
     g->max_tokens = (int)most;
     return true;
-}
-
-static bool read_seed(const json_t *body, uint64_t *out, struct api_error *e) {
-    int64_t seed = 0;
-    if (!api_field(body, "seed") && getrandom(&seed, sizeof seed, 0) != sizeof seed) {
-        return api_refuse(e, 503, "internal", NULL, NULL, "cannot get random bytes for a seed");
-    }
-    if (!api_get_int(body, "seed", INT64_MIN, INT64_MAX, &seed, e)) {
-        return false;
-    }
-    *out = (uint64_t)seed;
-    return true;
-}
-
-static bool read_sampling(struct sampling *s, const json_t *body, struct api_error *e) {
-    int64_t top_k = 0;
-    struct error why;
-    *s = sampling_default();
-    s->temperature = 1;
-    const struct {
-        const char *name;
-        double *to;
-    } numbers[] = {
-        {"temperature", &s->temperature},
-        {"top_p", &s->top_p},
-        {"min_p", &s->min_p},
-        {"repetition_penalty", &s->repetition_penalty},
-        {"presence_penalty", &s->presence_penalty},
-        {"frequency_penalty", &s->frequency_penalty},
-    };
-    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
-        if (!api_get_number(body, numbers[i].name, numbers[i].to, e)) {
-            return false;
-        }
-    }
-    if (!api_get_int(body, "top_k", 0, INT_MAX, &top_k, e) || !read_seed(body, &s->seed, e)) {
-        return false;
-    }
-    s->top_k = (int)top_k;
-    return sampling_validate(s, &why) || api_refuse_failure(e, NULL, &why);
 }
 
 static bool read_logprobs(struct api_request *out, const json_t *body, struct api_error *e) {
@@ -210,9 +169,14 @@ static bool read_stops(struct api_request *out, const json_t *body, struct api_e
 
 static bool read_stream(struct api_request *out, const json_t *body, struct api_error *e) {
     json_t *options = NULL;
-    return api_get_bool(body, "stream", &out->stream, e) &&
-           api_get_object(body, "stream_options", &options, e) &&
-           api_get_bool(options, "stream_options.include_usage", &out->include_usage, e);
+    if (!api_get_bool(body, "stream", &out->stream, e) ||
+        !api_get_object(body, "stream_options", &options, e) ||
+        !api_get_bool(options, "stream_options.include_usage", &out->include_usage, e)) {
+        return false;
+    }
+    return !options || out->stream ||
+           API_REFUSE(e, "stream_options",
+                      "stream_options: it is only allowed where stream is true");
 }
 
 /* ---- the whole ---- */
@@ -224,7 +188,7 @@ static bool read_body(struct api_request *out, json_t *body, const struct api_mo
         return API_REFUSE(e, NULL, "The body must be a JSON object.");
     }
     if (!read_model(body, model, e) || !check_unsupported(body, e) ||
-        !read_limit(g, out->kind, body, e) || !read_sampling(&g->sampling, body, e) ||
+        !read_limit(g, out->kind, body, e) || !api_read_sampling(out, body, model, e) ||
         !read_logprobs(out, body, e) || !read_stops(out, body, e) || !read_stream(out, body, e) ||
         !api_get_bool(body, "ignore_eos", &g->ignore_eos, e) ||
         !(out->kind == API_CHAT ? api_read_chat(out, body, model, e)
@@ -257,6 +221,7 @@ void api_request_finish(struct api_request *r) {
         free(r->stops[i]);
     }
     free(r->stops);
+    free(r->biases);
     token_list_finish(&r->prompt);
     *r = (struct api_request){0};
 }

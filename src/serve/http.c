@@ -14,6 +14,7 @@
 
 #include "base/clock.h"
 #include "format/show.h"
+#include "serve/origin.h"
 
 enum {
     MAX_BODY = 8 << 20,
@@ -24,18 +25,21 @@ enum {
 };
 
 struct http {
-    struct http_options options; /* borrows host and api_key */
+    struct http_options options; /* borrows its strings */
     http_handle *handle;
     void *user;
     struct MHD_Daemon *daemon;
     int socket;
     int port;
+    bool loopback; /* nobody reaches it from another machine */
 };
 
 /* One request of a connection, from its first line to its last byte. */
 struct exchange {
     struct buffer body;
-    bool denied, too_large; /* then the body is not kept */
+    bool denied, foreign, too_large; /* then the body is not kept */
+    const char *cors;                /* who may read the answer; NULL: it is not said */
+    bool cors_varies;                /* it depends on who asks */
     struct job *job;
     int status; /* answered with; 0: not yet */
     double start;
@@ -65,6 +69,16 @@ static void log_access(const struct http *h, const struct exchange *x) {
 
 /* ---- answers ---- */
 
+/* Lets pages of other origins read the answer, where they were let in. */
+static void add_cors(struct MHD_Response *r, const struct exchange *x) {
+    if (x->cors) {
+        MHD_add_response_header(r, MHD_HTTP_HEADER_ACCESS_CONTROL_ALLOW_ORIGIN, x->cors);
+    }
+    if (x->cors_varies) {
+        MHD_add_response_header(r, MHD_HTTP_HEADER_VARY, MHD_HTTP_HEADER_ORIGIN);
+    }
+}
+
 static enum MHD_Result send_body(struct MHD_Connection *c, struct exchange *x,
                                  struct http_answer *a) {
     char seconds[16];
@@ -89,6 +103,7 @@ static enum MHD_Result send_body(struct MHD_Connection *c, struct exchange *x,
         snprintf(seconds, sizeof seconds, "%d", a->retry_after);
         MHD_add_response_header(r, MHD_HTTP_HEADER_RETRY_AFTER, seconds);
     }
+    add_cors(r, x);
     x->status = a->status;
     enum MHD_Result queued = MHD_queue_response(c, (unsigned)a->status, r);
     MHD_destroy_response(r);
@@ -136,6 +151,7 @@ static enum MHD_Result send_stream(struct MHD_Connection *c, struct exchange *x)
     }
     MHD_add_response_header(r, MHD_HTTP_HEADER_CONTENT_TYPE, "text/event-stream");
     MHD_add_response_header(r, MHD_HTTP_HEADER_CACHE_CONTROL, "no-cache");
+    add_cors(r, x);
     x->status = MHD_HTTP_OK;
     enum MHD_Result queued = MHD_queue_response(c, MHD_HTTP_OK, r);
     MHD_destroy_response(r);
@@ -165,7 +181,51 @@ static enum MHD_Result send_job(struct MHD_Connection *c, struct exchange *x) {
     return ok ? send_body(c, x, &a) : MHD_NO;
 }
 
-/* ---- requests ---- */
+/* ---- who may send requests ---- */
+
+static const char *header(struct MHD_Connection *c, const char *name) {
+    return MHD_lookup_connection_value(c, MHD_HEADER_KIND, name);
+}
+
+/* Whose page it comes from, and what that leads to. A key is proof enough: a page that should not
+ * have it does not. */
+static void note_origin(const struct http *h, struct MHD_Connection *c, struct exchange *x) {
+    const char *allowed = h->options.cors_origin;
+    bool open = !h->options.api_key;
+    enum origin origin = origin_of(header(c, MHD_HTTP_HEADER_ORIGIN),
+                                   header(c, MHD_HTTP_HEADER_HOST), allowed, open && h->loopback);
+    x->cors_varies = allowed && strcmp(allowed, "*") != 0;
+    x->cors = allowed && (!x->cors_varies || origin == ORIGIN_ALLOWED) ? allowed : NULL;
+    x->foreign = open && origin == ORIGIN_FOREIGN && strcmp(x->method, "POST") == 0;
+}
+
+/* A browser asks beforehand whether its page may; keys do not come with that. */
+static bool is_preflight(const struct http *h, struct MHD_Connection *c, const struct exchange *x) {
+    return h->options.cors_origin && strcmp(x->method, "OPTIONS") == 0 &&
+           header(c, MHD_HTTP_HEADER_ACCESS_CONTROL_REQUEST_METHOD);
+}
+
+static enum MHD_Result send_preflight(struct MHD_Connection *c, struct exchange *x) {
+    const char *wanted = header(c, MHD_HTTP_HEADER_ACCESS_CONTROL_REQUEST_HEADERS);
+    if (!x->cors) {
+        return send_error(c, x, MHD_HTTP_FORBIDDEN, "origin_not_allowed",
+                          "--cors-origin does not let in this page's origin");
+    }
+    struct MHD_Response *r = MHD_create_response_from_buffer(0, (void *)"", MHD_RESPMEM_PERSISTENT);
+    if (!r) {
+        return MHD_NO;
+    }
+    MHD_add_response_header(r, MHD_HTTP_HEADER_ACCESS_CONTROL_ALLOW_METHODS, "GET, POST");
+    if (wanted) { /* any will do: OpenAI's clients send some of their own */
+        MHD_add_response_header(r, MHD_HTTP_HEADER_ACCESS_CONTROL_ALLOW_HEADERS, wanted);
+    }
+    MHD_add_response_header(r, MHD_HTTP_HEADER_ACCESS_CONTROL_MAX_AGE, "600");
+    add_cors(r, x);
+    x->status = MHD_HTTP_NO_CONTENT;
+    enum MHD_Result queued = MHD_queue_response(c, MHD_HTTP_NO_CONTENT, r);
+    MHD_destroy_response(r);
+    return queued;
+}
 
 /* In a time that does not depend on where they differ. */
 static bool same_key(const char *given, const char *key) {
@@ -179,21 +239,31 @@ static bool same_key(const char *given, const char *key) {
 
 static bool may_enter(const struct http *h, struct MHD_Connection *c, const char *path) {
     static const char bearer[] = "Bearer ";
-    if (!h->options.api_key || strcmp(path, "/health") == 0 || strcmp(path, "/") == 0) {
+    if (!h->options.api_key || strcmp(path, "/health") == 0 || strcmp(path, "/") == 0 ||
+        strcmp(path, "/openapi.json") == 0) {
         return true;
     }
-    const char *given =
-        MHD_lookup_connection_value(c, MHD_HEADER_KIND, MHD_HTTP_HEADER_AUTHORIZATION);
+    const char *given = header(c, MHD_HTTP_HEADER_AUTHORIZATION);
     return given && strncmp(given, bearer, sizeof bearer - 1) == 0 &&
            same_key(given + sizeof bearer - 1, h->options.api_key);
 }
 
+/* ---- requests ---- */
+
 static enum MHD_Result answer(struct http *h, struct MHD_Connection *c, struct exchange *x,
                               const char *method, const char *path) {
     struct http_answer a = {.status = MHD_HTTP_OK};
+    if (is_preflight(h, c, x)) {
+        return send_preflight(c, x);
+    }
     if (x->denied) {
         return send_error(c, x, MHD_HTTP_UNAUTHORIZED, "invalid_api_key",
                           "this server wants its API key, as 'Authorization: Bearer KEY'");
+    }
+    if (x->foreign) {
+        return send_error(c, x, MHD_HTTP_FORBIDDEN, "origin_not_allowed",
+                          "this request comes from the page of another origin; --cors-origin lets "
+                          "one in");
     }
     if (x->too_large) {
         return send_error(c, x, MHD_HTTP_CONTENT_TOO_LARGE, NULL, "the body is larger than 8 MiB");
@@ -225,11 +295,12 @@ static enum MHD_Result on_request(void *user, struct MHD_Connection *c, const ch
         snprintf(x->method, sizeof x->method, "%s", method);
         snprintf(x->path, sizeof x->path, "%s", path);
         x->denied = !may_enter(h, c, path);
+        note_origin(h, c, x);
         return MHD_YES;
     }
     if (*upload_size > 0) {
         x->too_large = x->too_large || x->body.size + *upload_size > MAX_BODY;
-        if (x->denied || x->too_large) {
+        if (x->denied || x->foreign || x->too_large) {
             buffer_finish(&x->body);
         } else {
             x->too_large = !buffer_append(&x->body, upload, *upload_size, NULL);
@@ -288,8 +359,15 @@ static bool listen_on(struct http *h, struct error *err) {
         return error_set(err, ERROR_IO, "cannot listen on %s, port %d: %s", host, h->options.port,
                          strerror(ok ? errno : why));
     }
-    h->port = ntohs(bound.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&bound)->sin6_port
-                                                : ((struct sockaddr_in *)&bound)->sin_port);
+    if (bound.ss_family == AF_INET6) {
+        const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)&bound;
+        h->port = ntohs(in6->sin6_port);
+        h->loopback = IN6_IS_ADDR_LOOPBACK(&in6->sin6_addr);
+    } else {
+        const struct sockaddr_in *in = (const struct sockaddr_in *)&bound;
+        h->port = ntohs(in->sin_port);
+        h->loopback = ntohl(in->sin_addr.s_addr) >> 24 == 127;
+    }
     return true;
 }
 

@@ -10,9 +10,12 @@ struct http; /* opaque */
 struct http_options {
     const char *host;    /* to bind to: a name or an address */
     int port;            /* 0: a free one */
-    const char *api_key; /* "Authorization: Bearer KEY" is asked of all but /health and the
-                          * page; NULL: none */
-    bool json_log;       /* the access log, on stderr */
+    const char *api_key; /* "Authorization: Bearer KEY" is asked of all but /health, the page and
+                          * /openapi.json; NULL: none, and then a POST from another origin's page
+                          * gets 403 */
+    const char *cors_origin; /* whose pages may send requests and read answers; "*": all; NULL:
+                              * none but our own */
+    bool json_log;           /* the access log, on stderr */
 };
 
 /* What a handler makes of a request: a body, or a job whose reply is to come. */

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "serve/page.h"
+#include "serve/embedded.h"
 #include "serve/server_impl.h"
 
 struct route {
@@ -211,8 +211,13 @@ static void post_detokenize(struct server *s, const char *body, size_t n, struct
 static void get_page(struct server *s, const char *body, size_t n, struct http_answer *out) {
     (void)s, (void)body, (void)n;
     out->type = "text/html; charset=utf-8";
-    out->policy = page_policy;
-    (void)buffer_append(&out->body, page_html, page_size, NULL);
+    out->policy = page_html_policy;
+    (void)buffer_append(&out->body, page_html, page_html_size, NULL);
+}
+
+static void get_openapi(struct server *s, const char *body, size_t n, struct http_answer *out) {
+    (void)s, (void)body, (void)n;
+    (void)buffer_append(&out->body, openapi_json, openapi_json_size, NULL);
 }
 
 /* ---- the administrator's ---- */
@@ -307,6 +312,7 @@ static const struct route routes[] = {
     {"GET", "/health", get_health},
     {"GET", "/metrics", get_metrics},
     {"GET", "/ranks", get_ranks},
+    {"GET", "/openapi.json", get_openapi},
     {"GET", "/v1/models", get_models},
     {"POST", "/v1/chat/completions", post_chat},
     {"POST", "/v1/completions", post_completions},

@@ -24,8 +24,10 @@ bool served_create(struct served **out, const char *dir, const char *name, struc
         return false;
     }
     snprintf(m->name, sizeof m->name, "%s", name);
-    m->api = (struct api_model){
-        .name = m->name, .tokenizer = m->tokenizer, .created = (int64_t)time(NULL)};
+    m->api = (struct api_model){.name = m->name,
+                                .tokenizer = m->tokenizer,
+                                .created = (int64_t)time(NULL),
+                                .sampling = sampling_recommended(&config)};
     *out = m;
     return true;
 }

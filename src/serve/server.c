@@ -245,8 +245,11 @@ static bool write_port(const struct server *s, struct error *err) {
 
 static bool open_port(struct server *s, struct error *err) {
     const struct server_options *o = &s->options;
-    const struct http_options http = {
-        .host = o->host, .port = o->port, .api_key = o->api_key, .json_log = o->json_log};
+    const struct http_options http = {.host = o->host,
+                                      .port = o->port,
+                                      .api_key = o->api_key,
+                                      .cors_origin = o->cors_origin,
+                                      .json_log = o->json_log};
     if (!http_start(&s->http, &http, server_handle, s, err) || !write_port(s, err)) {
         return false;
     }

@@ -10,9 +10,10 @@ struct server_options {
     const char *model_name; /* as served */
     int ctx;                /* 0: the smaller of the model's and 4096 */
     const char *host;
-    int port;              /* 0: a free one */
-    const char *port_file; /* gets "HOST:PORT" once it listens; NULL: none */
-    const char *api_key;   /* NULL: none is asked for */
+    int port;                /* 0: a free one */
+    const char *port_file;   /* gets "HOST:PORT" once it listens; NULL: none */
+    const char *api_key;     /* NULL: none is asked for */
+    const char *cors_origin; /* see struct http_options */
     bool json_log;
     int max_batch, prefill_chunk, max_waiting; /* see struct scheduler_options */
     uint64_t kv_memory;                        /* see struct engine_options */

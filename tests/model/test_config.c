@@ -329,7 +329,10 @@ static void generation_config_is_checked_too(void **state) {
         const char *expected;
     } cases[] = {
         {"{\"temperature\":-1}", ERROR_CONFIG, "generation_config.json: temperature"},
+        {"{\"temperature\":101}", ERROR_CONFIG, "generation_config.json: temperature"},
         {"{\"top_p\":1.5}", ERROR_CONFIG, "generation_config.json: top_p"},
+        {"{\"top_p\":0}", ERROR_CONFIG, "generation_config.json: top_p"},
+        {"{\"top_k\":-2}", ERROR_CONFIG, "generation_config.json: top_k"},
         {"{\"top_k\":\"many\"}", ERROR_CONFIG, "generation_config.json: top_k"},
         {"{\"min_p\":[]}", ERROR_CONFIG, "generation_config.json: min_p"},
         {"{\"repetition_penalty\":0}", ERROR_CONFIG, "generation_config.json: repetition_penalty"},

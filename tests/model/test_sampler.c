@@ -343,6 +343,99 @@ static void candidates_needed(void **state) {
     assert_int_equal(sampling_candidates(&o), 0);
     o.temperature = 0;
     assert_int_equal(sampling_candidates(&o), 0);
+    const struct logit_bias bias = {3, 1};
+    o = sampling_default();
+    o.biases = &bias;
+    o.n_bias = 1;
+    assert_int_equal(sampling_candidates(&o), 0);
+}
+
+/* ---- biases ---- */
+
+static void biases_are_added_before_penalties(void **state) {
+    (void)state;
+    const float v[] = {1, 3, 1.75f, -1};
+    struct sampling o = sampling_default();
+    const struct logit_bias forbid[] = {{1, -100}, {9, 100}, {3, 2}}; /* there is no token 9 */
+    const struct logit_bias demand[] = {{3, 100}};
+    o.biases = forbid;
+    o.n_bias = 3;
+    assert_int_equal(pick_once(o, v, 4), 2);
+    o.biases = demand;
+    o.n_bias = 1;
+    assert_int_equal(pick_once(o, v, 4), 3);
+    o.temperature = 1;
+    for (o.seed = 0; o.seed < 50; o.seed++) {
+        assert_int_equal(pick_once(o, v, 4), 3);
+    }
+
+    /* Biased, -1 is 3, and 1.5 penalized: less than token 2's 1.75. The other way round it would be
+     * -2 + 4. */
+    const struct logit_bias lift[] = {{3, 4}, {1, -100}};
+    o = sampling_default();
+    o.biases = lift;
+    o.n_bias = 2;
+    assert_int_equal(pick_once(o, v, 4), 3);
+    o.repetition_penalty = 2;
+    struct sampler *s = make(o);
+    struct error err;
+    assert_ok(sampler_accept(s, 3, true, &err), &err);
+    assert_int_equal(pick_logits(s, v, 4), 2);
+    sampler_destroy(s);
+}
+
+static void biases_shift_the_distribution(void **state) {
+    (void)state;
+    float shifted[N];
+    double p[N], sum = 0;
+    const struct logit_bias biases[] = {{0, 1.5}, {5, 4}, {1, -0.75}};
+    struct sampling o = sampling_default();
+    o.temperature = 0.8;
+    o.biases = biases;
+    o.n_bias = 3;
+    memcpy(shifted, logits8, sizeof shifted);
+    shifted[0] += 1.5f;
+    shifted[5] += 4;
+    shifted[1] -= 0.75f;
+    for (int i = 0; i < N; i++) {
+        p[i] = exp((double)shifted[i] / 0.8);
+        sum += p[i];
+    }
+    for (int i = 0; i < N; i++) {
+        p[i] /= sum;
+    }
+    assert_distribution(o, p);
+}
+
+/* ---- what a model's makers recommend ---- */
+
+static void recommendations(void **state) {
+    (void)state;
+    struct model_config c = {.do_sample = true,
+                             .temperature = 0.6,
+                             .top_p = 0.95,
+                             .min_p = 0.05,
+                             .repetition_penalty = 1.1,
+                             .top_k = 20};
+    struct sampling s = sampling_recommended(&c);
+    struct error err;
+    assert_true(s.temperature == 0.6 && s.top_p == 0.95 && s.min_p == 0.05 && s.top_k == 20);
+    assert_true(s.repetition_penalty == 1.1 && s.presence_penalty == 0 && s.n_bias == 0);
+    assert_ok(sampling_validate(&s, &err), &err);
+    c.do_sample = false;
+    s = sampling_recommended(&c);
+    assert_true(s.temperature == 1 && s.top_p == 1 && s.min_p == 0 && s.top_k == 0);
+    assert_true(s.repetition_penalty == 1.1);
+    c = (struct model_config){.do_sample = true,
+                              .temperature = -1,
+                              .top_p = -1,
+                              .min_p = -1,
+                              .repetition_penalty = -1,
+                              .top_k = -1};
+    s = sampling_recommended(&c);
+    assert_true(s.temperature == 1 && s.top_p == 1 && s.min_p == 0 && s.top_k == 0);
+    assert_true(s.repetition_penalty == 1);
+    assert_ok(sampling_validate(&s, &err), &err);
 }
 
 static void bad_options_are_named(void **state) {
@@ -350,7 +443,8 @@ static void bad_options_are_named(void **state) {
     struct {
         const char *name;
         struct sampling o;
-    } cases[12];
+    } cases[14];
+    const struct logit_bias bad_bias[] = {{1, 100.5}, {-1, 0}};
     int n = 0;
 #define CASE(field, value)                                                                         \
     do {                                                                                           \
@@ -369,6 +463,12 @@ static void bad_options_are_named(void **state) {
     CASE(repetition_penalty, 0);
     CASE(presence_penalty, (double)NAN);
     CASE(frequency_penalty, 1e9);
+    for (int i = 0; i < 2; i++) {
+        cases[n].name = "logit_bias";
+        cases[n].o = sampling_default();
+        cases[n].o.biases = &bad_bias[i];
+        cases[n++].o.n_bias = 1;
+    }
     for (int i = 0; i < n; i++) {
         struct error err;
         struct sampler *s;
@@ -426,6 +526,9 @@ int main(void) {
         cmocka_unit_test(penalties_change_the_logits_of_what_was_said),
         cmocka_unit_test(presence_and_frequency_look_at_the_output_alone),
         cmocka_unit_test(candidates_needed),
+        cmocka_unit_test(biases_are_added_before_penalties),
+        cmocka_unit_test(biases_shift_the_distribution),
+        cmocka_unit_test(recommendations),
         cmocka_unit_test(bad_options_are_named),
         cmocka_unit_test(a_large_vocabulary_is_quick),
     };

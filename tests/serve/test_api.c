@@ -11,6 +11,8 @@
 #include "text_data.h"
 
 static struct tokenizer *qwen;
+/* What OpenAI's API has where nothing is said. */
+static const struct sampling openai = {.temperature = 1, .top_p = 1, .repetition_penalty = 1};
 static struct api_model model = {.name = "tiny", .created = 1700000000};
 
 #define MESSAGES   "\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"}]"
@@ -61,6 +63,10 @@ static void prompts(void **state) {
                   USER("Hi") ASSISTANT);
     assert_prompt(API_CHAT, CHAT(",\"tools\":[{\"x\":1}],\"tool_choice\":\"none\""),
                   USER("Hi") ASSISTANT);
+    assert_prompt(API_CHAT,
+                  "{\"messages\":[{\"role\":\"developer\",\"content\":\"Be brief.\"},"
+                  "{\"role\":\"user\",\"content\":\"Hi\"}]}",
+                  "<|im_start|>system\nBe brief.<|im_end|>\n" USER("Hi") ASSISTANT);
     assert_prompt(API_COMPLETION, TEXT(""), "Hi");
     assert_prompt(API_COMPLETION, "{\"prompt\":[\"Hi\"]}", "Hi");
     assert_prompt(API_COMPLETION, "{\"prompt\":[0,1,1008]}", "!\"<|im_start|>");
@@ -76,8 +82,16 @@ static void tools_are_rendered(void **state) {
     assert_true(q[1].prompt.n > q[0].prompt.n + 20);
     assert_true(q[0].reasoning && q[1].reasoning); /* Qwen3 */
     assert_true(q[1].tools && !q[0].tools);
+    assert_false(q[1].one_call);
     api_request_finish(&q[0]);
     api_request_finish(&q[1]);
+    parse(&q[0], API_CHAT,
+          CHAT(",\"tools\":[{\"type\":\"function\"}],\"parallel_tool_calls\":false"));
+    assert_true(q[0].tools && q[0].one_call);
+    api_request_finish(&q[0]);
+    parse(&q[0], API_CHAT, CHAT(",\"tools\":[{\"type\":\"function\"}],\"tool_choice\":\"none\""));
+    assert_false(q[0].tools); /* what looks like a call is text then */
+    api_request_finish(&q[0]);
 }
 
 static void defaults(void **state) {
@@ -88,6 +102,7 @@ static void defaults(void **state) {
         "\"stream_options\":null,\"logprobs\":null,\"top_logprobs\":null,\"n\":null,"
         "\"best_of\":null,\"echo\":null,\"suffix\":null,\"response_format\":null,"
         "\"logit_bias\":null,\"tools\":null,\"tool_choice\":null,\"functions\":null,"
+        "\"function_call\":null,\"parallel_tool_calls\":null,"
         "\"audio\":null,\"modalities\":null,\"ignore_eos\":null,\"chat_template_kwargs\":null}";
     uint64_t seed = 0;
     for (int i = 0; i < 4; i++) {
@@ -106,7 +121,8 @@ static void defaults(void **state) {
         seed = s->seed;
         assert_false(q.stream || q.include_usage || q.logprobs || q.generate.logprobs);
         assert_false(q.generate.ignore_eos);
-        assert_int_equal(q.generate.n_stop + q.generate.top_logprobs, 0);
+        assert_int_equal(q.generate.n_stop + q.generate.top_logprobs + s->n_bias, 0);
+        assert_null(q.biases);
         api_request_finish(&q);
     }
 }
@@ -146,6 +162,48 @@ static void parameters(void **state) {
     parse(&q, API_COMPLETION, TEXT(",\"logprobs\":5"));
     assert_int_equal(q.generate.top_logprobs, 5);
     api_request_finish(&q);
+    parse(&q, API_COMPLETION, TEXT(",\"top_k\":-1"));
+    assert_int_equal(q.generate.sampling.top_k, 0);
+    api_request_finish(&q);
+}
+
+static void biases(void **state) {
+    (void)state;
+    for (int kind = 0; kind < 2; kind++) {
+        struct api_request q;
+        parse(&q, kind ? API_COMPLETION : API_CHAT,
+              kind ? TEXT(",\"logit_bias\":{\"0\":-100,\"1008\":2.5}")
+                   : CHAT(",\"logit_bias\":{\"0\":-100,\"1008\":2.5}"));
+        const struct sampling *s = &q.generate.sampling;
+        assert_int_equal(s->n_bias, 2);
+        for (int i = 0; i < 2; i++) {
+            assert_true(s->biases[i].id == 0 ? s->biases[i].bias == -100
+                                             : s->biases[i].id == 1008 && s->biases[i].bias == 2.5);
+        }
+        assert_int_not_equal(s->biases[0].id, s->biases[1].id);
+        assert_int_equal(sampling_candidates(s), 0);
+        api_request_finish(&q);
+    }
+}
+
+/* What a request leaves open is the model's to say; what it names is not. */
+static void the_models_defaults(void **state) {
+    (void)state;
+    struct api_request q;
+    model.sampling = (struct sampling){
+        .temperature = 0.6, .top_p = 0.95, .top_k = 20, .min_p = 0.1, .repetition_penalty = 1.2};
+    parse(&q, API_CHAT, CHAT(",\"temperature\":null"));
+    const struct sampling *s = &q.generate.sampling;
+    assert_true(s->temperature == 0.6 && s->top_p == 0.95 && s->top_k == 20 && s->min_p == 0.1);
+    assert_true(s->repetition_penalty == 1.2 && s->presence_penalty == 0);
+    api_request_finish(&q);
+    parse(&q, API_COMPLETION,
+          TEXT(",\"temperature\":1,\"top_p\":1,\"top_k\":-1,\"min_p\":0,"
+               "\"repetition_penalty\":1"));
+    assert_true(s->temperature == 1 && s->top_p == 1 && s->top_k == 0 && s->min_p == 0);
+    assert_true(s->repetition_penalty == 1);
+    api_request_finish(&q);
+    model.sampling = openai;
 }
 
 /* ---- bodies that are not ---- */
@@ -178,8 +236,13 @@ static const struct bad {
      "object"},
     {API_CHAT, CHAT(",\"tools\":{}"), "tools", "a list"},
     {API_CHAT, CHAT(",\"tools\":[1]"), "tools[0]", "an object"},
-    {API_CHAT, CHAT(",\"tool_choice\":\"required\""), "tool_choice", "not supported"},
-    {API_CHAT, CHAT(",\"tool_choice\":{\"type\":\"function\"}"), "tool_choice", "not supported"},
+    {API_CHAT, CHAT(",\"tools\":[{}],\"tool_choice\":\"required\""), "tool_choice",
+     "\"required\", or one by name) is not supported"},
+    {API_CHAT, CHAT(",\"tool_choice\":{\"type\":\"function\",\"function\":{\"name\":\"f\"}}"),
+     "tool_choice", "one by name) is not supported"},
+    {API_CHAT, CHAT(",\"tool_choice\":1"), "tool_choice", "auto"},
+    {API_CHAT, CHAT(",\"parallel_tool_calls\":1"), "parallel_tool_calls", "true or false"},
+    {API_CHAT, CHAT(",\"function_call\":\"auto\""), "function_call", "tool_choice"},
     {API_CHAT, CHAT(",\"tool_choice\":\"x\""), "tool_choice", "auto"},
     {API_CHAT, CHAT(",\"functions\":[]"), "functions", "tools"},
     {API_CHAT, CHAT(",\"chat_template_kwargs\":1"), "chat_template_kwargs", "object"},
@@ -190,7 +253,8 @@ static const struct bad {
     {API_CHAT, CHAT(",\"temperature\":\"1\""), "temperature", "a string"},
     {API_CHAT, CHAT(",\"temperature\":-1"), "temperature", "from 0"},
     {API_CHAT, CHAT(",\"top_p\":0"), "top_p", "above 0"},
-    {API_CHAT, CHAT(",\"top_k\":-2"), "top_k", "from 0"},
+    {API_CHAT, CHAT(",\"top_k\":-2"), "top_k", "from -1"},
+    {API_CHAT, CHAT(",\"top_k\":0.5"), "top_k", "integer"},
     {API_CHAT, CHAT(",\"min_p\":2"), "min_p", "from 0 to 1"},
     {API_CHAT, CHAT(",\"repetition_penalty\":0"), "repetition_penalty", "above 0"},
     {API_CHAT, CHAT(",\"presence_penalty\":true"), "presence_penalty", "number"},
@@ -210,6 +274,9 @@ static const struct bad {
     {API_CHAT, CHAT(",\"stream_options\":[]"), "stream_options", "object"},
     {API_CHAT, CHAT(",\"stream_options\":{\"include_usage\":1}"), "stream_options.include_usage",
      "true or false"},
+    {API_CHAT, CHAT(",\"stream_options\":{}"), "stream_options", "stream is true"},
+    {API_COMPLETION, TEXT(",\"stream\":false,\"stream_options\":{\"include_usage\":true}"),
+     "stream_options", "stream is true"},
     {API_CHAT, CHAT(",\"logprobs\":1"), "logprobs", "true or false"},
     {API_CHAT, CHAT(",\"logprobs\":true,\"top_logprobs\":21"), "top_logprobs", "0 to 20"},
     {API_CHAT, CHAT(",\"top_logprobs\":2"), "top_logprobs", "logprobs"},
@@ -219,7 +286,18 @@ static const struct bad {
     {API_CHAT, CHAT(",\"response_format\":{\"type\":\"json_object\"}"), "response_format",
      "json_object"},
     {API_CHAT, CHAT(",\"response_format\":{}"), "response_format.type", "missing"},
-    {API_CHAT, CHAT(",\"logit_bias\":{\"1\":2}"), "logit_bias", "not supported"},
+    {API_CHAT, CHAT(",\"response_format\":{\"type\":\"json_schema\"}"), "response_format",
+     "json_schema"},
+    {API_CHAT, CHAT(",\"logit_bias\":[1]"), "logit_bias", "an object"},
+    {API_CHAT, CHAT(",\"logit_bias\":{\"hot\":1}"), "logit_bias", "\"hot\""},
+    {API_CHAT, CHAT(",\"logit_bias\":{\"\":1}"), "logit_bias", "token ids as keys"},
+    {API_CHAT, CHAT(",\"logit_bias\":{\"01\":1}"), "logit_bias", "\"01\""},
+    {API_CHAT, CHAT(",\"logit_bias\":{\"-1\":1}"), "logit_bias", "\"-1\""},
+    {API_CHAT, CHAT(",\"logit_bias\":{\"12345678901\":1}"), "logit_bias", "12345678901"},
+    {API_COMPLETION, TEXT(",\"logit_bias\":{\"99999\":1}"), "logit_bias", "99999"},
+    {API_COMPLETION, TEXT(",\"logit_bias\":{\"5\":100.5}"), "logit_bias",
+     "-100 to 100 for token 5"},
+    {API_COMPLETION, TEXT(",\"logit_bias\":{\"4\":1,\"5\":\"1\"}"), "logit_bias", "for token 5"},
     {API_CHAT, CHAT(",\"audio\":{}"), "audio", "not supported"},
     {API_CHAT, CHAT(",\"modalities\":[\"text\",\"audio\"]"), "modalities", "only text"},
     {API_CHAT, CHAT(",\"model\":3"), "model", "a string"},
@@ -520,6 +598,27 @@ static void errors(void **state) {
     buffer_finish(&out);
 }
 
+static void too_many_biases(void **state) {
+    (void)state;
+    char body[8000];
+    for (int n = 300; n <= 301; n++) {
+        int at = snprintf(body, sizeof body, "{\"prompt\":\"Hi\",\"logit_bias\":{");
+        for (int i = 0; i < n; i++) {
+            at += snprintf(body + at, sizeof body - (size_t)at, "%s\"%d\":%d", i ? "," : "", i,
+                           i % 100);
+        }
+        snprintf(body + at, sizeof body - (size_t)at, "}}");
+        if (n > 300) {
+            refused(API_COMPLETION, body, 400, "logit_bias", "at most 300");
+        } else {
+            struct api_request q;
+            parse(&q, API_COMPLETION, body);
+            assert_int_equal(q.generate.sampling.n_bias, 300);
+            api_request_finish(&q);
+        }
+    }
+}
+
 /* A generation that fails ends a stream with an error, and a whole reply with nothing. */
 static void failures(void **state) {
     (void)state;
@@ -559,15 +658,25 @@ static void models(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(prompts),       cmocka_unit_test(tools_are_rendered),
-        cmocka_unit_test(defaults),      cmocka_unit_test(parameters),
-        cmocka_unit_test(bad_bodies),    cmocka_unit_test(chat_needs_a_template),
-        cmocka_unit_test(whole_replies), cmocka_unit_test(streams),
-        cmocka_unit_test(ids_differ),    cmocka_unit_test(errors),
-        cmocka_unit_test(failures),      cmocka_unit_test(models),
+        cmocka_unit_test(prompts),
+        cmocka_unit_test(tools_are_rendered),
+        cmocka_unit_test(defaults),
+        cmocka_unit_test(parameters),
+        cmocka_unit_test(biases),
+        cmocka_unit_test(the_models_defaults),
+        cmocka_unit_test(bad_bodies),
+        cmocka_unit_test(too_many_biases),
+        cmocka_unit_test(chat_needs_a_template),
+        cmocka_unit_test(whole_replies),
+        cmocka_unit_test(streams),
+        cmocka_unit_test(ids_differ),
+        cmocka_unit_test(errors),
+        cmocka_unit_test(failures),
+        cmocka_unit_test(models),
     };
     qwen = text_data_tokenizer("tiny-qwen3");
     model.tokenizer = qwen;
+    model.sampling = openai;
     top[0].id = byte_token('C');
     top[1].id = byte_token('B');
     int failed = cmocka_run_group_tests(tests, NULL, NULL);

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "serve/api.h"
+#include "text/chat.h"
 
 /* ---- the parts ---- */
 
@@ -132,9 +133,11 @@ static void no_calls(void **state) {
 
 static const struct api_model model = {.name = "m"};
 
+static bool one_call; /* what the next replies are asked for */
+
 static char *reply(const char *text, bool stream, enum finish_reason finish) {
     const struct api_request q = {
-        .kind = API_CHAT, .stream = stream, .reasoning = true, .tools = true};
+        .kind = API_CHAT, .stream = stream, .reasoning = true, .tools = true, .one_call = one_call};
     struct api_reply r;
     struct buffer out = {0};
     struct error err;
@@ -197,6 +200,23 @@ static void whole(void **state) {
         "\"tool_calls\":[{" CALLED("g", "{}") "]},\"logprobs\":null,\"finish_reason\":\"length\"}");
 }
 
+/* parallel_tool_calls: false. */
+static void only_one_call(void **state) {
+    (void)state;
+    one_call = true;
+    assert_whole(
+        ONE "\n" TWO, FINISH_STOP,
+        "{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":null,"
+        "\"tool_calls\":[{" CALLED(
+            "f", "{\\\"a\\\": \\\"b\\\"}") "]},"
+                                           "\"logprobs\":null,\"finish_reason\":\"tool_calls\"}");
+    char *got = reply(ONE "\n" TWO, true, FINISH_STOP);
+    assert_non_null(strstr(got, "\"name\":\"f\""));
+    assert_null(strstr(got, "\"name\":\"g\""));
+    free(got);
+    one_call = false;
+}
+
 static void streamed(void **state) {
     (void)state;
     static const char *const want[] = {
@@ -226,10 +246,117 @@ static void streamed(void **state) {
     free(got);
 }
 
+/* ---- there and back ---- */
+
+/* A reply's message, as clients send it back. */
+struct turn {
+    json_t *json;  /* owns */
+    json_t *calls; /* borrowed from it; NULL: none yet */
+    struct buffer text, reasoning;
+};
+
+static bool add_part(void *user, const struct chat_part *part, struct error *err) {
+    struct turn *m = user;
+    if (part->kind != CHAT_CALL) {
+        return buffer_append(part->kind == CHAT_CONTENT ? &m->text : &m->reasoning, part->text,
+                             part->n, err);
+    }
+    if (!m->calls) {
+        m->calls = json_array();
+        json_object_set_new(m->json, "tool_calls", m->calls);
+    }
+    json_array_append_new(m->calls, json_pack("{s:s, s:{s:s, s:s%}}", "type", "function",
+                                              "function", "name", part->call->name, "arguments",
+                                              part->call->arguments, part->call->n_arguments));
+    return true;
+}
+
+static json_t *text_json(const struct buffer *b) {
+    return json_stringn(b->size ? (const char *)b->data : "", b->size);
+}
+
+static json_t *message_of(const char *text, size_t n) {
+    struct turn m = {.json = json_pack("{s:s}", "role", "assistant")};
+    struct chat_output o = {.reasoning = true, .tools = true};
+    struct error err;
+    assert_ok(chat_output_push(&o, text, n, add_part, &m, &err), &err);
+    assert_ok(chat_output_flush(&o, add_part, &m, &err), &err);
+    json_object_set_new(m.json, "content",
+                        m.calls && m.text.size == 0 ? json_null() : text_json(&m.text));
+    if (m.reasoning.size > 0) {
+        json_object_set_new(m.json, "reasoning_content", text_json(&m.reasoning));
+    }
+    chat_output_finish(&o);
+    buffer_finish(&m.text);
+    buffer_finish(&m.reasoning);
+    return m.json;
+}
+
+/* Every assistant's message of the chat, made again from what the template makes of it. */
+static int remake_messages(json_t *messages, const char *text) {
+    static const char begin[] = "<|im_start|>assistant\n";
+    size_t i;
+    json_t *one;
+    int n = 0;
+    json_array_foreach(messages, i, one) {
+        if (strcmp(json_string_value(json_object_get(one, "role")), "assistant") != 0) {
+            continue;
+        }
+        const char *from = strstr(text, begin);
+        assert_non_null(from);
+        from += sizeof begin - 1;
+        text = strstr(from, "<|im_end|>");
+        assert_non_null(text);
+        json_array_set_new(messages, i, message_of(from, (size_t)(text - from)));
+        n++;
+    }
+    return n;
+}
+
+/* Real outputs of Qwen3's template: taken apart and sent back, a turn gives the same prompt, to the
+ * byte. (So it meets the cache that its own generation filled.) */
+static void replies_sent_back(void **state) {
+    (void)state;
+    char path[1024], *line = NULL;
+    size_t size = 0;
+    int n = 0, n_call = 0;
+    snprintf(path, sizeof path, "%s/tokenizer/qwen3_chat_template_golden.jsonl",
+             getenv("LOCKSTEP_TEST_DATA"));
+    FILE *f = fopen(path, "r");
+    assert_non_null(f);
+    while (getline(&line, &size, f) > 0) {
+        json_t *chat = json_loads(line, JSON_ALLOW_NUL, NULL);
+        json_t *messages = json_object_get(chat, "messages"),
+               *kwargs = json_object_get(chat, "kwargs");
+        const char *text = json_string_value(json_object_get(chat, "text"));
+        struct chat_options options = {
+            .add_generation_prompt = json_is_true(json_object_get(chat, "add_generation_prompt")),
+            .enable_thinking = !json_is_false(json_object_get(kwargs, "enable_thinking"))};
+        struct buffer got = {0};
+        struct error err;
+        n += remake_messages(messages, text);
+        n_call += strstr(text, "</tool_call><|im_end|>\n<|im_start|>user\n<tool_r") != NULL;
+        assert_ok(chat_render(CHAT_QWEN3, messages, json_object_get(kwargs, "tools"), &options,
+                              NULL, &got, &err),
+                  &err);
+        if (got.size != strlen(text) || memcmp(got.data, text, got.size) != 0) {
+            fail_msg("%s became\n%.*s\nnot\n%s", json_string_value(json_object_get(chat, "id")),
+                     (int)got.size, (char *)got.data, text);
+        }
+        buffer_finish(&got);
+        json_decref(chat);
+    }
+    free(line);
+    fclose(f);
+    assert_true(n >= 10 && n_call >= 2);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(reasoning), cmocka_unit_test(calls),    cmocka_unit_test(no_calls),
-        cmocka_unit_test(whole),     cmocka_unit_test(streamed),
+        cmocka_unit_test(reasoning),         cmocka_unit_test(calls),
+        cmocka_unit_test(no_calls),          cmocka_unit_test(whole),
+        cmocka_unit_test(streamed),          cmocka_unit_test(only_one_call),
+        cmocka_unit_test(replies_sent_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -60,9 +60,20 @@ class Completions(Client):
         with self.assertRaises(openai.NotFoundError) as e:
             self.client.completions.create(model="gpt-5", prompt="x")
         self.assertEqual(e.exception.code, "model_not_found")
-        with self.assertRaises(openai.BadRequestError) as e:
-            self.ask(n=2)
-        self.assertEqual(e.exception.param, "n")
+        for param, more in (("n", {"n": 2}), ("echo", {"echo": True}), ("suffix", {"suffix": "x"}),
+                            ("logit_bias", {"logit_bias": {"x": 1}}),
+                            ("top_k", {"extra_body": {"top_k": -2}}),
+                            ("stream_options", {"stream_options": {"include_usage": True}})):
+            with self.subTest(param=param), self.assertRaises(openai.BadRequestError) as e:
+                self.ask(**more)
+            self.assertEqual(e.exception.param, param)
+
+    def test_logit_bias(self):
+        free = self.ask(logprobs=0).choices[0].logprobs.tokens
+        self.assertEqual(self.ask(logit_bias={"0": -100}, logprobs=0).choices[0].logprobs.tokens, free)
+        forced = self.ask(logit_bias={"300": 100}, logprobs=0).choices[0].logprobs.tokens
+        self.assertEqual(len(set(forced)), 1)
+        self.assertNotEqual(forced, free)
 
     def test_cancel(self):
         before = self.server.metric("request_cancelled_total")
@@ -111,6 +122,31 @@ class Chats(Client):
         self.assertEqual("".join(p.choices[0].delta.content or "" for p in parts),
                          whole.choices[0].message.content)
         self.assertEqual(parts[-1].choices[0].finish_reason, "length")
+
+    def test_errors(self):
+        """What is not there is refused by its name."""
+        tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
+        for param, more in (
+                ("tool_choice", {"tools": [tool], "tool_choice": "required"}),
+                ("tool_choice", {"tools": [tool], "tool_choice": {"type": "function",
+                                                                  "function": {"name": "f"}}}),
+                ("functions", {"functions": [{"name": "f"}]}),
+                ("response_format", {"response_format": {"type": "json_object"}}),
+                ("top_logprobs", {"top_logprobs": 3})):
+            with self.subTest(param=param), self.assertRaises(openai.BadRequestError) as e:
+                self.ask(**more)
+            self.assertEqual(e.exception.param, param)
+        with self.assertRaises(openai.BadRequestError) as e:
+            self.client.chat.completions.create(model="chat", messages=[{"role": "user", "content": [
+                {"type": "image_url", "image_url": {"url": "data:,"}}]}])
+        self.assertEqual(e.exception.param, "messages[0].content[0]")
+
+    def test_tools(self):
+        """Offered, the prompt has them; with "none" it is as if there were none."""
+        tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
+        plain = self.ask().usage.prompt_tokens
+        self.assertGreater(self.ask(tools=[tool], parallel_tool_calls=False).usage.prompt_tokens, plain)
+        self.assertEqual(self.ask(tools=[tool], tool_choice="none").usage.prompt_tokens, plain)
 
     def test_logprobs(self):
         entries = self.ask(logprobs=True, top_logprobs=3).choices[0].logprobs.content

@@ -18,6 +18,7 @@ import time
 import unittest
 
 PROMPT = "And it came to pass"
+MODEL = os.path.join(os.path.dirname(__file__), "../../models/kjv-qwen3-3m")  # the demo model
 # So that what shall happen while a request runs can. The text is the same.
 MANY = 10 if os.environ.get("LOCKSTEP_TEST_SHORT") else 24  # requests at once
 SLOW = ("--isa", "generic", "--threads", "1")
@@ -167,10 +168,40 @@ class Requests(unittest.TestCase):
         self.assertEqual(got["choices"][0]["text"], want["text"].partition(word)[0])
         self.assertEqual(got["choices"][0]["finish_reason"], "stop")
 
+    def test_stop_across_tokens(self):
+        """A stop string that begins inside one token and ends inside another."""
+        text = self.server.ask("POST", "/v1/completions", completion())[1]["choices"][0]["text"]
+        c = self.server.ask("POST", "/v1/completions", completion(logprobs=0))[1]["choices"][0]
+        offsets = c["logprobs"]["text_offset"]
+        border = next(o for o in offsets[4:] if o >= 2)
+        stop = text[border - 2 : border + 2]
+        others = [f"never{i}" for i in range(15)]
+        got = self.server.ask("POST", "/v1/completions", completion(stop=[*others, stop]))[1]["choices"][0]
+        self.assertEqual((got["text"], got["finish_reason"]), (text.partition(stop)[0], "stop"))
+        streamed = text_of(self.server.stream("/v1/completions", completion(stop=[*others, stop])))
+        self.assertEqual(streamed, got["text"])
+
+    def test_logit_bias(self):
+        """What is forbidden does not come, what is demanded does, and log-probabilities are the model's."""
+        def ask(**more):
+            c = self.server.ask("POST", "/v1/completions", completion(tokens=6, logprobs=1, **more))[1]
+            return c["choices"][0]["logprobs"]
+        free = ask()
+        first = self.server.ask("POST", "/tokenize", {"prompt": free["tokens"][0]})[1]["tokens"]
+        self.assertEqual(len(first), 1)
+        forbidden = ask(logit_bias={str(first[0]): -100})
+        self.assertNotIn(free["tokens"][0], forbidden["tokens"])
+        best = max(forbidden["top_logprobs"][0], key=forbidden["top_logprobs"][0].get)
+        self.assertEqual(best, free["tokens"][0])  # and stays the most probable
+        self.assertEqual(forbidden["top_logprobs"][0][best], free["token_logprobs"][0])
+        self.assertEqual(set(ask(logit_bias={str(first[0]): 100})["tokens"]), {free["tokens"][0]})
+        self.assertEqual(ask(logit_bias={}), free)
+
     def test_side_by_side(self):
         """Many at once, more than the batch holds: each as if it were alone."""
         bodies = [completion(PROMPT + " that" * i, 8 + i, seed=i, temperature=i % 3 * 0.5,
-                             logprobs=2 if i % 2 else None) for i in range(MANY)]
+                             logprobs=2 if i % 2 else None,
+                             logit_bias={"300": 4} if i % 5 == 3 else None) for i in range(MANY)]
         alone = [self.server.ask("POST", "/v1/completions", b)[1]["choices"] for b in bodies]
         with concurrent.futures.ThreadPoolExecutor(MANY) as pool:
             amid = list(pool.map(lambda b: self.server.ask("POST", "/v1/completions", b)[1]["choices"],
@@ -199,6 +230,8 @@ class Requests(unittest.TestCase):
                 ("/v1/completions", {"max_tokens": 3}, 400, "prompt", "prompt"),
                 ("/v1/completions", completion(temperature="hot"), 400, "temperature", "number"),
                 ("/v1/completions", completion(n=2), 400, "n", ""),
+                ("/v1/completions", completion(logit_bias={"1000000": 1}), 400, "logit_bias", "1000000"),
+                ("/v1/completions", completion(logit_bias={"1": 101}), 400, "logit_bias", "token 1"),
                 ("/v1/completions", completion("x " * 3000), 400, None, "context"),
                 ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]}, 400, "messages",
                  "template"),
@@ -228,6 +261,13 @@ class Requests(unittest.TestCase):
         self.assertEqual((status, page[:15]), (200, "<!DOCTYPE html>"))
         self.assertNotIn("http://", re.sub(r"http://www.w3.org/\S*", "", page))  # nothing from elsewhere
         self.assertEqual(self.server.ask("GET", "/health"), (200, {"status": "ready"}))
+        status, document = self.server.ask("GET", "/openapi.json")
+        self.assertEqual((status, document["openapi"]), (200, "3.1.0"))
+        for path, item in document["paths"].items():
+            if "{" not in path and not path.startswith("/v1/admin/"):
+                for method in item:
+                    self.assertNotIn(self.server.ask(method.upper(), path, {} if method == "post" else None)[0],
+                                     (404, 405), path)
         models = self.server.ask("GET", "/v1/models")[1]
         self.assertEqual([m["id"] for m in models["data"]], ["kjv-qwen3-3m"])
         self.assertEqual(self.server.ask("GET", "/v1/models/kjv-qwen3-3m")[1]["object"], "model")
@@ -298,6 +338,116 @@ class Endings(unittest.TestCase):
         server.stop()
 
 
+class Origins(unittest.TestCase):
+    """What pages of other origins may do."""
+
+    PAGE = "https://page.example"
+
+    def answer(self, server, method, path, headers, body=None):
+        """(status, headers, body)"""
+        c = server.connect()
+        c.request(method, path, body and json.dumps(body), headers)
+        r = c.getresponse()
+        data = r.read().decode()
+        c.close()
+        return r.status, r.headers, data
+
+    def post(self, server, origin, **more):
+        headers = {"Origin": origin} if origin else {}
+        return self.answer(server, "POST", "/v1/completions", headers, completion(tokens=1, **more))
+
+    def preflight(self, server, origin):
+        return self.answer(server, "OPTIONS", "/v1/chat/completions",
+                           {"Origin": origin, "Access-Control-Request-Method": "POST",
+                            "Access-Control-Request-Headers": "authorization,x-stainless-lang"})
+
+    def test_none_but_our_own(self):
+        server = Server(np=1)
+        self.assertEqual(self.post(server, None)[0], 200)
+        self.assertEqual(self.post(server, f"http://127.0.0.1:{server.port}")[0], 200)
+        for other in (self.PAGE, "null", f"http://127.0.0.1:{server.port + 1}"):
+            status, headers, text = self.post(server, other)
+            self.assertEqual((status, json.loads(text)["error"]["code"]), (403, "origin_not_allowed"))
+            self.assertNotIn("Access-Control-Allow-Origin", headers)
+        # a name that somebody made point here
+        name = f"evil.example:{server.port}"
+        status = self.answer(server, "POST", "/v1/completions", {"Host": name, "Origin": f"http://{name}"},
+                             completion())[0]
+        self.assertEqual(status, 403)
+        self.assertEqual(self.answer(server, "GET", "/v1/models", {"Origin": self.PAGE})[0], 200)
+        status, headers, _ = self.preflight(server, self.PAGE)
+        self.assertEqual(status, 405)
+        self.assertFalse([h for h in headers if h.startswith("Access-Control")])
+        self.assertEqual(server.stop()[0], 0)
+
+    def test_one_that_is_let_in(self):
+        with tempfile.NamedTemporaryFile("w") as f:
+            f.write("secret\n")
+            f.flush()
+            server = Server("--cors-origin", self.PAGE, "--api-key-file", f.name, np=1)
+        status, headers, _ = self.preflight(server, self.PAGE)  # which brings no key
+        self.assertEqual(status, 204)
+        self.assertEqual(headers["Access-Control-Allow-Origin"], self.PAGE)
+        self.assertEqual(headers["Access-Control-Allow-Headers"], "authorization,x-stainless-lang")
+        self.assertIn("POST", headers["Access-Control-Allow-Methods"])
+        self.assertEqual(headers["Vary"], "Origin")
+        status, headers, _ = self.preflight(server, "https://other.example")
+        self.assertEqual((status, headers["Access-Control-Allow-Origin"]), (403, None))
+        key = {"Authorization": "Bearer secret"}
+        for origin, allowed in ((self.PAGE, self.PAGE), ("https://other.example", None)):
+            for stream in (False, True):
+                status, headers, _ = self.answer(server, "POST", "/v1/completions",
+                                                 {**key, "Origin": origin},
+                                                 completion(tokens=1, stream=stream))
+                self.assertEqual((status, headers["Access-Control-Allow-Origin"], headers["Vary"]),
+                                 (200, allowed, "Origin"))  # the key opens; CORS says who may read
+        status, headers, _ = self.post(server, self.PAGE)
+        self.assertEqual((status, headers["Access-Control-Allow-Origin"]), (401, self.PAGE))
+        self.assertEqual(server.stop()[0], 0)
+
+    def test_all(self):
+        server = Server("--cors-origin", "*", np=1)
+        self.assertEqual(self.preflight(server, self.PAGE)[0], 204)
+        for origin in (self.PAGE, None):
+            status, headers, _ = self.post(server, origin)
+            self.assertEqual((status, headers["Access-Control-Allow-Origin"]), (200, "*"))
+            self.assertNotIn("Vary", headers)
+        self.assertEqual(server.stop()[0], 0)
+
+
+class Defaults(unittest.TestCase):
+    """Sampling where a request says nothing of it: the model's generation_config.json says it."""
+
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.addCleanup(self.folder.cleanup)
+        for name in os.listdir(MODEL):
+            if name != "generation_config.json":
+                os.symlink(os.path.join(MODEL, name), os.path.join(self.folder.name, name))
+
+    def write(self, text):
+        with open(os.path.join(self.folder.name, "generation_config.json"), "w", encoding="utf-8") as f:
+            f.write(text)
+
+    def test_they_are_the_models(self):
+        self.write('{"do_sample": true, "temperature": 2.0, "top_k": 1}')
+        server = Server("--model", self.folder.name, np=1)
+        def text(**more):
+            return server.ask("POST", "/v1/completions",
+                              {"prompt": PROMPT, "max_tokens": 20, **more})[1]["choices"][0]["text"]
+        greedy = text(temperature=0)
+        self.assertEqual([text(seed=i) for i in range(5)], [greedy] * 5)
+        self.assertNotEqual({text(seed=i, top_k=-1) for i in range(5)}, {greedy})  # the request's word counts
+        self.assertEqual(server.stop()[0], 0)
+
+    def test_a_bad_file(self):
+        self.write('{"do_sample": true, "top_p": 1.5}')
+        done = subprocess.run([LOCKSTEP, "serve", "--port", "0", "--model", self.folder.name],
+                              stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=False)
+        self.assertNotEqual(done.returncode, 0)
+        self.assertRegex(done.stderr, r"generation_config\.json: top_p: .*1\.5")
+
+
 class Start(unittest.TestCase):
     def refuse(self, code, words, *args):
         done = subprocess.run([LOCKSTEP, "serve", "--port", "0", *args], stdin=subprocess.DEVNULL,
@@ -307,6 +457,7 @@ class Start(unittest.TestCase):
 
     def test_options(self):
         self.refuse(2, "--host 0.0.0.0 is open to others", "--host", "0.0.0.0")
+        self.refuse(2, "--cors-origin example.org: expected an origin", "--cors-origin", "example.org")
         self.refuse(2, "--api-key-file: /nonexistent", "--api-key-file", "/nonexistent")
         self.refuse(2, "config.json", "--model", "/nonexistent")
         self.refuse(2, "cannot listen on 192.0.2.1", "--host", "192.0.2.1", "--no-auth")
@@ -320,7 +471,8 @@ class Start(unittest.TestCase):
                                 ({"Authorization": "Bearer secretsecret"}, 401),
                                 ({"Authorization": "Bearer secret"}, 200)):
             self.assertEqual(server.ask("GET", "/v1/models", headers=headers)[0], status)
-        self.assertEqual(server.ask("GET", "/health")[0], 200)
+        for path in ("/health", "/", "/openapi.json"):
+            self.assertEqual(server.ask("GET", path)[0], 200)
         # the key comes first, and a body without it goes nowhere
         self.assertEqual(server.ask("POST", "/v1/completions", b"x" * (9 << 20))[0], 401)
         self.assertEqual(server.stop()[0], 0)
