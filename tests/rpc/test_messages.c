@@ -123,7 +123,7 @@ static struct message example(enum message_type type) {
         m.unloaded.bytes_freed = 77;
         break;
     case MESSAGE_STATS_RESULT:
-        m.stats = (struct message_stats){1, 2.5, 0.125, 4, 5};
+        m.stats = (struct message_stats){1, 2.5, 0.125, 0.25, 4, 5, 6};
         break;
     case MESSAGE_ERROR:
     case MESSAGE_TROUBLE:

@@ -41,6 +41,8 @@ static inline struct host_device *host_of(struct device *d) {
 void *host_memory_alloc(size_t bytes);
 void host_memory_free(void *p, size_t bytes);
 size_t host_memory_available(void);
+/* Bytes of this process that are in memory; 0: the kernel does not say. */
+uint64_t host_memory_resident(void);
 /* Errors: MEMORY (the old buffer stays). What it held is lost. */
 bool host_scratch_reserve(struct host_scratch *, size_t bytes, struct error *err);
 void host_scratch_finish(struct host_scratch *);

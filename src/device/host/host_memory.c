@@ -1,10 +1,12 @@
 #include "device/host/host.h"
 
+#include <inttypes.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "base/checked.h"
 
@@ -143,4 +145,16 @@ size_t host_memory_available(void) {
     uint64_t system = read_field("/proc/meminfo", "MemAvailable") * 1024;
     uint64_t group = cgroup_available();
     return (size_t)(group < system ? group : system);
+}
+
+uint64_t host_memory_resident(void) {
+    uint64_t pages = 0;
+    FILE *f = fopen("/proc/self/statm", "re");
+    if (f) {
+        if (fscanf(f, "%*u %" SCNu64, &pages) != 1) {
+            pages = 0;
+        }
+        fclose(f);
+    }
+    return pages * (uint64_t)sysconf(_SC_PAGESIZE);
 }
