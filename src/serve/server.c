@@ -1,7 +1,6 @@
 #include "serve/server.h"
 
 #include <errno.h>
-#include <jansson.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -49,7 +48,7 @@ enum server_state server_state(struct server *s, struct api_error *why) {
     return state;
 }
 
-static void wake(struct server *s) {
+void server_wake(struct server *s) {
     uint64_t one = 1;
     if (write(s->wake_fd, &one, sizeof one) < 0) {
         /* full: then it is awake */
@@ -62,7 +61,7 @@ void server_submit(struct server *s, struct job *j) {
     *s->inbox_end = j;
     s->inbox_end = &j->next;
     pthread_mutex_unlock(&s->lock);
-    wake(s);
+    server_wake(s);
 }
 
 /* ---- jobs ---- */
@@ -76,10 +75,23 @@ static void count_end(struct server *s, const struct job *j, const struct genera
     } else {
         m->finished[event->finish]++;
         metrics_time(m, METRIC_REQUEST, now - j->arrived);
+        if (event->n_generated > 0) {
+            double begun = scheduler_begun(j->ticket);
+            metrics_time(m, METRIC_QUEUE, begun - j->arrived);
+            metrics_time(m, METRIC_PREFILL, j->first_token - begun);
+            metrics_time(m, METRIC_DECODE, j->last_token - j->first_token);
+        }
         if (event->n_generated > 1) {
-            metrics_time(m, METRIC_PER_TOKEN, (now - j->first_token) / (event->n_generated - 1));
+            metrics_time(m, METRIC_PER_TOKEN,
+                         (j->last_token - j->first_token) / (event->n_generated - 1));
         }
     }
+    pthread_mutex_unlock(&s->lock);
+}
+
+static void note_error(struct server *s, const char *message) {
+    pthread_mutex_lock(&s->lock);
+    last_errors_note(&s->errors, time(NULL), message);
     pthread_mutex_unlock(&s->lock);
 }
 
@@ -87,10 +99,26 @@ static void put_failure(struct job *j, const struct error *why) {
     struct api_error e;
     struct buffer body = {0};
     api_error_from(&e, why);
+    if (e.status >= 500) { /* else the client's */
+        note_error(j->server, e.message);
+    }
     bool begun = j->request.stream && j->status == 200;
     (void)(begun ? api_error_event(&e, &body, NULL) : api_error_body(&e, &body, NULL));
     job_put(j, e.status, &body, true);
     buffer_finish(&body);
+}
+
+static void time_token(struct server *s, struct job *j) {
+    double now = clock_now();
+    pthread_mutex_lock(&s->lock);
+    if (j->first_token == 0) {
+        j->first_token = now;
+        metrics_time(&s->metrics, METRIC_FIRST_TOKEN, now - j->arrived);
+    } else {
+        metrics_time(&s->metrics, METRIC_INTER_TOKEN, now - j->last_token);
+    }
+    j->last_token = now;
+    pthread_mutex_unlock(&s->lock);
 }
 
 /* What an event of the scheduler's adds to the reply. */
@@ -99,11 +127,8 @@ static void on_event(void *user, const struct generation_event *event) {
     struct server *s = j->server;
     struct buffer bytes = {0};
     struct error err;
-    if (event->has_token && j->first_token == 0) {
-        j->first_token = clock_now();
-        pthread_mutex_lock(&s->lock);
-        metrics_time(&s->metrics, METRIC_FIRST_TOKEN, j->first_token - j->arrived);
-        pthread_mutex_unlock(&s->lock);
+    if (event->has_token) {
+        time_token(s, j);
     }
     bool ok = true;
     if (event->error) {
@@ -263,6 +288,10 @@ static bool serve(struct server *s, struct error *err) {
             return false;
         }
         note_stats(s);
+        if (!rank_stats_tick(&s->ranks, s->pool, !scheduler_idle(s->scheduler),
+                             s->metrics.scheduler.generated_tokens, err)) {
+            return false;
+        }
     }
     return drain(s, err);
 }
@@ -278,28 +307,6 @@ static bool report(void *user, uint64_t done, uint64_t total, struct error *err)
     s->loaded = total ? (double)done / (double)total : 0;
     pthread_mutex_unlock(&s->lock);
     return true;
-}
-
-static bool tell_ranks(struct server *s, struct error *err) {
-    json_t *list = json_array();
-    for (int r = 0; r < pool_world(s->pool); r++) {
-        const struct message_hello_ok *h = pool_rank(s->pool, r);
-        json_array_append_new(list, json_pack("{s:i, s:s, s:i, s:s, s:i, s:i, s:I}", "rank", r,
-                                              "host", h->host, "pid", h->pid, "device", h->device,
-                                              "cores", h->cores, "threads", h->threads,
-                                              "memory_free", (json_int_t)h->memory));
-    }
-    json_t *j = json_pack("{s:i, s:s, s:s, s:s, s:o}", "world", pool_world(s->pool), "device",
-                          pool_device(s->pool), "dtype", pool_dtype(s->pool), "model",
-                          s->model.name, "ranks", list);
-    char *text = j ? json_dumps(j, JSON_COMPACT) : NULL;
-    pthread_mutex_lock(&s->lock);
-    bool ok = text ? buffer_append(&s->ranks, text, strlen(text), err)
-                   : error_set(err, ERROR_MEMORY, "cannot tell of the ranks");
-    pthread_mutex_unlock(&s->lock);
-    free(text);
-    json_decref(j);
-    return ok;
 }
 
 static bool load(struct server *s, struct error *err) {
@@ -349,7 +356,7 @@ static bool run(struct server *s, struct error *err) {
         return false;
     }
     log_info("listening on http://%s:%d", o->host, http_port(s->http));
-    if (!pool_start(s->pool, err) || !tell_ranks(s, err)) {
+    if (!pool_start(s->pool, err) || !rank_stats_begin(&s->ranks, s->pool, err)) {
         return false;
     }
     set_state(s, SERVER_LOADING);
@@ -358,6 +365,9 @@ static bool run(struct server *s, struct error *err) {
 
 /* Whatever went wrong, clients hear of it first. */
 static void fail(struct server *s, const struct error *why) {
+    struct api_error e;
+    api_error_from(&e, why);
+    note_error(s, e.message);
     pthread_mutex_lock(&s->lock);
     s->state = SERVER_FAILED;
     s->cause = *why;
@@ -374,7 +384,7 @@ static void finish(struct server *s) {
     }
     scheduler_destroy(s->scheduler);
     tokenizer_destroy(s->tokenizer);
-    buffer_finish(&s->ranks);
+    rank_stats_finish(&s->ranks);
     pthread_mutex_destroy(&s->lock);
     if (s->wake_fd >= 0) {
         close(s->wake_fd);
@@ -386,6 +396,7 @@ bool server_run(const struct server_options *options, struct pool *pool, struct 
     struct error at_close;
     s.model.name = options->model_name;
     s.inbox_end = &s.inbox;
+    rank_stats_init(&s.ranks);
     pthread_mutex_init(&s.lock, NULL);
     bool ok = run(&s, err);
     if (!ok) {

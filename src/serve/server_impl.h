@@ -5,7 +5,9 @@
 
 #include "leader/scheduler.h"
 #include "serve/http.h"
+#include "serve/last_errors.h"
 #include "serve/metrics.h"
+#include "serve/rank_stats.h"
 #include "serve/server.h"
 
 enum server_state {
@@ -26,7 +28,8 @@ struct server {
     struct scheduler *scheduler;
     struct http *http;
     struct job *jobs; /* scheduled, or not all sent yet; the main thread's */
-    int wake_fd;      /* an eventfd: there is something for the main thread */
+    struct rank_stats ranks;
+    int wake_fd; /* an eventfd: there is something for the main thread */
     pthread_mutex_t lock;
     /* Under the lock. */
     enum server_state state;
@@ -34,13 +37,15 @@ struct server {
     struct error cause; /* of FAILED */
     struct job *inbox, **inbox_end;
     struct metrics metrics;
-    struct buffer ranks; /* owns: the answer to GET /ranks, once there is one */
+    struct last_errors errors;
 };
 
 /* ---- routes.c, on HTTP's thread ---- */
 http_handle server_handle;
 
 /* ---- server.c ---- */
+/* Makes the main thread look around. */
+void server_wake(struct server *s);
 /* Queues a job for the main thread; takes a reference. */
 void server_submit(struct server *s, struct job *j);
 /* The state, and a refusal with its reason where that is not READY. */
