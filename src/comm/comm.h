@@ -23,11 +23,13 @@ enum { COMM_ID_BYTES = 128 };
 
 struct comm;
 
-/* Counts since the caller last zeroed them; seconds is the time spent inside collectives. */
+/* Counts since the caller last zeroed them. Both times are 0 on a GPU, where collectives are only
+ * enqueued, and in a world of one. */
 struct comm_stats {
     uint64_t n_collective;
-    uint64_t bytes; /* sent by this rank */
-    double seconds; /* spent waiting in them; 0 on a GPU, where they are only enqueued */
+    uint64_t bytes;    /* sent by this rank */
+    double wait_s;     /* in collectives, until every rank awaited is there; see wire.h */
+    double transfer_s; /* the rest of the time in them: data is moved and added up */
 };
 
 struct comm_ops {

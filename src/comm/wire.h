@@ -22,6 +22,7 @@
 struct wire_peer {
     int rank;
     bool receiving;
+    bool first; /* of a message's chunks */
 };
 
 struct wire {
@@ -30,7 +31,8 @@ struct wire {
     const char *name;  /* of the collective under way, for errors */
     uint64_t sequence; /* of the collective under way */
     double start, deadline;
-    int n; /* requests under way */
+    double waited; /* of the time since start: see wire_wait */
+    int n;         /* requests under way */
     int capacity;
     MPI_Request *request;     /* owns [capacity] */
     struct wire_peer *peer;   /* owns [capacity] */
@@ -49,7 +51,10 @@ bool wire_begin(struct wire *w, const char *name, struct error *err);
 bool wire_receive(struct wire *w, void *to, size_t bytes, int rank, struct error *err);
 bool wire_send(struct wire *w, const void *from, size_t bytes, int rank, struct error *err);
 
-/* Waits for everything posted. Errors: DEADLINE, naming the ranks; COMM; what comm->poll says. */
+/* Waits for everything posted. Until the first chunk of each message, in and out, has arrived, that
+ * is waiting for the other ranks (comm_stats.wait_s), which may have yet to come to this
+ * collective; what follows is transfer. Errors: DEADLINE, naming the ranks; COMM; what comm->poll
+ * says. */
 bool wire_wait(struct wire *w, struct error *err);
 
 /* Ends the collective: counts it if ok, else marks the communicator as broken. Returns ok. */

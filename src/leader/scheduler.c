@@ -10,6 +10,7 @@ struct ticket {
     void *user;
     int n_block;         /* that its whole length takes */
     int n_tok;           /* in the step under way; 0: none */
+    double begun;        /* its first step did; 0: none */
     bool over;           /* it has had its last event, or was cancelled */
     struct ticket *next; /* in the queue */
 };
@@ -145,6 +146,10 @@ void scheduler_cancel(struct scheduler *s, struct ticket *t) {
     }
 }
 
+double scheduler_begun(const struct ticket *t) {
+    return t->begun;
+}
+
 bool scheduler_idle(const struct scheduler *s) {
     return s->n_running + s->n_waiting == 0;
 }
@@ -152,7 +157,7 @@ bool scheduler_idle(const struct scheduler *s) {
 /* ---- a step ---- */
 
 /* Every sequence that decodes, and as much of the prompts as a chunk holds, oldest first. */
-static int choose_parts(struct scheduler *s) {
+static int choose_parts(struct scheduler *s, double now) {
     int n = 0, chunk = s->options.prefill_chunk;
     for (int i = 0; i < s->n_running; i++) {
         struct ticket *t = s->running[i];
@@ -160,6 +165,7 @@ static int choose_parts(struct scheduler *s) {
         t->n_tok = left == 0 ? 1 : left < chunk ? left : chunk;
         if (t->n_tok > 0) {
             chunk -= left > 0 ? t->n_tok : 0;
+            t->begun = t->begun > 0 ? t->begun : now;
             s->parts[n++] = generation_part(t->generation, t->n_tok);
         }
     }
@@ -200,7 +206,7 @@ static void take_results(struct scheduler *s) {
 bool scheduler_step(struct scheduler *s, struct error *err) {
     double start = clock_now();
     admit(s);
-    int n = choose_parts(s);
+    int n = choose_parts(s, start);
     if (n == 0) {
         return true;
     }

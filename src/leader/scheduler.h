@@ -45,6 +45,9 @@ bool scheduler_add(struct scheduler *s, const struct generate_request *request,
 /* Ends a request at once: its blocks are free for the next step, and no event follows. */
 void scheduler_cancel(struct scheduler *s, struct ticket *t);
 
+/* When its first step began, on the monotonic clock; 0: it waits. */
+double scheduler_begun(const struct ticket *t);
+
 /* Nothing runs or waits. */
 bool scheduler_idle(const struct scheduler *s);
 

@@ -154,10 +154,12 @@ struct message_unloaded {
 /* Since the last stats request. */
 struct message_stats {
     uint64_t n_step;
-    double step_s; /* in the forward pass, waiting included */
-    double wait_s; /* of it, in collectives */
+    double step_s;     /* in the forward pass, all included */
+    double wait_s;     /* of it, in collectives: for other ranks to come; 0 on a GPU, as the next */
+    double transfer_s; /* of it, in collectives: moving and adding */
     uint64_t n_collective;
     uint64_t bytes_sent;
+    uint64_t rss; /* now: bytes of this process in memory */
 };
 
 struct message_error {

@@ -32,7 +32,8 @@ struct job {
     struct ticket *ticket; /* NULL: not scheduled, or over */
     struct api_reply reply;
     double first_token; /* when; 0: not yet */
-    void *server;       /* whose it is */
+    double last_token;
+    void *server; /* whose it is */
     struct job *next;
     atomic_int n_ref;
     pthread_mutex_t lock;

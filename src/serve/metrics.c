@@ -16,22 +16,32 @@ void metrics_time(struct metrics *m, enum metric_time which, double seconds) {
     h->sum += seconds;
 }
 
-static bool head(struct buffer *out, const char *name, const char *type, const char *help,
-                 struct error *err) {
+bool metrics_head(struct buffer *out, const char *name, const char *type, const char *help,
+                  struct error *err) {
     return buffer_printf(out, err, "# HELP lockstep_%s %s\n# TYPE lockstep_%s %s\n", name, help,
                          name, type);
 }
 
+bool metrics_quote(struct buffer *out, const char *text, struct error *err) {
+    bool ok = true;
+    for (; ok && *text; text++) {
+        ok = *text == '\n' ? buffer_append(out, "\\n", 2, err)
+                           : (!strchr("\\\"", *text) || buffer_append(out, "\\", 1, err)) &&
+                                 buffer_append(out, text, 1, err);
+    }
+    return ok;
+}
+
 static bool number(struct buffer *out, const char *name, const char *type, const char *help,
                    const char *model, double value, struct error *err) {
-    return head(out, name, type, help, err) &&
+    return metrics_head(out, name, type, help, err) &&
            buffer_printf(out, err, "lockstep_%s{model_name=\"%s\"} %.17g\n", name, model, value);
 }
 
 static bool histogram(struct buffer *out, const char *name, const char *help, const char *model,
                       const struct metric_histogram *h, struct error *err) {
     uint64_t n = 0;
-    if (!head(out, name, "histogram", help, err)) {
+    if (!metrics_head(out, name, "histogram", help, err)) {
         return false;
     }
     for (int i = 0; i < METRIC_BUCKETS; i++) {
@@ -53,7 +63,7 @@ static bool histogram(struct buffer *out, const char *name, const char *help, co
 static bool ends(const struct metrics *m, const char *model, struct buffer *out,
                  struct error *err) {
     const char *name = "request_success_total";
-    bool ok = head(out, name, "counter", "Requests that finished, by reason.", err);
+    bool ok = metrics_head(out, name, "counter", "Requests that finished, by reason.", err);
     for (int r = 0; ok && r < FINISH_COUNT; r++) {
         ok = buffer_printf(out, err,
                            "lockstep_%s{model_name=\"%s\",finished_reason=\"%s\"} %" PRIu64 "\n",
@@ -90,32 +100,40 @@ static bool scheduler_text(const struct scheduler_stats *s, const char *model, s
                   s->leader_seconds, err);
 }
 
-/* A label's value, as the format quotes it. */
-static bool quote(struct buffer *out, const char *text, struct error *err) {
+static bool times_text(const struct metrics *m, const char *model, struct buffer *out,
+                       struct error *err) {
+    static const struct {
+        const char *name, *help;
+    } times[] = {
+        [METRIC_FIRST_TOKEN] = {"time_to_first_token_seconds",
+                                "From a request's arrival to its first token."},
+        [METRIC_INTER_TOKEN] = {"inter_token_latency_seconds",
+                                "From one token of a request to the next."},
+        [METRIC_PER_TOKEN] = {"request_time_per_output_token_seconds",
+                              "Between tokens, a request's mean."},
+        [METRIC_REQUEST] = {"e2e_request_latency_seconds", "From arrival to the last token."},
+        [METRIC_QUEUE] = {"request_queue_time_seconds",
+                          "From a request's arrival to its first step."},
+        [METRIC_PREFILL] = {"request_prefill_time_seconds",
+                            "From a request's first step to its first token."},
+        [METRIC_DECODE] = {"request_decode_time_seconds",
+                           "From a request's first token to its last."},
+    };
+    _Static_assert(sizeof times / sizeof times[0] == METRIC_TIME_COUNT, "named times");
     bool ok = true;
-    for (; ok && *text; text++) {
-        ok = *text == '\n' ? buffer_append(out, "\\n", 2, err)
-                           : (!strchr("\\\"", *text) || buffer_append(out, "\\", 1, err)) &&
-                                 buffer_append(out, text, 1, err);
+    for (int i = 0; ok && i < METRIC_TIME_COUNT; i++) {
+        ok = histogram(out, times[i].name, times[i].help, model, &m->times[i], err);
     }
-    return ok && buffer_append(out, "", 1, err);
-}
-
-static bool all(const struct metrics *m, const char *model, struct buffer *out, struct error *err) {
-    return scheduler_text(&m->scheduler, model, out, err) && ends(m, model, out, err) &&
-           histogram(out, "time_to_first_token_seconds",
-                     "From a request's arrival to its first token.", model,
-                     &m->times[METRIC_FIRST_TOKEN], err) &&
-           histogram(out, "time_per_output_token_seconds", "Between tokens, a request's mean.",
-                     model, &m->times[METRIC_PER_TOKEN], err) &&
-           histogram(out, "e2e_request_latency_seconds", "From arrival to the last token.", model,
-                     &m->times[METRIC_REQUEST], err);
+    return ok;
 }
 
 bool metrics_text(const struct metrics *m, const char *model, struct buffer *out,
                   struct error *err) {
     struct buffer quoted = {0};
-    bool ok = quote(&quoted, model, err) && all(m, (const char *)quoted.data, out, err);
+    bool ok = metrics_quote(&quoted, model, err) && buffer_append(&quoted, "", 1, err);
+    const char *name = (const char *)quoted.data;
+    ok = ok && scheduler_text(&m->scheduler, name, out, err) && ends(m, name, out, err) &&
+         times_text(m, name, out, err);
     buffer_finish(&quoted);
     return ok;
 }

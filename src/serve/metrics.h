@@ -4,7 +4,17 @@
 #include "base/buffer.h"
 #include "leader/scheduler.h"
 
-enum metric_time { METRIC_FIRST_TOKEN, METRIC_PER_TOKEN, METRIC_REQUEST, METRIC_TIME_COUNT };
+enum metric_time {
+    METRIC_FIRST_TOKEN, /* from a request's arrival */
+    METRIC_INTER_TOKEN, /* each token after the first */
+    METRIC_PER_TOKEN,   /* a request's mean of these */
+    METRIC_REQUEST,
+    /* Its three parts: */
+    METRIC_QUEUE,   /* from arrival to its first step */
+    METRIC_PREFILL, /* from there to the first token */
+    METRIC_DECODE,  /* from there to the last */
+    METRIC_TIME_COUNT
+};
 enum { METRIC_BUCKETS = 14 };
 
 struct metric_histogram {
@@ -20,6 +30,12 @@ struct metrics {
 };
 
 void metrics_time(struct metrics *m, enum metric_time which, double seconds);
+
+/* The two lines before a metric's values; and a label's value, as the format quotes it. For metrics
+ * that others count. Errors: MEMORY. */
+bool metrics_head(struct buffer *out, const char *name, const char *type, const char *help,
+                  struct error *err);
+bool metrics_quote(struct buffer *out, const char *text, struct error *err);
 
 /* Prometheus' text format, version 0.0.4. model: as served. Errors: MEMORY. */
 bool metrics_text(const struct metrics *m, const char *model, struct buffer *out,

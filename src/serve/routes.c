@@ -51,27 +51,44 @@ static void get_models(struct server *s, const char *body, size_t n, struct http
     served_release(model);
 }
 
+/* Numbers of the ranks that are about to be shown get fresh for the next reader. */
+static void refresh_ranks(struct server *s) {
+    if (rank_stats_want(&s->ranks)) {
+        server_wake(s);
+    }
+}
+
 static void get_metrics(struct server *s, const char *body, size_t n, struct http_answer *out) {
     (void)body, (void)n;
     out->type = "text/plain; version=0.0.4";
+    refresh_ranks(s);
     pthread_mutex_lock(&s->lock);
-    (void)metrics_text(&s->metrics, s->model_name, &out->body, NULL);
+    bool ok = metrics_text(&s->metrics, s->model_name, &out->body, NULL);
     pthread_mutex_unlock(&s->lock);
+    (void)(ok && rank_stats_text(&s->ranks, &out->body, NULL));
 }
 
 static void get_ranks(struct server *s, const char *body, size_t n, struct http_answer *out) {
+    struct api_error why;
     (void)body, (void)n;
+    refresh_ranks(s);
+    json_t *j = rank_stats_json(&s->ranks);
+    enum server_state state = server_state(s, &why);
+    json_object_set_new(j, "state", json_string(server_state_name(state)));
+    if (state != SERVER_READY) {
+        json_object_set_new(j, "reason", json_string(why.message));
+    }
     pthread_mutex_lock(&s->lock);
-    json_t *j = s->ranks.size ? json_loadb((const char *)s->ranks.data, s->ranks.size, 0, NULL)
-                              : json_object();
     const struct scheduler_stats *t = &s->metrics.scheduler;
-    json_object_set_new(j, "state", json_string(server_state_name(s->state)));
-    json_object_set_new(j, "model", s->model ? json_string(s->model->name) : json_null());
+    json_object_set_new(j, "model",
+                        s->state == SERVER_UNLOADED ? json_null() : json_string(s->model_name));
     json_object_set_new(j, "running", json_integer(t->running));
     json_object_set_new(j, "waiting", json_integer(t->waiting));
     json_object_set_new(j, "kv_blocks_used", json_integer(t->blocks_used));
     json_object_set_new(j, "kv_blocks_total", json_integer(t->blocks_total));
+    json_object_set_new(j, "prompt_tokens", json_integer((json_int_t)t->prompt_tokens));
     json_object_set_new(j, "generated_tokens", json_integer((json_int_t)t->generated_tokens));
+    json_object_set_new(j, "errors", last_errors_json(&s->errors));
     pthread_mutex_unlock(&s->lock);
     send_json(out, j);
 }

@@ -1,12 +1,12 @@
 #include "serve/server.h"
 
 #include <errno.h>
-#include <jansson.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -81,18 +81,22 @@ static void raise_fd(int fd) {
     }
 }
 
+void server_wake(struct server *s) {
+    raise_fd(s->wake_fd);
+}
+
 void server_submit(struct server *s, struct job *j) {
     job_hold(j);
     pthread_mutex_lock(&s->lock);
     *s->inbox_end = j;
     s->inbox_end = &j->next;
     pthread_mutex_unlock(&s->lock);
-    raise_fd(s->wake_fd);
+    server_wake(s);
 }
 
 void server_stop(struct server *s) {
     atomic_store(&s->stop, true);
-    raise_fd(s->wake_fd);
+    server_wake(s);
 }
 
 bool server_wants_end(const struct server *s) {
@@ -152,7 +156,8 @@ static bool turn(struct server *s, bool *idle, bool *any, struct error *err) {
     *idle = !s->scheduler || scheduler_idle(s->scheduler);
     bool ok = *idle || scheduler_step(s->scheduler, err);
     server_note_stats(s); /* also where somebody has just been called off */
-    return ok;
+    return ok &&
+           rank_stats_tick(&s->ranks, s->pool, !*idle, s->metrics.scheduler.generated_tokens, err);
 }
 
 bool server_finish_requests(struct server *s, double patience_s, const char *late,
@@ -211,27 +216,6 @@ static bool serve(struct server *s, struct error *err) {
 
 /* ---- start and end ---- */
 
-static bool tell_ranks(struct server *s, struct error *err) {
-    json_t *list = json_array();
-    for (int r = 0; r < pool_world(s->pool); r++) {
-        const struct message_hello_ok *h = pool_rank(s->pool, r);
-        json_array_append_new(list, json_pack("{s:i, s:s, s:i, s:s, s:i, s:i, s:I}", "rank", r,
-                                              "host", h->host, "pid", h->pid, "device", h->device,
-                                              "cores", h->cores, "threads", h->threads,
-                                              "memory_free", (json_int_t)h->memory));
-    }
-    json_t *j = json_pack("{s:i, s:s, s:s, s:o}", "world", pool_world(s->pool), "device",
-                          pool_device(s->pool), "dtype", pool_dtype(s->pool), "ranks", list);
-    char *text = j ? json_dumps(j, JSON_COMPACT) : NULL;
-    pthread_mutex_lock(&s->lock);
-    bool ok = text ? buffer_append(&s->ranks, text, strlen(text), err)
-                   : error_set(err, ERROR_MEMORY, "cannot tell of the ranks");
-    pthread_mutex_unlock(&s->lock);
-    free(text);
-    json_decref(j);
-    return ok;
-}
-
 static bool write_port(const struct server *s, struct error *err) {
     const char *path = s->options.port_file;
     FILE *f = path ? fopen(path, "we") : NULL;
@@ -262,7 +246,7 @@ static bool run(struct server *s, struct error *err) {
         return false;
     }
     server_set_state(s, SERVER_CHECKING, NULL);
-    if (!pool_check(s->pool, err) || !tell_ranks(s, err)) {
+    if (!pool_check(s->pool, err) || !rank_stats_begin(&s->ranks, s->pool, err)) {
         return false;
     }
     if (!server_load(s, s->options.dir, s->options.model_name, err)) {
@@ -274,6 +258,9 @@ static bool run(struct server *s, struct error *err) {
 
 /* Whatever went wrong, clients hear of it first, and for a moment those who come to ask. */
 static void fail(struct server *s, const struct error *why) {
+    struct api_error e;
+    api_error_from(&e, why);
+    server_note_error(s, e.message);
     pthread_mutex_lock(&s->lock);
     s->state = SERVER_FAILED;
     s->cause = *why;
@@ -306,7 +293,7 @@ static void finish(struct server *s) {
         raise_fd(s->end_fd);
         pthread_join(s->watcher, NULL);
     }
-    buffer_finish(&s->ranks);
+    rank_stats_finish(&s->ranks);
     pthread_mutex_destroy(&s->lock);
     close(s->wake_fd);
     close(s->end_fd);
@@ -328,6 +315,7 @@ bool server_run(const struct server_options *options, struct pool *pool, struct 
     struct server s = {.options = *options, .pool = pool, .wake_fd = -1, .end_fd = -1};
     struct error at_close;
     s.inbox_end = &s.inbox;
+    rank_stats_init(&s.ranks);
     snprintf(s.model_name, sizeof s.model_name, "%s", options->model_name);
     pthread_mutex_init(&s.lock, NULL);
     server_set_state(&s, SERVER_STARTING, NULL);

@@ -6,7 +6,9 @@
 
 #include "leader/scheduler.h"
 #include "serve/http.h"
+#include "serve/last_errors.h"
 #include "serve/metrics.h"
+#include "serve/rank_stats.h"
 #include "serve/server.h"
 
 enum server_state {
@@ -30,10 +32,11 @@ struct server {
     struct scheduler_stats past; /* of models that are unloaded */
     pthread_t watcher;           /* waits for the kill_fd, and for end_fd */
     bool watching;
-    int end_fd;         /* an eventfd, and so is the next */
-    int wake_fd;        /* there is something for the main thread */
-    atomic_bool stop;   /* somebody wants an end */
-    atomic_bool killed; /* this process has less than a second left */
+    int end_fd;              /* an eventfd, and so is the next */
+    int wake_fd;             /* there is something for the main thread */
+    atomic_bool stop;        /* somebody wants an end */
+    atomic_bool killed;      /* this process has less than a second left */
+    struct rank_stats ranks; /* has its own lock */
     pthread_mutex_t lock;
     /* Under the lock. */
     enum server_state state;
@@ -46,13 +49,17 @@ struct server {
     struct job *jobs; /* taken from the inbox, and not all sent yet; only the main thread changes
                          the list, and so reads it without the lock */
     struct metrics metrics;
-    struct buffer ranks; /* owns: the answer to GET /ranks, once there is one */
+    struct last_errors errors;
 };
 
 /* ---- routes.c, on HTTP's thread ---- */
 http_handle server_handle;
 
 /* ---- server.c, from both threads ---- */
+/* Makes the main thread look around. */
+void server_wake(struct server *s);
+/* For people to see; e.g. in GET /ranks. */
+void server_note_error(struct server *s, const char *message);
 /* Queues a job for the main thread; takes a reference. */
 void server_submit(struct server *s, struct job *j);
 /* Ends the server as a signal does. */

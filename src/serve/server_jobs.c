@@ -1,5 +1,7 @@
 /* Requests on the main thread: from the inbox to the scheduler, its events to the replies, and what
  * becomes of those whose clients went away. */
+#include <time.h>
+
 #include "base/clock.h"
 #include "serve/server_impl.h"
 
@@ -21,10 +23,23 @@ static void count_end(struct server *s, const struct job *j, const struct genera
     } else {
         m->finished[event->finish]++;
         metrics_time(m, METRIC_REQUEST, now - j->arrived);
+        if (event->n_generated > 0) {
+            double begun = scheduler_begun(j->ticket);
+            metrics_time(m, METRIC_QUEUE, begun - j->arrived);
+            metrics_time(m, METRIC_PREFILL, j->first_token - begun);
+            metrics_time(m, METRIC_DECODE, j->last_token - j->first_token);
+        }
         if (event->n_generated > 1) {
-            metrics_time(m, METRIC_PER_TOKEN, (now - j->first_token) / (event->n_generated - 1));
+            metrics_time(m, METRIC_PER_TOKEN,
+                         (j->last_token - j->first_token) / (event->n_generated - 1));
         }
     }
+    pthread_mutex_unlock(&s->lock);
+}
+
+void server_note_error(struct server *s, const char *message) {
+    pthread_mutex_lock(&s->lock);
+    last_errors_note(&s->errors, time(NULL), message);
     pthread_mutex_unlock(&s->lock);
 }
 
@@ -39,7 +54,23 @@ static void put_failure(struct job *j, const struct error *why) {
     }
     buffer_finish(&last);
     api_error_from(&e, why);
+    if (e.status >= 500) { /* else the client's */
+        server_note_error(j->server, e.message);
+    }
     job_fail(j, &e);
+}
+
+static void time_token(struct server *s, struct job *j) {
+    double now = clock_now();
+    pthread_mutex_lock(&s->lock);
+    if (j->first_token == 0) {
+        j->first_token = now;
+        metrics_time(&s->metrics, METRIC_FIRST_TOKEN, now - j->arrived);
+    } else {
+        metrics_time(&s->metrics, METRIC_INTER_TOKEN, now - j->last_token);
+    }
+    j->last_token = now;
+    pthread_mutex_unlock(&s->lock);
 }
 
 /* What an event of the scheduler's adds to the reply. */
@@ -48,11 +79,8 @@ static void on_event(void *user, const struct generation_event *event) {
     struct server *s = j->server;
     struct buffer bytes = {0};
     struct error err;
-    if (event->has_token && j->first_token == 0) {
-        j->first_token = clock_now();
-        pthread_mutex_lock(&s->lock);
-        metrics_time(&s->metrics, METRIC_FIRST_TOKEN, j->first_token - j->arrived);
-        pthread_mutex_unlock(&s->lock);
+    if (event->has_token) {
+        time_token(s, j);
     }
     bool ok = true;
     if (event->error) {

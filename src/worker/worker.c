@@ -31,8 +31,7 @@ struct worker {
     void *poll_user;
     uint64_t resident_before; /* bytes of this process in memory before the load */
     struct model_progress progress;
-    uint64_t n_step;
-    double step_s;
+    struct message_stats stats; /* of its steps, since they were last asked for */
 };
 
 bool worker_create(struct worker **out, const struct worker_options *options, struct error *err) {
@@ -423,12 +422,15 @@ bool worker_step(struct worker *w, const struct step *step, struct step_result *
     if (!need_comm(w, err) || !need_model(w, err)) {
         return error_wrap(err, "step");
     }
+    struct comm_stats before = w->comm->stats;
     double start = clock_now();
     guard(w, "a step on the GPU", w->options.timeout_s + slack_s);
     bool ok = model_step(w->model, step, results, err);
     unguard(w);
-    w->step_s += clock_now() - start;
-    w->n_step++;
+    w->stats.step_s += clock_now() - start;
+    w->stats.wait_s += w->comm->stats.wait_s - before.wait_s;
+    w->stats.transfer_s += w->comm->stats.transfer_s - before.transfer_s;
+    w->stats.n_step++;
     return ok || error_wrap(err, "step");
 }
 
@@ -453,19 +455,15 @@ static bool handle_stats(struct worker *w, const struct message *request, struct
                          struct error *err) {
     (void)request;
     (void)err;
-    struct comm_stats none = {0};
-    struct comm_stats *c = w->comm ? &w->comm->stats : &none;
     reply->type = MESSAGE_STATS_RESULT;
-    reply->stats = (struct message_stats){
-        .n_step = w->n_step,
-        .step_s = w->step_s,
-        .wait_s = c->seconds,
-        .n_collective = c->n_collective,
-        .bytes_sent = c->bytes,
-    };
-    w->n_step = 0;
-    w->step_s = 0;
-    *c = none;
+    reply->stats = w->stats;
+    reply->stats.rss = host_memory_resident();
+    if (w->comm) {
+        reply->stats.n_collective = w->comm->stats.n_collective;
+        reply->stats.bytes_sent = w->comm->stats.bytes;
+        w->comm->stats = (struct comm_stats){0};
+    }
+    w->stats = (struct message_stats){0};
     return true;
 }
 

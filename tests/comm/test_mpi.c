@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/hash.h"
 #include "base/leaf_tree.h"
 
@@ -299,7 +300,37 @@ static void statistics_count(void **state) {
     assert_ok(comm->ops->all_reduce_u32(comm, &x, 1, &err), &err);
     assert_int_equal(comm->stats.n_collective, 1);
     assert_int_equal(comm->stats.bytes, 4 * (comm->world - 1));
-    assert_true(comm->stats.seconds > 0 && comm->stats.seconds < 5);
+    assert_true(comm->stats.wait_s >= 0 && comm->stats.transfer_s > 0);
+    assert_true(comm->stats.wait_s + comm->stats.transfer_s < 5);
+}
+
+/* Who comes last does not wait, and the others wait for it and transfer no longer than it does:
+ * for messages of one chunk, and for those with a handshake. */
+static void waiting_is_not_transfer(void **state) {
+    (void)state;
+    struct error err;
+    static const size_t sizes[] = {1, 3000, 100000};
+    static const double late_s = 0.2;
+    if (comm->world == 1) {
+        return;
+    }
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        float *x = calloc(sizes[i], sizeof *x);
+        uint32_t together = 1;
+        assert_ok(comm->ops->all_reduce_u32(comm, &together, 1, &err), &err);
+        comm->stats = (struct comm_stats){0};
+        if (comm->rank == comm->world - 1) {
+            clock_sleep(late_s);
+        }
+        assert_ok(comm->ops->all_reduce_tree(comm, x, x, sizes[i], comm->world, &err), &err);
+        assert_true(comm->stats.transfer_s < late_s / 2);
+        if (comm->rank == comm->world - 1) {
+            assert_true(comm->stats.wait_s < late_s / 2);
+        } else {
+            assert_true(comm->stats.wait_s > late_s / 2);
+        }
+        free(x);
+    }
 }
 
 static void different_ids_are_refused(void **state) {
@@ -352,6 +383,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(agreement_names_the_lowest_rank_that_failed),
         cmocka_unit_test(collectives_in_a_row_do_not_mix),
         cmocka_unit_test(statistics_count),
+        cmocka_unit_test(waiting_is_not_transfer),
         cmocka_unit_test(different_ids_are_refused),
     };
     return mpi_test_main(tests, start, stop, argc, argv);

@@ -123,7 +123,7 @@ static struct message example(enum message_type type) {
         m.unloaded = (struct message_unloaded){77, 1u << 20, 1u << 21};
         break;
     case MESSAGE_STATS_RESULT:
-        m.stats = (struct message_stats){1, 2.5, 0.125, 4, 5};
+        m.stats = (struct message_stats){1, 2.5, 0.125, 0.25, 4, 5, 6};
         break;
     case MESSAGE_ERROR:
     case MESSAGE_TROUBLE:

@@ -94,6 +94,7 @@ static void lead_well(const struct pool_options *o) {
     CHECK(strcmp(pool_rank(p, world - 1)->device, "host") == 0);
     CHECK_OK(pool_stats(p, stats, &err), &err);
     CHECK(stats[world - 1].n_collective >= 1 || world == 1);
+    CHECK(stats[world - 1].rss > 1 << 20 && stats[world - 1].step_s == 0);
     struct sweep_sample sample;
     CHECK_OK(pool_measure(p, SWEEP_ALL_REDUCE, 4096, 2, 1, &sample, &err), &err);
     CHECK(sample.wrong == 0);

@@ -1,5 +1,6 @@
 #include "device/host/host.h"
 
+#include <inttypes.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -147,12 +148,13 @@ size_t host_memory_available(void) {
 }
 
 uint64_t host_memory_resident(void) {
-    unsigned long long pages = 0;
+    uint64_t pages = 0;
     FILE *f = fopen("/proc/self/statm", "re");
-    if (!f) {
-        return 0;
+    if (f) {
+        if (fscanf(f, "%*u %" SCNu64, &pages) != 1) {
+            pages = 0;
+        }
+        fclose(f);
     }
-    bool ok = fscanf(f, "%*u %llu", &pages) == 1;
-    fclose(f);
-    return ok ? (uint64_t)pages * (uint64_t)sysconf(_SC_PAGESIZE) : 0;
+    return pages * (uint64_t)sysconf(_SC_PAGESIZE);
 }
