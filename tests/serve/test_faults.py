@@ -78,7 +78,8 @@ class Clients(unittest.TestCase):
         text = self.server.ask("GET", "/metrics")[1]
         for line in text.splitlines():
             self.assertRegex(line, r'^(# (HELP|TYPE) lockstep_\w+ .+'
-                                   r'|lockstep_\w+\{model_name="a\\"b"(,\w+="[^"]*")?\} [-+.e\d]+)$')
+                                   r'|lockstep_\w+(\{(,?\w+="([^"\\]|\\["\\n])*")+\})? [-+.e\d]+)$')
+        self.assertIn('lockstep_num_requests_running{model_name="a\\"b"} 0\n', text)
 
 
 def cpu_seconds(pid):
@@ -133,14 +134,14 @@ class Chats(unittest.TestCase):
         server = Server("--model", CHATTY)
         path = "/v1/chat/completions"
         body = {"messages": [{"role": "user", "content": "Hi"}], "max_completion_tokens": 24, "seed": 1,
-                "stream_options": {"include_usage": True}, "logprobs": True, "top_logprobs": 2}
+                "logprobs": True, "top_logprobs": 2}
         for more in ({}, {"temperature": 0}, {"chat_template_kwargs": {"enable_thinking": False}},
                      {"tools": [{"type": "function", "function": {"name": "f"}}]}):
             with self.subTest(**more):
                 status, whole = server.ask("POST", path, {**body, **more})
                 self.assertEqual((status, whole["object"]), (200, "chat.completion"))
                 choice = whole["choices"][0]
-                *chunks, last = server.stream(path, {**body, **more})
+                *chunks, last = server.stream(path, {**body, **more, "stream_options": {"include_usage": True}})
                 deltas = [c["choices"][0] for c in chunks]
                 self.assertEqual(deltas[0]["delta"], {"role": "assistant", "content": ""})
                 self.assertEqual("".join(d["delta"].get("content", "") for d in deltas),
