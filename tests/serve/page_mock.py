@@ -72,21 +72,25 @@ class Mock(http.server.ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}/"
 
     def view(self):
+        """As GET /ranks of a server that works; docs/metrics.md has the fields."""
         seconds = time.time() - self.start
         ranks = []
         for i in range(self.ranks):
             compute = 0.8 if i == self.slow_rank or self.slow_rank is None else 0.3
             ranks.append({
                 "rank": i, "host": f"node{i // 4 + 1}", "pid": 4000 + i, "device": "host", "cores": 2,
-                "threads": 1, "memory_free": int(24.1e9) - i * 10**9, "compute_seconds": compute * seconds,
-                "wait_seconds": (0.88 - compute) * seconds, "transfer_seconds": 0.07 * seconds,
-                "collectives": int(1200 * seconds), "bytes": int(5.1e6 * seconds), "ping_us": 1.2 + i / 2,
+                "threads": 1, "memory_free": int(24.1e9) - i * 10**9,
+                "collectives": int(1200 * seconds), "bytes_sent": int(5.1e6 * seconds),
+                "resident_bytes": int(1.3e9) + i * 10**8, "ping_seconds": (1.2 + i / 2) / 1e6,
+                "compute_seconds": compute * seconds, "wait_seconds": (0.88 - compute) * seconds,
+                "transfer_seconds": 0.07 * seconds, "compute_share": compute, "wait_share": 0.88 - compute,
+                "transfer_share": 0.07, "collectives_per_second": 1200.3, "bytes_per_second": 5.1e6,
             })
         return self.change_view({
-            "state": "ready", "world": self.ranks, "device": "host", "dtype": "f32", "model": "Qwen3-0.6B",
-            "ranks": ranks, "tokens_per_second": 37.6, "running": 3, "waiting": 1, "kv_blocks_used": 27,
-            "kv_blocks_total": 64,
-            "errors": [{"time": 1700000000, "text": "rank 1 (node1, host): deadline: no answer in 60 s"}],
+            "world": self.ranks, "device": "host", "dtype": "f32", "ranks": ranks, "tokens_per_second": 37.6,
+            "age_seconds": 0.4, "model": "Qwen3-0.6B", "state": "ready", "running": 3, "waiting": 1,
+            "kv_blocks_used": 27, "kv_blocks_total": 64, "prompt_tokens": 180, "generated_tokens": 4210,
+            "errors": [{"time": 1700000000, "message": "rank 1 (node1, host): deadline: no answer in 60 s"}],
         })
 
 

@@ -171,13 +171,20 @@ class TestPage(unittest.TestCase):
 
     def test_ranks(self):
         self.mock.slow_rank = 1
-        self.b.wait("document.querySelector('.slow')?.textContent.startsWith('computes 2.')")
+        self.b.wait("[...document.querySelectorAll('.slow')].some((e) => e.textContent.startsWith('computes 2.'))")
         for rank, expected in ((0, (30, 58, 7)), (1, (80, 8, 7))):
             for number, near in zip(self.numbers(rank), expected):
-                self.assertLess(abs(int(number) - near), 8)
+                self.assertEqual(int(number), near)
         self.assertIn("KV cache: 27 of 64 blocks, 42 %", self.b.js("document.getElementById('ranks').innerText"))
         self.assertIn("no answer in 60 s", self.b.js("document.getElementById('errors').innerText"))
+        self.assertIn("1.4\u00a0GB\u00a0held", self.b.js("document.getElementById('ranks').innerText"))
+        self.assertIn("ping\u00a01.7\u00a0µs", self.b.js("document.getElementById('ranks').innerText"))
         self.assertLess(self.mock.polls, 20)
+        # GPUs do not tell what they wait.
+        self.mock.change_view = lambda view: {**view, "device": "cuda", "ranks": [
+            {**r, "wait_share": None, "transfer_share": None} for r in view["ranks"]]}
+        self.b.wait("document.getElementById('model').textContent.includes('cuda')")
+        self.assertEqual(self.numbers(0), ["30", "–", "–"])
         # A server without a model has less to say.
         self.mock.change_view = lambda view: {"state": "unloaded", "ranks": [{"rank": 0}]}
         self.b.wait("document.getElementById('state').textContent === 'unloaded'")
@@ -187,6 +194,21 @@ class TestPage(unittest.TestCase):
         self.mock.change_view = lambda view: {}
         time.sleep(1.2)
         self.assertTrue(self.b.js("document.getElementById('rank-times').hidden"))
+
+    def test_states(self):
+        """A server that is not ready says why, and only what failed is in the colour of faults."""
+        colours = {}
+        for state, reason in (("starting", "the ranks have yet to answer"), ("checking", "the ranks are being checked"),
+                              ("loading", "the model is being loaded: 42 %"), ("unloaded", "no model is loaded"),
+                              ("draining", "the server is shutting down"), ("failed", "rank 1: deadline")):
+            self.mock.change_view = lambda view, s=state, r=reason: {**view, "state": s, "reason": r}
+            self.b.wait(f"document.getElementById('state').textContent === {json.dumps(state)}")
+            self.assertEqual(self.b.js("document.getElementById('trouble').innerText"), reason)
+            colours[state] = self.b.js("getComputedStyle(document.getElementById('trouble')).color")
+        self.assertNotEqual(colours.pop("failed"), colours["loading"])
+        self.assertEqual(len(set(colours.values())), 1)
+        self.mock.change_view = lambda view: view
+        self.b.wait("document.getElementById('trouble').hidden")
 
     def test_a_server_that_goes_away(self):
         self.mock.go()

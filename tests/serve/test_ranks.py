@@ -13,6 +13,7 @@ import sys
 import time
 import unittest
 
+import page_mock
 import test_server
 from test_server import SLOW, Server, completion, ranks_of
 
@@ -102,6 +103,18 @@ class Ranks(unittest.TestCase):
         # Prometheus is told the same
         self.assertEqual(sorted(self.values("rank_collectives_total").values()),
                          sorted(float(r["collectives"]) for r in self.ranks()["ranks"]))
+
+    def test_the_page_is_tested_against_this(self):
+        """The server before which the page is tested says what this one does, under the same names."""
+        self.work(1, 4)
+        self.fresh()
+        real = self.fresh()
+        with page_mock.Mock() as mock:
+            view = mock.view()
+        self.assertEqual(set(view), set(real))
+        self.assertEqual(set(view["ranks"][0]), set(real["ranks"][0]))
+        for name in view:
+            self.assertIs(type(view[name]), type(real[name]), name)
 
     def test_a_rank_that_is_late(self):
         """Rank 1 stands still for a while: rank 0 has waited as long."""
