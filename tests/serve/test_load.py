@@ -28,7 +28,7 @@ WORDS = ("And it came to pass in the days of the king that he went up unto the h
          "saying Hear O Israel these are the words of thy servant for there was no water in the land").split()
 BATCH, CONTEXT = 8, 1024
 WAITING = 50        # fewer than clients: some are told to come again
-PATIENCE = 900      # seconds for one request, on a busy machine with sanitizers
+PATIENCE = 300      # seconds for one read, on a busy machine with sanitizers
 
 
 class Form:
