@@ -41,6 +41,7 @@ class Form:
         self.requests = 40 if little else 100 if short else 1000
         self.warm = self.requests // 4 if short else 150    # before the memory is looked at
         self.waiting = WAITING if not short else 6
+        self.stuck = 1 if short else 2
 
 
 # ---- what is asked for ----
@@ -339,13 +340,13 @@ async def load(server, form):
     solo, flood = await solo_runs(server, form)
     crowd = Crowd(server, form, solo, random.Random(2))
     await check_not_slowed(server, solo, flood, crowd)
-    await crowd.run(form.warm, 1, flood)
+    await crowd.run(form.warm, form.stuck, flood)
     check_all_free(server)
     before, base = memory(server), accounted(server)
     counted, tokens = dict(crowd.count), server.metric("generation_tokens_total")
     crowd.first_tokens.clear()
     start = time.monotonic()
-    await crowd.run(form.requests, 1 if form.clients < 64 else 2, flood)
+    await crowd.run(form.requests, form.stuck, flood)
     seconds = time.monotonic() - start
     check_all_free(server)
     tokens = server.metric("generation_tokens_total") - tokens
