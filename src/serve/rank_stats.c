@@ -141,10 +141,10 @@ bool rank_stats_tick(struct rank_stats *s, struct pool *p, bool busy, uint64_t t
 
 bool rank_stats_want(struct rank_stats *s) {
     pthread_mutex_lock(&s->lock);
-    bool wake = !s->wanted && is_old(s, clock_now());
-    s->wanted = s->wanted || wake;
+    bool old = is_old(s, clock_now());
+    s->wanted = s->wanted || old;
     pthread_mutex_unlock(&s->lock);
-    return wake;
+    return old;
 }
 
 /* ---- showing ---- */
