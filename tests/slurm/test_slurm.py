@@ -6,6 +6,8 @@
 Exits 77, with the reason, where no cluster can be brought up.
 """
 import glob
+import http.client
+import json
 import os
 import signal
 import subprocess
@@ -55,6 +57,12 @@ def ranks_of(lockstep, node):
         if words[0] == lockstep.encode() and f"SLURMD_NODENAME={node}".encode() in environment:
             pids.append(int(os.path.basename(os.path.dirname(path))))
     return pids
+
+
+def ask(port, method, path, body=None):
+    c = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    c.request(method, path, body and json.dumps(body), {"Connection": "close"})
+    return c.getresponse()
 
 
 class TestSlurm(unittest.TestCase):
@@ -129,6 +137,44 @@ class TestSlurm(unittest.TestCase):
         self.assertEqual(out, [f"rank {r} drained serve --model a model" for r in (0, 1)])
         self.assertEqual(code, 3)  # what the server says is what the job says
         self.assertFalse(os.path.exists(port_file))
+
+    def serve(self, options, *words):
+        """(job, folder, port) of a real server that is ready."""
+        folder = self.cluster.path(f"serve-{time.monotonic_ns()}")
+        os.mkdir(folder)
+        job = self.run_ok(["sbatch", "--parsable", *options, SERVE_SBATCH, *words], cwd=folder,
+                          env=dict(self.cluster.env, LOCKSTEP=LOCKSTEP)).strip()
+        path = os.path.join(folder, f"lockstep-serve-{job}.port")
+        deadline = time.monotonic() + 60
+        while not os.path.exists(path) or not os.path.getsize(path):
+            self.assertLess(time.monotonic(), deadline, "it does not listen")
+            time.sleep(0.05)
+        with open(path, encoding="utf-8") as f:
+            port = int(f.read().rpartition(":")[2])
+        while b'"ready"' not in ask(port, "GET", "/health").read():
+            self.assertLess(time.monotonic(), deadline, "it does not become ready")
+            time.sleep(0.05)
+        return job, folder, port
+
+    def test_the_real_server_drains(self):
+        """On every way to end a job: the stream under way is finished, and then it exits with 0."""
+        n = 300
+        body = {"prompt": "And", "max_tokens": n, "ignore_eos": True, "stream": True, "temperature": 0}
+        for options, cancel in (([], ["scancel", "--batch", "--signal=TERM"]), (["--nodes=2", "--ntasks-per-node=1"],
+                                ["scancel"]), (["--time=1", "--signal=B:TERM@50"], None)):
+            with self.subTest(options=options, cancel=cancel):
+                job, folder, port = self.serve(options, "--isa", "generic", "--drain-timeout", "25")
+                stream = ask(port, "POST", "/v1/completions", body)
+                text = stream.read(100)
+                if cancel:
+                    self.run_ok([*cancel, job])
+                text += stream.read()
+                self.assertEqual(text.count(b'"finish_reason":null'), n, text[-500:])
+                self.assertTrue(text.endswith(b"data: [DONE]\n\n"), text[-500:])
+                self.assertEqual(self.cluster.wait_for_job(job, 90), 0)
+                with open(os.path.join(folder, f"lockstep-serve-{job}.err"), encoding="utf-8") as f:
+                    self.assertIn("lockstep: draining", f.read())
+                self.assertEqual(os.listdir(folder).count(f"lockstep-serve-{job}.port"), 0)
 
     def test_exit_code_of_a_usage_error(self):
         words = ["generate", "--model", "/nonexistent", *PROMPT]
