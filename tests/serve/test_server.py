@@ -275,6 +275,10 @@ class Requests(unittest.TestCase):
         ranks = self.server.ask("GET", "/ranks")[1]
         self.assertEqual([r["rank"] for r in ranks["ranks"]], [0, 1])
         self.assertEqual((ranks["state"], ranks["world"], ranks["device"]), ("ready", 2, "host"))
+        schemas = document["components"]["schemas"]
+        self.assertEqual(set(ranks) - set(schemas["Ranks"]["properties"]), set())
+        for rank in ranks["ranks"]:
+            self.assertEqual(set(rank) - set(schemas["Rank"]["properties"]), set())
         ids = self.server.ask("POST", "/tokenize", {"prompt": PROMPT})[1]
         self.assertEqual(len(ids["tokens"]), ids["count"])
         self.assertEqual(self.server.ask("POST", "/detokenize", {"tokens": ids["tokens"]})[1],
@@ -374,6 +378,8 @@ class Origins(unittest.TestCase):
         status = self.answer(server, "POST", "/v1/completions", {"Host": name, "Origin": f"http://{name}"},
                              completion())[0]
         self.assertEqual(status, 403)
+        for path in ("/v1/admin/shutdown", "/v1/admin/unload"):
+            self.assertEqual(self.answer(server, "POST", path, {"Origin": self.PAGE})[0], 403)
         self.assertEqual(self.answer(server, "GET", "/v1/models", {"Origin": self.PAGE})[0], 200)
         status, headers, _ = self.preflight(server, self.PAGE)
         self.assertEqual(status, 405)
