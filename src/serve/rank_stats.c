@@ -7,7 +7,9 @@
 #include "base/clock.h"
 #include "serve/metrics.h"
 
-static const double old_s = 1;    /* then numbers are asked for again */
+/* Then numbers are asked for again. Less than a second, so that who looks once a second does not
+ * find them nearly old every other time. */
+static const double old_s = 0.9;
 static const double window_s = 3; /* of shares and rates */
 
 void rank_stats_init(struct rank_stats *s) {
