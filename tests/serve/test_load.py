@@ -35,7 +35,7 @@ class Form:
     """How much of everything."""
 
     def __init__(self, short):
-        little = short and os.environ.get("LOCKSTEP_TEST_SHORT")
+        little = short and ("LOCKSTEP_TEST_SHORT" in os.environ or "TSAN_OPTIONS" in os.environ)
         self.clients = 16 if short else 64
         self.distinct = 16 if short else 40
         self.requests = 40 if little else 100 if short else 1000
