@@ -196,7 +196,9 @@ static bool run_serve(const struct command *self, int argc, char **argv, struct 
         return true;
     }
     bool ok = run(&o, err);
-    buffer_finish(&o.key);
+    if (ok) { /* else HTTP may still ask for the key: see server_run */
+        buffer_finish(&o.key);
+    }
     return ok;
 }
 

@@ -13,8 +13,8 @@
 #include "base/log.h"
 #include "serve/server_impl.h"
 
-enum { TICK_MS = 1000 };
-static const double linger_s = 1; /* a server that has failed says why */
+enum { TICK_MS = 1000, HEARTBEAT_MS = 1000 * RANK_STATS_HEARTBEAT_S };
+static const double linger_s = 1; /* at least: a server that has failed says why */
 
 /* ---- the state that both threads know ---- */
 
@@ -142,7 +142,7 @@ static void nap(struct server *s, bool waiting) {
     uint64_t ignored;
     struct pollfd fds[] = {{.fd = s->wake_fd, .events = POLLIN},
                            {.fd = s->options.interrupt_fd, .events = POLLIN}};
-    poll(fds, 2, waiting ? TICK_MS : -1);
+    poll(fds, 2, waiting ? TICK_MS : pool_world(s->pool) > 1 ? HEARTBEAT_MS : -1);
     if (read(s->wake_fd, &ignored, sizeof ignored) < 0) {
         /* nobody woke us */
     }
@@ -256,7 +256,7 @@ static bool run(struct server *s, struct error *err) {
     return serve(s, err);
 }
 
-/* Whatever went wrong, clients hear of it first, and for a moment those who come to ask. */
+/* Whatever went wrong, clients hear of it first, and for a while those who come to ask. */
 static void fail(struct server *s, const struct error *why) {
     struct api_error e;
     api_error_from(&e, why);
@@ -267,11 +267,11 @@ static void fail(struct server *s, const struct error *why) {
     pthread_mutex_unlock(&s->lock);
     server_fail_jobs(s, why);
     double end = clock_now() + linger_s;
-    while (s->http && clock_now() < end && !atomic_load(&s->killed)) {
+    do {
         server_take_inbox(s);
-        server_look_after_jobs(s);
+        server_flush(s);
         clock_sleep(0.005);
-    }
+    } while (s->http && clock_now() < end && !atomic_load(&s->killed));
 }
 
 static void finish_http(struct server *s) {
@@ -311,23 +311,32 @@ static bool start(struct server *s, struct error *err) {
            error_set(err, ERROR_INTERNAL, "cannot start a thread: %s", strerror(failed));
 }
 
+static struct server *create(const struct server_options *options, struct pool *pool) {
+    struct server *s = calloc(1, sizeof *s);
+    if (s) {
+        s->options = *options;
+        s->pool = pool;
+        s->wake_fd = s->end_fd = -1;
+        s->inbox_end = &s->inbox;
+        snprintf(s->model_name, sizeof s->model_name, "%s", options->model_name);
+        rank_stats_init(&s->ranks);
+        pthread_mutex_init(&s->lock, NULL);
+        server_set_state(s, SERVER_STARTING, NULL);
+    }
+    return s;
+}
+
 bool server_run(const struct server_options *options, struct pool *pool, struct error *err) {
-    struct server s = {.options = *options, .pool = pool, .wake_fd = -1, .end_fd = -1};
-    struct error at_close;
-    s.inbox_end = &s.inbox;
-    rank_stats_init(&s.ranks);
-    snprintf(s.model_name, sizeof s.model_name, "%s", options->model_name);
-    pthread_mutex_init(&s.lock, NULL);
-    server_set_state(&s, SERVER_STARTING, NULL);
-    bool ok = start(&s, err) && run(&s, err);
-    if (!ok) {
-        fail(&s, err);
+    struct server *s = create(options, pool);
+    if (!s) {
+        return error_set(err, ERROR_MEMORY, "cannot allocate the server");
     }
-    bool closed = !s.engine || server_unload(&s, NULL, &at_close);
-    finish(&s);
-    if (!closed && ok) {
-        *err = at_close;
-        ok = false;
+    if (!start(s, err) || !run(s, err)) {
+        fail(s, err);
+        return false; /* HTTP goes on, and says why, until the process ends */
     }
+    bool ok = !s->engine || server_unload(s, NULL, err);
+    finish(s);
+    free(s);
     return ok;
 }
