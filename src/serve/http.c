@@ -356,8 +356,8 @@ static bool listen_on(struct http *h, struct error *err) {
     struct sockaddr_storage bound;
     socklen_t size = sizeof bound;
     if (!ok || getsockname(h->socket, (struct sockaddr *)&bound, &size) != 0) {
-        return error_set(err, ERROR_IO, "cannot listen on %s, port %d: %s", host, h->options.port,
-                         strerror(ok ? errno : why));
+        return error_set(err, ERROR_IO, "cannot listen on %s, port %d: %s (--host, --port)", host,
+                         h->options.port, strerror(ok ? errno : why));
     }
     if (bound.ss_family == AF_INET6) {
         const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)&bound;

@@ -465,8 +465,35 @@ class Start(unittest.TestCase):
         self.refuse(2, "--host 0.0.0.0 is open to others", "--host", "0.0.0.0")
         self.refuse(2, "--cors-origin example.org: expected an origin", "--cors-origin", "example.org")
         self.refuse(2, "--api-key-file: /nonexistent", "--api-key-file", "/nonexistent")
+        self.refuse(2, "--model-root /nonexistent: No such", "--model-root", "/nonexistent")
+        self.refuse(2, f"--model-root {__file__}: not a directory", "--model-root", __file__)
+        self.refuse(2, "--kv-memory 0: must be at least 1", "--kv-memory", "0")
+        self.refuse(2, "--served-model-name: must have", "--served-model-name", "")
         self.refuse(2, "config.json", "--model", "/nonexistent")
         self.refuse(2, "cannot listen on 192.0.2.1", "--host", "192.0.2.1", "--no-auth")
+        # a name that looks like loopback is whatever its resolver says
+        self.refuse(2, "--host 127.0.0.1.example is open to others", "--host", "127.0.0.1.example")
+
+    def test_bad_keys(self):
+        for key, words in ("", "the first line is empty"), ("\nsecret\n", "the first line is empty"), \
+                          ("a secret\n", "ASCII"), ("s\0crt\n", "ASCII"), ("clé\n", "ASCII"):
+            with tempfile.NamedTemporaryFile("w") as f:
+                f.write(key)
+                f.flush()
+                self.refuse(2, words, "--api-key-file", f.name)
+
+    def test_an_address_with_colons(self):
+        try:
+            with socket.socket(socket.AF_INET6) as s:
+                s.bind(("::1", 0))
+        except OSError as e:
+            self.skipTest(f"no IPv6: {e}")
+        server = Server("--host", "::1", np=1, wait=False)
+        with open(os.path.join(server.folder.name, "port"), encoding="utf-8") as f:
+            self.assertEqual(f.read(), f"[::1]:{server.port}\n")
+        code, said = server.stop()
+        self.assertEqual(code, 0)
+        self.assertIn(f"http://[::1]:{server.port}\n", said)
 
     def test_key(self):
         with tempfile.NamedTemporaryFile("w") as f:
