@@ -184,7 +184,7 @@ static bool drain(struct server *s, struct error *err) {
     if (s->scheduler) {
         stats = scheduler_stats(s->scheduler);
     }
-    log_info("draining: %d requests run or wait", stats.running + stats.waiting);
+    log_info("draining: %d running, %d waiting", stats.running, stats.waiting);
     return server_finish_requests(s, s->options.drain_s,
                                   "the server shut down before this request was finished", err);
 }
@@ -216,13 +216,15 @@ static bool serve(struct server *s, struct error *err) {
 
 /* ---- start and end ---- */
 
-static bool write_port(const struct server *s, struct error *err) {
-    const char *path = s->options.port_file;
-    FILE *f = path ? fopen(path, "we") : NULL;
-    if (!path) {
-        return true;
-    }
-    bool ok = f && fprintf(f, "%s:%d\n", s->options.host, http_port(s->http)) > 0;
+/* Where it listens, as a URL has it. */
+static void address_of(const struct server *s, char *out, size_t size) {
+    const char *host = s->options.host;
+    snprintf(out, size, strchr(host, ':') ? "[%s]:%d" : "%s:%d", host, http_port(s->http));
+}
+
+static bool write_port(const char *path, const char *address, struct error *err) {
+    FILE *f = fopen(path, "we");
+    bool ok = f && fprintf(f, "%s\n", address) > 0;
     ok = (f ? fclose(f) == 0 : false) && ok;
     return ok || error_set(err, ERROR_IO, "--port-file %s: %s", path, strerror(errno));
 }
@@ -234,10 +236,15 @@ static bool open_port(struct server *s, struct error *err) {
                                       .api_key = o->api_key,
                                       .cors_origin = o->cors_origin,
                                       .json_log = o->json_log};
-    if (!http_start(&s->http, &http, server_handle, s, err) || !write_port(s, err)) {
+    char address[300];
+    if (!http_start(&s->http, &http, server_handle, s, err)) {
         return false;
     }
-    log_info("listening on http://%s:%d", o->host, http_port(s->http));
+    address_of(s, address, sizeof address);
+    if (o->port_file && !write_port(o->port_file, address, err)) {
+        return false;
+    }
+    log_info("listening on http://%s", address);
     return true;
 }
 
