@@ -78,14 +78,7 @@ bool server_load(struct server *s, const char *dir, const char *name, struct err
 
 bool server_unload(struct server *s, struct message_unloaded *ranks, struct error *err) {
     struct engine *engine = s->engine;
-    if (s->scheduler) {
-        struct scheduler_stats stats = scheduler_stats(s->scheduler);
-        s->past.n_step += stats.n_step;
-        s->past.prompt_tokens += stats.prompt_tokens;
-        s->past.generated_tokens += stats.generated_tokens;
-        s->past.step_seconds += stats.step_seconds;
-        s->past.leader_seconds += stats.leader_seconds;
-    }
+    s->past = server_stats(s);
     scheduler_destroy(s->scheduler);
     s->scheduler = NULL;
     s->engine = NULL;
