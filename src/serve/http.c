@@ -41,7 +41,8 @@ struct exchange {
     const char *cors;                /* who may read the answer; NULL: it is not said */
     bool cors_varies;                /* it depends on who asks */
     struct job *job;
-    int status; /* answered with; 0: not yet */
+    int status;   /* answered with; 0: not yet */
+    bool routine; /* see struct http_answer */
     double start;
     char method[16], path[200];
 };
@@ -105,6 +106,7 @@ static enum MHD_Result send_body(struct MHD_Connection *c, struct exchange *x,
     }
     add_cors(r, x);
     x->status = a->status;
+    x->routine = a->routine;
     enum MHD_Result queued = MHD_queue_response(c, (unsigned)a->status, r);
     MHD_destroy_response(r);
     return queued;
@@ -326,7 +328,9 @@ static void on_completed(void *user, struct MHD_Connection *c, void **state,
         job_hang_up(x->job);
         job_release(x->job);
     }
-    log_access(h, x);
+    if (!x->routine) {
+        log_access(h, x);
+    }
     buffer_finish(&x->body);
     free(x);
     *state = NULL;

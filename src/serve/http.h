@@ -26,6 +26,7 @@ struct http_answer {
     const char *allow;  /* with 405; static */
     int retry_after;    /* seconds; 0: none */
     const char *policy; /* Content-Security-Policy; static. NULL: none */
+    bool routine;       /* machines ask for it again and again: it is not logged */
     struct job *job;    /* moved out, with its reference; NULL: the body is the answer */
 };
 

@@ -261,6 +261,11 @@ class Requests(unittest.TestCase):
         self.assertEqual((status, page[:15]), (200, "<!DOCTYPE html>"))
         self.assertNotIn("http://", re.sub(r"http://www.w3.org/\S*", "", page))  # nothing from elsewhere
         self.assertEqual(self.server.ask("GET", "/health"), (200, {"status": "ready"}))
+        c = self.server.connect()
+        c.request("HEAD", "/health")
+        r = c.getresponse()
+        self.assertEqual((r.status, r.getheader("Content-Length"), r.read()), (200, "18", b""))
+        c.close()
         status, document = self.server.ask("GET", "/openapi.json")
         self.assertEqual((status, document["openapi"]), (200, "3.1.0"))
         for path, item in document["paths"].items():
@@ -494,6 +499,25 @@ class Start(unittest.TestCase):
         code, said = server.stop()
         self.assertEqual(code, 0)
         self.assertIn(f"http://[::1]:{server.port}\n", said)
+
+    def test_the_access_log(self):
+        """One line for each request, without those that come every second."""
+        asked = (("GET", "/ranks", 200), ("GET", "/metrics", 200), ("GET", "/no\nthing", 404),
+                 ("POST", "/v1/completions", 200), ("GET", "/health", 200))
+        logged = [("GET", "/no?thing", 404), ("POST", "/v1/completions", 200)]
+        for form in "text", "json":
+            server = Server("--log-format", form, np=1)
+            for method, path, status in asked:
+                body = completion(tokens=2) if method == "POST" else None
+                self.assertEqual(server.ask(method, path.replace("\n", "%0A"), body)[0], status)
+            lines = server.stop()[1].splitlines()
+            if form == "json":
+                found = [json.loads(line) for line in lines if line.startswith("{")]
+                self.assertEqual([(e["method"], e["path"], e["status"]) for e in found], logged)
+                self.assertEqual(sorted(found[0]), ["method", "path", "seconds", "status", "time"])
+            else:
+                found = re.findall(r"(?m)^\S+Z (\S+) (\S+) (\d+) \S+ s$", "\n".join(lines))
+                self.assertEqual([(method, path, int(status)) for method, path, status in found], logged)
 
     def test_key(self):
         with tempfile.NamedTemporaryFile("w") as f:
