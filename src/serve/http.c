@@ -82,7 +82,6 @@ static void add_cors(struct MHD_Response *r, const struct exchange *x) {
 
 static enum MHD_Result send_body(struct MHD_Connection *c, struct exchange *x,
                                  struct http_answer *a) {
-    char seconds[16];
     struct MHD_Response *r = MHD_create_response_from_buffer(
         a->body.size, a->body.size ? (void *)a->body.data : (void *)"", MHD_RESPMEM_MUST_COPY);
     buffer_finish(&a->body);
@@ -100,9 +99,8 @@ static enum MHD_Result send_body(struct MHD_Connection *c, struct exchange *x,
     if (a->policy) {
         MHD_add_response_header(r, "Content-Security-Policy", a->policy);
     }
-    if (a->retry_after) {
-        snprintf(seconds, sizeof seconds, "%d", a->retry_after);
-        MHD_add_response_header(r, MHD_HTTP_HEADER_RETRY_AFTER, seconds);
+    if (a->status == MHD_HTTP_TOO_MANY_REQUESTS || a->status == MHD_HTTP_SERVICE_UNAVAILABLE) {
+        MHD_add_response_header(r, MHD_HTTP_HEADER_RETRY_AFTER, "1");
     }
     add_cors(r, x);
     x->status = a->status;
@@ -171,11 +169,7 @@ static enum MHD_Result send_job(struct MHD_Connection *c, struct exchange *x) {
     if (j->request.stream && j->status == MHD_HTTP_OK) {
         return send_stream(c, x);
     }
-    struct http_answer a = {.status = j->status,
-                            .retry_after = j->status == MHD_HTTP_TOO_MANY_REQUESTS ||
-                                                   j->status == MHD_HTTP_SERVICE_UNAVAILABLE
-                                               ? 1
-                                               : 0};
+    struct http_answer a = {.status = j->status};
     pthread_mutex_lock(&j->lock);
     bool ok = buffer_append(&a.body, j->out.data, j->out.size, NULL);
     j->sent = j->out.size;

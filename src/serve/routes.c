@@ -14,13 +14,12 @@ struct route {
 static void refuse(struct http_answer *out, const struct api_error *e) {
     buffer_clear(&out->body);
     out->status = e->status;
-    out->retry_after = e->status == 503 || e->status == 429 ? 1 : 0;
     (void)api_error_body(e, &out->body, NULL);
 }
 
 static void no_memory(struct http_answer *out) {
     struct api_error e;
-    api_refuse(&e, 500, "server_error", NULL, NULL, "out of memory");
+    api_refuse_memory(&e);
     refuse(out, &e);
 }
 
@@ -42,7 +41,6 @@ static void get_health(struct server *s, const char *body, size_t n, struct http
     json_t *j = json_pack("{s:s}", "status", server_state_name(state));
     if (state != SERVER_READY) {
         out->status = 503;
-        out->retry_after = 1;
         json_object_set_new(j, "reason", json_string(why.message));
     }
     send_json(out, j);

@@ -95,7 +95,7 @@ static void answer(struct job *j, json_t *object) {
     if (text && buffer_append(&body, text, strlen(text), NULL)) {
         job_put(j, 200, &body, true);
     } else {
-        api_refuse(&e, 500, "server_error", NULL, NULL, "out of memory");
+        api_refuse_memory(&e);
         job_fail(j, &e);
     }
     buffer_finish(&body);
@@ -190,7 +190,7 @@ static bool do_unload(struct server *s, struct job *j, struct error *err) {
     int world = pool_world(s->pool);
     struct message_unloaded *ranks = calloc((size_t)world, sizeof *ranks);
     if (!ranks) {
-        api_refuse(&e, 500, "server_error", NULL, NULL, "out of memory");
+        api_refuse_memory(&e);
         job_fail(j, &e);
         return true;
     }

@@ -336,6 +336,10 @@ class Endings(unittest.TestCase):
             server.wait_for("num_requests_waiting", 1)
             status, answer = server.ask("POST", "/v1/completions", completion())
             self.assertEqual((status, answer["error"]["code"]), (429, "queue_full"))
+            c = server.connect()
+            c.request("POST", "/v1/completions", json.dumps(completion()))
+            self.assertEqual(c.getresponse().getheader("Retry-After"), "1")
+            c.close()
             self.assertEqual([a.result()[0] for a in asked], [200, 200])
         self.assertEqual(server.stop()[0], 0)
 
