@@ -30,7 +30,7 @@ void server_set_state(struct server *s, enum server_state state, const char *rea
                                         "the ranks are being checked",
                                         "the model is being loaded",
                                         "",
-                                        "no model is loaded",
+                                        "no model is loaded (POST /v1/admin/load)",
                                         "the server is shutting down",
                                         ""};
     pthread_mutex_lock(&s->lock);
