@@ -41,7 +41,8 @@ struct exchange {
     const char *cors;                /* who may read the answer; NULL: it is not said */
     bool cors_varies;                /* it depends on who asks */
     struct job *job;
-    int status; /* answered with; 0: not yet */
+    int status;   /* answered with; 0: not yet */
+    bool routine; /* see struct http_answer */
     double start;
     char method[16], path[200];
 };
@@ -81,7 +82,6 @@ static void add_cors(struct MHD_Response *r, const struct exchange *x) {
 
 static enum MHD_Result send_body(struct MHD_Connection *c, struct exchange *x,
                                  struct http_answer *a) {
-    char seconds[16];
     struct MHD_Response *r = MHD_create_response_from_buffer(
         a->body.size, a->body.size ? (void *)a->body.data : (void *)"", MHD_RESPMEM_MUST_COPY);
     buffer_finish(&a->body);
@@ -99,12 +99,12 @@ static enum MHD_Result send_body(struct MHD_Connection *c, struct exchange *x,
     if (a->policy) {
         MHD_add_response_header(r, "Content-Security-Policy", a->policy);
     }
-    if (a->retry_after) {
-        snprintf(seconds, sizeof seconds, "%d", a->retry_after);
-        MHD_add_response_header(r, MHD_HTTP_HEADER_RETRY_AFTER, seconds);
+    if (a->status == MHD_HTTP_TOO_MANY_REQUESTS || a->status == MHD_HTTP_SERVICE_UNAVAILABLE) {
+        MHD_add_response_header(r, MHD_HTTP_HEADER_RETRY_AFTER, "1");
     }
     add_cors(r, x);
     x->status = a->status;
+    x->routine = a->routine;
     enum MHD_Result queued = MHD_queue_response(c, (unsigned)a->status, r);
     MHD_destroy_response(r);
     return queued;
@@ -169,11 +169,7 @@ static enum MHD_Result send_job(struct MHD_Connection *c, struct exchange *x) {
     if (j->request.stream && j->status == MHD_HTTP_OK) {
         return send_stream(c, x);
     }
-    struct http_answer a = {.status = j->status,
-                            .retry_after = j->status == MHD_HTTP_TOO_MANY_REQUESTS ||
-                                                   j->status == MHD_HTTP_SERVICE_UNAVAILABLE
-                                               ? 1
-                                               : 0};
+    struct http_answer a = {.status = j->status};
     pthread_mutex_lock(&j->lock);
     bool ok = buffer_append(&a.body, j->out.data, j->out.size, NULL);
     j->sent = j->out.size;
@@ -326,7 +322,9 @@ static void on_completed(void *user, struct MHD_Connection *c, void **state,
         job_hang_up(x->job);
         job_release(x->job);
     }
-    log_access(h, x);
+    if (!x->routine) {
+        log_access(h, x);
+    }
     buffer_finish(&x->body);
     free(x);
     *state = NULL;
@@ -356,8 +354,8 @@ static bool listen_on(struct http *h, struct error *err) {
     struct sockaddr_storage bound;
     socklen_t size = sizeof bound;
     if (!ok || getsockname(h->socket, (struct sockaddr *)&bound, &size) != 0) {
-        return error_set(err, ERROR_IO, "cannot listen on %s, port %d: %s", host, h->options.port,
-                         strerror(ok ? errno : why));
+        return error_set(err, ERROR_IO, "cannot listen on %s, port %d: %s (--host, --port)", host,
+                         h->options.port, strerror(ok ? errno : why));
     }
     if (bound.ss_family == AF_INET6) {
         const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)&bound;

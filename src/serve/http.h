@@ -24,8 +24,8 @@ struct http_answer {
     const char *type;   /* of the body; static. NULL: application/json */
     struct buffer body; /* moved out */
     const char *allow;  /* with 405; static */
-    int retry_after;    /* seconds; 0: none */
     const char *policy; /* Content-Security-Policy; static. NULL: none */
+    bool routine;       /* machines ask for it again and again: it is not logged */
     struct job *job;    /* moved out, with its reference; NULL: the body is the answer */
 };
 

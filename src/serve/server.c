@@ -5,12 +5,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/wakeup.h"
 #include "serve/server_impl.h"
 
 enum { TICK_MS = 1000, HEARTBEAT_MS = 1000 * RANK_STATS_HEARTBEAT_S };
@@ -30,7 +30,7 @@ void server_set_state(struct server *s, enum server_state state, const char *rea
                                         "the ranks are being checked",
                                         "the model is being loaded",
                                         "",
-                                        "no model is loaded",
+                                        "no model is loaded (POST /v1/admin/load)",
                                         "the server is shutting down",
                                         ""};
     pthread_mutex_lock(&s->lock);
@@ -74,15 +74,8 @@ struct served *server_model(struct server *s, struct api_error *why) {
     return model;
 }
 
-static void raise_fd(int fd) {
-    uint64_t one = 1;
-    if (write(fd, &one, sizeof one) < 0) {
-        /* full: then it is raised */
-    }
-}
-
 void server_wake(struct server *s) {
-    raise_fd(s->wake_fd);
+    wakeup_raise(s->wake_fd);
 }
 
 void server_submit(struct server *s, struct job *j) {
@@ -139,13 +132,10 @@ static void *watch_for_kill(void *user) {
 /* ---- the main thread's loop ---- */
 
 static void nap(struct server *s, bool waiting) {
-    uint64_t ignored;
     struct pollfd fds[] = {{.fd = s->wake_fd, .events = POLLIN},
                            {.fd = s->options.interrupt_fd, .events = POLLIN}};
     poll(fds, 2, waiting ? TICK_MS : pool_world(s->pool) > 1 ? HEARTBEAT_MS : -1);
-    if (read(s->wake_fd, &ignored, sizeof ignored) < 0) {
-        /* nobody woke us */
-    }
+    wakeup_lower(s->wake_fd);
 }
 
 /* One turn: what came in, what went away, and a step where there is something to do. *idle: there
@@ -179,12 +169,9 @@ bool server_finish_requests(struct server *s, double patience_s, const char *lat
 }
 
 static bool drain(struct server *s, struct error *err) {
-    struct scheduler_stats stats = {0};
+    struct scheduler_stats stats = server_stats(s);
     server_set_state(s, SERVER_DRAINING, NULL);
-    if (s->scheduler) {
-        stats = scheduler_stats(s->scheduler);
-    }
-    log_info("draining: %d requests run or wait", stats.running + stats.waiting);
+    log_info("draining: %d running, %d waiting", stats.running, stats.waiting);
     return server_finish_requests(s, s->options.drain_s,
                                   "the server shut down before this request was finished", err);
 }
@@ -216,13 +203,15 @@ static bool serve(struct server *s, struct error *err) {
 
 /* ---- start and end ---- */
 
-static bool write_port(const struct server *s, struct error *err) {
-    const char *path = s->options.port_file;
-    FILE *f = path ? fopen(path, "we") : NULL;
-    if (!path) {
-        return true;
-    }
-    bool ok = f && fprintf(f, "%s:%d\n", s->options.host, http_port(s->http)) > 0;
+/* Where it listens, as a URL has it. */
+static void address_of(const struct server *s, char *out, size_t size) {
+    const char *host = s->options.host;
+    snprintf(out, size, strchr(host, ':') ? "[%s]:%d" : "%s:%d", host, http_port(s->http));
+}
+
+static bool write_port(const char *path, const char *address, struct error *err) {
+    FILE *f = fopen(path, "we");
+    bool ok = f && fprintf(f, "%s\n", address) > 0;
     ok = (f ? fclose(f) == 0 : false) && ok;
     return ok || error_set(err, ERROR_IO, "--port-file %s: %s", path, strerror(errno));
 }
@@ -234,10 +223,15 @@ static bool open_port(struct server *s, struct error *err) {
                                       .api_key = o->api_key,
                                       .cors_origin = o->cors_origin,
                                       .json_log = o->json_log};
-    if (!http_start(&s->http, &http, server_handle, s, err) || !write_port(s, err)) {
+    char address[300];
+    if (!http_start(&s->http, &http, server_handle, s, err)) {
         return false;
     }
-    log_info("listening on http://%s:%d", o->host, http_port(s->http));
+    address_of(s, address, sizeof address);
+    if (o->port_file && !write_port(o->port_file, address, err)) {
+        return false;
+    }
+    log_info("listening on http://%s", address);
     return true;
 }
 
@@ -290,7 +284,7 @@ static void finish(struct server *s) {
         finish_http(s);
     }
     if (s->watching) {
-        raise_fd(s->end_fd);
+        wakeup_raise(s->end_fd);
         pthread_join(s->watcher, NULL);
     }
     rank_stats_finish(&s->ranks);
@@ -300,10 +294,8 @@ static void finish(struct server *s) {
 }
 
 static bool start(struct server *s, struct error *err) {
-    s->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    s->end_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (s->wake_fd < 0 || s->end_fd < 0) {
-        return error_set(err, ERROR_INTERNAL, "eventfd: %s", strerror(errno));
+    if (!wakeup_open(&s->wake_fd, err) || !wakeup_open(&s->end_fd, err)) {
+        return false;
     }
     int failed = pthread_create(&s->watcher, NULL, watch_for_kill, s);
     s->watching = failed == 0;

@@ -32,7 +32,7 @@ struct server {
     struct scheduler_stats past; /* of models that are unloaded */
     pthread_t watcher;           /* waits for the kill_fd, and for end_fd */
     bool watching;
-    int end_fd;              /* an eventfd, and so is the next */
+    int end_fd;              /* see base/wakeup.h, as the next: the watcher's end */
     int wake_fd;             /* there is something for the main thread */
     atomic_bool stop;        /* somebody wants an end */
     atomic_bool killed;      /* this process has less than a second left */
@@ -83,6 +83,9 @@ bool server_finish_requests(struct server *s, double patience_s, const char *lat
 void server_take_inbox(struct server *s);
 /* Lets go of jobs that are sent, and of those whose clients are. True: there are others. */
 bool server_look_after_jobs(struct server *s);
+/* Of the model that is loaded; what counts up goes on from those before it. */
+struct scheduler_stats server_stats(const struct server *s);
+/* Shows them to the other thread. */
 void server_note_stats(struct server *s);
 /* Ends every request. */
 void server_fail_jobs(struct server *s, const struct error *why);

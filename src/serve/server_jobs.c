@@ -185,20 +185,21 @@ bool server_look_after_jobs(struct server *s) {
     return s->jobs != NULL;
 }
 
-/* What `so_far` of the model that is loaded adds to those before it. */
-static struct scheduler_stats add_past(struct scheduler_stats so_far,
-                                       const struct scheduler_stats *past) {
-    so_far.n_step += past->n_step;
-    so_far.prompt_tokens += past->prompt_tokens;
-    so_far.generated_tokens += past->generated_tokens;
-    so_far.step_seconds += past->step_seconds;
-    so_far.leader_seconds += past->leader_seconds;
-    return so_far;
+struct scheduler_stats server_stats(const struct server *s) {
+    struct scheduler_stats stats = {0};
+    if (s->scheduler) {
+        stats = scheduler_stats(s->scheduler);
+    }
+    stats.n_step += s->past.n_step;
+    stats.prompt_tokens += s->past.prompt_tokens;
+    stats.generated_tokens += s->past.generated_tokens;
+    stats.step_seconds += s->past.step_seconds;
+    stats.leader_seconds += s->past.leader_seconds;
+    return stats;
 }
 
 void server_note_stats(struct server *s) {
-    struct scheduler_stats now = {0};
-    now = add_past(s->scheduler ? scheduler_stats(s->scheduler) : now, &s->past);
+    struct scheduler_stats now = server_stats(s);
     pthread_mutex_lock(&s->lock);
     s->metrics.scheduler = now;
     pthread_mutex_unlock(&s->lock);

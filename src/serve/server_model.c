@@ -78,14 +78,7 @@ bool server_load(struct server *s, const char *dir, const char *name, struct err
 
 bool server_unload(struct server *s, struct message_unloaded *ranks, struct error *err) {
     struct engine *engine = s->engine;
-    if (s->scheduler) {
-        struct scheduler_stats stats = scheduler_stats(s->scheduler);
-        s->past.n_step += stats.n_step;
-        s->past.prompt_tokens += stats.prompt_tokens;
-        s->past.generated_tokens += stats.generated_tokens;
-        s->past.step_seconds += stats.step_seconds;
-        s->past.leader_seconds += stats.leader_seconds;
-    }
+    s->past = server_stats(s);
     scheduler_destroy(s->scheduler);
     s->scheduler = NULL;
     s->engine = NULL;
@@ -102,7 +95,7 @@ static void answer(struct job *j, json_t *object) {
     if (text && buffer_append(&body, text, strlen(text), NULL)) {
         job_put(j, 200, &body, true);
     } else {
-        api_refuse(&e, 500, "server_error", NULL, NULL, "out of memory");
+        api_refuse_memory(&e);
         job_fail(j, &e);
     }
     buffer_finish(&body);
@@ -197,7 +190,7 @@ static bool do_unload(struct server *s, struct job *j, struct error *err) {
     int world = pool_world(s->pool);
     struct message_unloaded *ranks = calloc((size_t)world, sizeof *ranks);
     if (!ranks) {
-        api_refuse(&e, 500, "server_error", NULL, NULL, "out of memory");
+        api_refuse_memory(&e);
         job_fail(j, &e);
         return true;
     }

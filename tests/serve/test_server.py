@@ -261,6 +261,11 @@ class Requests(unittest.TestCase):
         self.assertEqual((status, page[:15]), (200, "<!DOCTYPE html>"))
         self.assertNotIn("http://", re.sub(r"http://www.w3.org/\S*", "", page))  # nothing from elsewhere
         self.assertEqual(self.server.ask("GET", "/health"), (200, {"status": "ready"}))
+        c = self.server.connect()
+        c.request("HEAD", "/health")
+        r = c.getresponse()
+        self.assertEqual((r.status, r.getheader("Content-Length"), r.read()), (200, "18", b""))
+        c.close()
         status, document = self.server.ask("GET", "/openapi.json")
         self.assertEqual((status, document["openapi"]), (200, "3.1.0"))
         for path, item in document["paths"].items():
@@ -331,6 +336,10 @@ class Endings(unittest.TestCase):
             server.wait_for("num_requests_waiting", 1)
             status, answer = server.ask("POST", "/v1/completions", completion())
             self.assertEqual((status, answer["error"]["code"]), (429, "queue_full"))
+            c = server.connect()
+            c.request("POST", "/v1/completions", json.dumps(completion()))
+            self.assertEqual(c.getresponse().getheader("Retry-After"), "1")
+            c.close()
             self.assertEqual([a.result()[0] for a in asked], [200, 200])
         self.assertEqual(server.stop()[0], 0)
 
@@ -465,8 +474,54 @@ class Start(unittest.TestCase):
         self.refuse(2, "--host 0.0.0.0 is open to others", "--host", "0.0.0.0")
         self.refuse(2, "--cors-origin example.org: expected an origin", "--cors-origin", "example.org")
         self.refuse(2, "--api-key-file: /nonexistent", "--api-key-file", "/nonexistent")
+        self.refuse(2, "--model-root /nonexistent: No such", "--model-root", "/nonexistent")
+        self.refuse(2, f"--model-root {__file__}: not a directory", "--model-root", __file__)
+        self.refuse(2, "--kv-memory 0: must be at least 1", "--kv-memory", "0")
+        self.refuse(2, "--served-model-name: must have", "--served-model-name", "")
         self.refuse(2, "config.json", "--model", "/nonexistent")
         self.refuse(2, "cannot listen on 192.0.2.1", "--host", "192.0.2.1", "--no-auth")
+        # a name that looks like loopback is whatever its resolver says
+        self.refuse(2, "--host 127.0.0.1.example is open to others", "--host", "127.0.0.1.example")
+
+    def test_bad_keys(self):
+        for key, words in ("", "the first line is empty"), ("\nsecret\n", "the first line is empty"), \
+                          ("a secret\n", "ASCII"), ("s\0crt\n", "ASCII"), ("clé\n", "ASCII"):
+            with tempfile.NamedTemporaryFile("w") as f:
+                f.write(key)
+                f.flush()
+                self.refuse(2, words, "--api-key-file", f.name)
+
+    def test_an_address_with_colons(self):
+        try:
+            with socket.socket(socket.AF_INET6) as s:
+                s.bind(("::1", 0))
+        except OSError as e:
+            self.skipTest(f"no IPv6: {e}")
+        server = Server("--host", "::1", np=1, wait=False)
+        with open(os.path.join(server.folder.name, "port"), encoding="utf-8") as f:
+            self.assertEqual(f.read(), f"[::1]:{server.port}\n")
+        code, said = server.stop()
+        self.assertEqual(code, 0)
+        self.assertIn(f"http://[::1]:{server.port}\n", said)
+
+    def test_the_access_log(self):
+        """One line for each request, without those that come every second."""
+        asked = (("GET", "/ranks", 200), ("GET", "/metrics", 200), ("GET", "/no\nthing", 404),
+                 ("POST", "/v1/completions", 200), ("GET", "/health", 200))
+        logged = [("GET", "/no?thing", 404), ("POST", "/v1/completions", 200)]
+        for form in "text", "json":
+            server = Server("--log-format", form, np=1)
+            for method, path, status in asked:
+                body = completion(tokens=2) if method == "POST" else None
+                self.assertEqual(server.ask(method, path.replace("\n", "%0A"), body)[0], status)
+            lines = server.stop()[1].splitlines()
+            if form == "json":
+                found = [json.loads(line) for line in lines if line.startswith("{")]
+                self.assertEqual([(e["method"], e["path"], e["status"]) for e in found], logged)
+                self.assertEqual(sorted(found[0]), ["method", "path", "seconds", "status", "time"])
+            else:
+                found = re.findall(r"(?m)^\S+Z (\S+) (\S+) (\d+) \S+ s$", "\n".join(lines))
+                self.assertEqual([(method, path, int(status)) for method, path, status in found], logged)
 
     def test_key(self):
         with tempfile.NamedTemporaryFile("w") as f:
