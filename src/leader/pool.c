@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/flight.h"
 #include "base/log.h"
 #include "leader/pool_impl.h"
 
@@ -185,11 +186,15 @@ static bool flush(struct pool *p, double timeout_s, struct error *err) {
 
 bool pool_send(struct pool *p, struct message *request, int rank, struct error *err) {
     request->seq = ++p->seq;
-    if (p->world == 1 && !p->trace) {
-        return true;
-    }
-    if (!flush(p, p->options.timeout_s, err) || !message_encode(&p->frame, request, err)) {
+    buffer_clear(&p->frame);
+    bool alone = p->world == 1 && !p->trace;
+    if (!alone &&
+        (!flush(p, p->options.timeout_s, err) || !message_encode(&p->frame, request, err))) {
         return false;
+    }
+    p->entry = flight_enter_rpc(p->seq, message_name(request->type), p->frame.size, clock_now());
+    if (alone) {
+        return true;
     }
     int first = rank < 0 ? 1 : rank;
     int end = rank < 0 ? p->world : rank + 1;
@@ -202,6 +207,10 @@ bool pool_send(struct pool *p, struct message *request, int rank, struct error *
         }
     }
     return true;
+}
+
+void pool_done(struct pool *p) {
+    flight_leave(p->entry, clock_now());
 }
 
 bool pool_own_share(struct pool *p, const struct message *request, struct message *reply,
@@ -266,8 +275,13 @@ bool pool_ask(struct pool *p, int rank, struct message *request, struct message 
     if (!pool_send(p, request, rank, err)) {
         return false;
     }
-    return rank == 0 ? pool_own_share(p, request, reply, err)
-                     : pool_collect(p, rank, request->type + 1, p->options.timeout_s, reply, err);
+    bool ok = rank == 0
+                  ? pool_own_share(p, request, reply, err)
+                  : pool_collect(p, rank, request->type + 1, p->options.timeout_s, reply, err);
+    if (ok) {
+        pool_done(p);
+    }
+    return ok;
 }
 
 bool pool_is_broken(struct pool *p) {
@@ -357,6 +371,7 @@ bool pool_ask_all(struct pool *p, struct message *request, pool_reply *on_reply,
         *err = first;
         return false;
     }
+    pool_done(p);
     return true;
 }
 

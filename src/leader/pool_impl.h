@@ -29,6 +29,7 @@ struct pool {
     struct pool_load_state *loads;         /* owns [world] */
     const struct model_progress *progress; /* while loading; may be NULL */
     uint64_t seq;                          /* of the last request */
+    uint64_t entry;                        /* its own in the flight record */
     uint64_t settled;     /* troubles of requests up to this one have been reported */
     struct error trouble; /* the one heard during the request under way; kind NONE: none */
     bool stuck;           /* a send never ended: MPI may still read the buffers */
@@ -61,6 +62,9 @@ bool pool_note_progress(struct pool *p, int rank, uint64_t done, uint64_t total,
 
 /* Encodes and sends a request with the next sequence number: to one rank, or to all (rank -1). */
 bool pool_send(struct pool *p, struct message *request, int rank, struct error *err);
+
+/* Notes in the flight record that the last request has come to a good end. */
+void pool_done(struct pool *p);
 
 /* Rank 0's own share of a request. */
 bool pool_own_share(struct pool *p, const struct message *request, struct message *reply,

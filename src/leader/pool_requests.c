@@ -405,6 +405,7 @@ bool pool_step(struct pool *p, const struct step *step, struct step_result *resu
         return false;
     }
     if (worker_step(p->worker, step, results, err)) {
+        pool_done(p);
         return true;
     }
     pool_own_failure(p, err);

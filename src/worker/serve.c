@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "base/clock.h"
+#include "base/flight.h"
 #include "base/log.h"
 
 struct server {
@@ -103,10 +104,12 @@ static bool report_progress(void *user, uint64_t bytes_done, uint64_t bytes_tota
 }
 
 /* Handles a step, which has no reply: its failure is a notice. */
-static bool serve_step(struct server *s, const struct message *request, struct error *err) {
+static bool serve_step(struct server *s, const struct message *request, uint64_t entry,
+                       struct error *err) {
     static const double verdict_s = 1;
     struct error failure;
     if (worker_step(s->worker, &request->step, NULL, &failure)) {
+        flight_leave(entry, clock_now());
         return true;
     }
     expect_verdict(s, &failure, verdict_s);
@@ -141,8 +144,10 @@ static bool serve_request(struct server *s, const struct frame *f, bool *done, s
         return send_error(s, request.type == MESSAGE_STEP ? MESSAGE_TROUBLE : MESSAGE_ERROR,
                           &failure, err);
     }
+    uint64_t entry =
+        flight_enter_rpc(request.seq, message_name(request.type), f->size, clock_now());
     if (request.type == MESSAGE_STEP) {
-        return serve_step(s, &request, err);
+        return serve_step(s, &request, entry, err);
     }
     static const double slack_s = 5; /* the leader first hears all others */
     bool handled = worker_handle(s->worker, &request, &reply, &failure);
@@ -155,6 +160,9 @@ static bool serve_request(struct server *s, const struct frame *f, bool *done, s
     if (!(handled ? send_message(s, &s->frame, &reply, err)
                   : send_error(s, MESSAGE_ERROR, &failure, err))) {
         return false;
+    }
+    if (handled) {
+        flight_leave(entry, clock_now());
     }
     if (handled && request.type == MESSAGE_INIT) {
         s->timeout_s = request.init.timeout_s;
