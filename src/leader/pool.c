@@ -38,7 +38,8 @@ bool pool_create(struct pool **out, const struct pool_options *options, struct e
     p->world = transport_world(p->t);
     p->ranks = calloc((size_t)p->world, sizeof *p->ranks);
     p->loads = calloc((size_t)p->world, sizeof *p->loads);
-    if (!p->ranks || !p->loads) {
+    p->places = calloc((size_t)p->world, sizeof *p->places);
+    if (!p->ranks || !p->loads || !p->places) {
         error_set(err, ERROR_MEMORY, "cannot allocate a table of %d ranks", p->world);
         goto fail;
     }
@@ -85,6 +86,7 @@ void pool_destroy(struct pool *p) {
     trace_close(p->trace);
     free(p->ranks);
     free(p->loads);
+    free(p->places);
     free(p);
 }
 
@@ -134,6 +136,19 @@ bool pool_note_progress(struct pool *p, int rank, uint64_t done, uint64_t total,
     return p->progress->report(p->progress->user, all_done, known ? all_total : 0, err);
 }
 
+/* A rank knows its own place best. */
+static void note_place(struct pool *p, int source, const struct message *m) {
+    int rank = m->place.rank;
+    if (m->seq != p->seq || rank < 0 || rank >= p->world) {
+        return;
+    }
+    struct pool_place *place = &p->places[rank];
+    if (source == rank || place->seq != m->seq || !place->own_word) {
+        *place = (struct pool_place){.seq = m->seq, .own_word = source == rank};
+        blame_from_message(&place->at, &m->place);
+    }
+}
+
 static bool read_notice(struct pool *p, const struct frame *f, struct error *err) {
     struct message m;
     struct error ignored;
@@ -143,6 +158,10 @@ static bool read_notice(struct pool *p, const struct frame *f, struct error *err
     }
     if (m.type == MESSAGE_PROGRESS && m.seq == p->seq) {
         return pool_note_progress(p, f->source, m.progress.bytes_done, m.progress.bytes_total, err);
+    }
+    if (m.type == MESSAGE_PLACE) {
+        note_place(p, f->source, &m);
+        return true;
     }
     if (m.type != MESSAGE_TROUBLE || m.seq <= p->settled) {
         return true;
@@ -281,7 +300,7 @@ bool pool_ask(struct pool *p, int rank, struct message *request, struct message 
     if (ok) {
         pool_done(p);
     }
-    return ok;
+    return ok || pool_find_culprit(p, err);
 }
 
 bool pool_is_broken(struct pool *p) {
@@ -369,7 +388,7 @@ bool pool_ask_all(struct pool *p, struct message *request, pool_reply *on_reply,
     if (first.kind != ERROR_NONE) {
         p->settled = p->seq;
         *err = first;
-        return false;
+        return pool_find_culprit(p, err);
     }
     pool_done(p);
     return true;
