@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/buffer.h"
+#include "base/flight_peers.h"
 #include "base/log.h"
 #include "cli/interrupt.h"
 #include "cli/launch_env.h"
@@ -207,6 +208,17 @@ static bool lead_pool(const struct pool_options *options, const char *trace, lau
     return ok;
 }
 
+/* A rank that rank 0 does not answer names who is at fault itself: as a rule rank 0. */
+static bool blame(struct error *err) {
+    struct flight_owner owner;
+    error_at_rank(err, launch.rank);
+    const struct flight *f = flight_of_rank(err->rank);
+    if (err->rank != launch.rank && f && flight_read_owner(f, &owner)) {
+        status_set_place(owner.rank, owner.host, owner.device);
+    }
+    return false;
+}
+
 bool launch_run(const struct common_options *options, launch_lead *lead, void *user,
                 struct error *err) {
     if (!start(options, err)) {
@@ -235,7 +247,7 @@ bool launch_run(const struct common_options *options, launch_lead *lead, void *u
     if (launch.rank == 0) {
         ok = lead_pool(&pool, options->trace_rpc, lead, user, err);
     } else {
-        ok = pool_serve(&pool, err) || error_at_rank(err, launch.rank);
+        ok = pool_serve(&pool, err) || blame(err);
         launch.clean = ok;
     }
     free(cuda_devices);

@@ -157,7 +157,7 @@ bool pool_init(struct pool *p, struct error *err) {
     }
     p->settled = p->seq;
     pool_call_off(p, err); /* the others may wait in there for a rank that has failed */
-    return false;
+    return pool_find_culprit(p, err);
 }
 
 /* ---- sanity ---- */
@@ -405,6 +405,7 @@ bool pool_step(struct pool *p, const struct step *step, struct step_result *resu
         return false;
     }
     if (worker_step(p->worker, step, results, err)) {
+        pool_done(p);
         return true;
     }
     pool_own_failure(p, err);
@@ -414,7 +415,7 @@ bool pool_step(struct pool *p, const struct step *step, struct step_result *resu
     if (err->kind != ERROR_PROTOCOL) {
         pool_call_off(p, err);
     }
-    return false;
+    return pool_find_culprit(p, err);
 }
 
 /* ---- stats ---- */

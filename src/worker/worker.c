@@ -10,6 +10,7 @@
 
 #include "base/build_id.h"
 #include "base/clock.h"
+#include "base/flight.h"
 #include "comm/mpi.h"
 #include "comm/sweep.h"
 #include "device/device.h"
@@ -279,6 +280,7 @@ static void tell_device(const struct worker *w) {
     if (w->on_gpu) {
         snprintf(name, sizeof name, "cuda:%d", w->gpu.index);
     }
+    flight_set_device(name);
     if (w->options.on_device) {
         w->options.on_device(name);
     }
