@@ -5,6 +5,7 @@
 #include <microhttpd.h>
 #include <netdb.h>
 #include <netinet/in.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,6 +33,7 @@ struct http {
     int socket;
     int port;
     bool loopback; /* nobody reaches it from another machine */
+    atomic_int n_exchange;
 };
 
 /* One request of a connection, from its first line to its last byte. */
@@ -291,6 +293,7 @@ static enum MHD_Result on_request(void *user, struct MHD_Connection *c, const ch
         if (!x) {
             return MHD_NO;
         }
+        atomic_fetch_add(&h->n_exchange, 1);
         x->start = clock_now();
         snprintf(x->method, sizeof x->method, "%s", method);
         snprintf(x->path, sizeof x->path, "%s", path);
@@ -330,6 +333,7 @@ static void on_completed(void *user, struct MHD_Connection *c, void **state,
     buffer_finish(&x->body);
     free(x);
     *state = NULL;
+    atomic_fetch_sub(&h->n_exchange, 1);
 }
 
 /* ---- start and end ---- */
@@ -398,6 +402,10 @@ bool http_start(struct http **out, const struct http_options *options, http_hand
 
 int http_port(const struct http *h) {
     return h->port;
+}
+
+bool http_is_busy(const struct http *h) {
+    return atomic_load(&h->n_exchange) > 0;
 }
 
 void http_quiesce(struct http *h) {

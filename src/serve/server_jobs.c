@@ -218,7 +218,7 @@ void server_fail_jobs(struct server *s, const struct error *why) {
 
 void server_flush(struct server *s) {
     double end = clock_now() + flush_s;
-    while (server_look_after_jobs(s) && clock_now() < end) {
+    while ((server_look_after_jobs(s) || http_is_busy(s->http)) && clock_now() < end) {
         clock_sleep(0.005);
     }
     struct api_error late;

@@ -3,10 +3,12 @@
 
     test_admin.py LOCKSTEP MPIRUN
 """
+import concurrent.futures
 import json
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -252,6 +254,37 @@ class Ends(unittest.TestCase):
         self.assertFalse(done)
         self.assertEqual(events[-2]["choices"][0]["finish_reason"], "abort")
         self.assertIn("shut down before", events[-1]["error"]["message"])
+        self.assertEqual(server.process.wait(30), 0, server.said())
+        server.stop()
+
+    def test_term_while_a_request_is_read(self):
+        """A body that is long to read: its client hears, too, and the server's end is as clean."""
+        server = Server(np=1)
+        body = json.dumps({"prompt": [1] * 2600000}).encode()
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as s:
+            s.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body))
+            s.sendall(body)
+            time.sleep(0.1)
+            os.kill(server.leader(), signal.SIGTERM)
+            answer = s.recv(65536)
+        self.assertRegex(answer, b"^HTTP/1.1 (503|400) ")  # 400: it was read before
+        self.assertEqual(server.process.wait(30), 0, server.said())
+        server.stop()
+
+    def test_an_end_does_not_wait_for_an_unload(self):
+        """One that lets requests finish for longer than the end would."""
+        server = Server(*SLOW, "--drain-timeout", "0.5")
+        streams = begin(server, 4)
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            unload = pool.submit(server.ask, "POST", "/v1/admin/unload", {"timeout": 600})
+            while server.ask("GET", "/health")[1]["status"] != "draining":
+                time.sleep(0.02)
+            self.assertEqual(server.ask("POST", "/v1/admin/shutdown")[0], 202)
+            for s in streams:
+                events, done = s.events()
+                self.assertFalse(done)
+                self.assertEqual(events[-2]["choices"][0]["finish_reason"], "abort")
+            self.assertEqual(unload.result()[0], 200)
         self.assertEqual(server.process.wait(30), 0, server.said())
         server.stop()
 
