@@ -117,7 +117,8 @@ static int options_table(struct serve_options *o, struct option *table) {
 }
 
 static bool is_loopback(const char *host) {
-    return strncmp(host, "127.", 4) == 0 || strcmp(host, "::1") == 0 ||
+    bool digits = host[strspn(host, "0123456789.")] == 0; /* 127.example.org may be anywhere */
+    return (digits && strncmp(host, "127.", 4) == 0) || strcmp(host, "::1") == 0 ||
            strcmp(host, "localhost") == 0;
 }
 

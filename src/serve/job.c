@@ -76,6 +76,13 @@ static void resume(struct job *j) {
     }
 }
 
+/* Under the lock. The first stands, and is not written again: who has seen it needs no lock. */
+static void set_status(struct job *j, int status) {
+    if (j->status == 0) {
+        j->status = status;
+    }
+}
+
 /* Under the lock. The bytes to send; with too many of them unsent, the end of the stream. */
 static bool put_bytes(struct job *j, const struct buffer *bytes) {
     struct api_error e;
@@ -90,10 +97,17 @@ static bool put_bytes(struct job *j, const struct buffer *bytes) {
     return false;
 }
 
+bool job_is_open(struct job *j) {
+    pthread_mutex_lock(&j->lock);
+    bool open = j->request.stream && j->status == 200 && !j->done;
+    pthread_mutex_unlock(&j->lock);
+    return open;
+}
+
 bool job_put(struct job *j, int status, const struct buffer *bytes, bool done) {
     bool ok = true;
     pthread_mutex_lock(&j->lock);
-    j->status = j->status ? j->status : status;
+    set_status(j, status);
     if (j->done && !j->gone) {
         ok = false;
     } else if (bytes && bytes->size && !j->gone) {
@@ -109,7 +123,7 @@ void job_fail(struct job *j, const struct api_error *e) {
     pthread_mutex_lock(&j->lock);
     if (!j->done) {
         bool begun = j->request.stream && j->status == 200;
-        j->status = j->status ? j->status : e->status;
+        set_status(j, e->status);
         (void)(begun ? api_error_event : api_error_body)(e, &j->out, NULL);
         j->done = true;
         resume(j);
@@ -125,7 +139,7 @@ bool job_is_gone(struct job *j) {
     struct pollfd fd = {.fd = j->socket, .events = POLLRDHUP};
     if (j->suspended && poll(&fd, 1, 0) > 0) { /* hung up, or reset */
         j->gone = j->done = true;
-        j->status = j->status ? j->status : JOB_CLIENT_GONE; /* nobody reads it; but it ends */
+        set_status(j, JOB_CLIENT_GONE); /* nobody reads it; but it ends */
         resume(j);
     }
     bool gone = j->gone;

@@ -360,7 +360,7 @@ static void not_found(const char *method, const char *path, const struct route *
                       struct http_answer *out) {
     struct api_error e;
     if (other) {
-        out->allow = other->method;
+        out->allow = strcmp(other->method, "GET") == 0 ? "GET, HEAD" : other->method;
         api_refuse(&e, 405, "invalid_request_error", "method_not_allowed", NULL,
                    "%s takes %s, not %s", path, other->method, method);
     } else {

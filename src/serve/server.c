@@ -230,13 +230,19 @@ static bool serve(struct server *s, struct error *err) {
 
 /* ---- start and end ---- */
 
-static bool write_port(const struct server *s, struct error *err) {
+/* As a URL has it: an IPv6 address in brackets. */
+static void say_where(const struct server *s, char *out, size_t size) {
+    const char *host = s->options.host;
+    snprintf(out, size, strchr(host, ':') ? "[%s]:%d" : "%s:%d", host, http_port(s->http));
+}
+
+static bool write_port(const struct server *s, const char *where, struct error *err) {
     const char *path = s->options.port_file;
     FILE *f = path ? fopen(path, "we") : NULL;
     if (!path) {
         return true;
     }
-    bool ok = f && fprintf(f, "%s:%d\n", s->options.host, http_port(s->http)) > 0;
+    bool ok = f && fprintf(f, "%s\n", where) > 0;
     ok = (f ? fclose(f) == 0 : false) && ok;
     return ok || error_set(err, ERROR_IO, "--port-file %s: %s", path, strerror(errno));
 }
@@ -248,10 +254,15 @@ static bool open_port(struct server *s, struct error *err) {
                                       .api_key = o->api_key,
                                       .cors_origin = o->cors_origin,
                                       .json_log = o->json_log};
-    if (!http_start(&s->http, &http, server_handle, s, err) || !write_port(s, err)) {
+    if (!http_start(&s->http, &http, server_handle, s, err)) {
         return false;
     }
-    log_info("listening on http://%s:%d", o->host, http_port(s->http));
+    char where[300];
+    say_where(s, where, sizeof where);
+    if (!write_port(s, where, err)) {
+        return false;
+    }
+    log_info("listening on http://%s", where);
     return true;
 }
 

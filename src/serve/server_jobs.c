@@ -48,7 +48,7 @@ void server_note_error(struct server *s, const char *message) {
 static void put_failure(struct job *j, const struct error *why) {
     struct api_error e;
     struct buffer last = {0};
-    if (why->kind == ERROR_INTERRUPTED && j->request.stream && j->status == 200 &&
+    if (why->kind == ERROR_INTERRUPTED && job_is_open(j) &&
         api_reply_abort(&j->reply, &last, NULL)) {
         job_put(j, 200, &last, false);
     }
