@@ -19,6 +19,8 @@ import test_server
 from test_server import SLOW, Server, completion, ranks_of
 
 TINY = os.path.join(os.environ["LOCKSTEP_TEST_DATA"], "tiny-qwen3")
+# A reason that names them is cut, one of them in the middle of a character.
+BAD = ["bad" + "é" * 60, "bad+" + "é" * 60]
 CYCLES = 3 if os.environ.get("LOCKSTEP_TEST_SHORT") else 10
 SANITIZED = bool(os.environ.get("LOCKSTEP_TEST_SHORT"))  # then memory is theirs
 LONG = {"tokens": 900, "ignore_eos": True, "stream": True}
@@ -82,9 +84,9 @@ class Models(unittest.TestCase):
         shutil.copytree(TINY, os.path.join(root, "some", "tiny"))
         shutil.copytree(TINY, os.path.join(cls.folder.name, "outside"))
         os.symlink("../outside", os.path.join(root, "link"))
-        bad = shutil.copytree(TINY, os.path.join(root, "bad"))
-        weights = os.path.join(bad, "model.safetensors")
-        os.truncate(weights, os.path.getsize(weights) - 100)
+        for name in BAD:
+            weights = os.path.join(shutil.copytree(TINY, os.path.join(root, name)), "model.safetensors")
+            os.truncate(weights, os.path.getsize(weights) - 100)
         cls.server = Server("--model-root", root, *SLOW)
 
     @classmethod
@@ -151,11 +153,14 @@ class Models(unittest.TestCase):
             got = self.post("load", {"model": name})
             self.assertEqual((got[0], got[1]["error"]["code"]), (404, "model_not_found"), (name, got))
         # A load that fails leaves the server unloaded, with the reason, and the next one works.
-        status, got = self.post("load", {"model": "bad"})
-        self.assertEqual((status, got["error"]["type"]), (400, "st_truncated"), got)
-        status, health = self.server.ask("GET", "/health")
-        self.assertEqual((status, health["status"]), (503, "unloaded"))
-        self.assertIn("last load failed", health["reason"])
+        for name in BAD:
+            status, got = self.post("load", {"model": name})
+            self.assertEqual((status, got["error"]["type"]), (400, "st_truncated"), got)
+            status, health = self.server.ask("GET", "/health")
+            self.assertEqual((status, health["status"]), (503, "unloaded"))
+            self.assertIn("last load failed: rank 0: load: ", health["reason"])
+            errors = self.server.ask("GET", "/ranks")[1]["errors"]
+            self.assertEqual(errors[-1]["message"][:120], got["error"]["message"][:120])
         self.assertEqual(self.post("load")[0], 200)
         self.assertEqual(self.server.ask("GET", "/health")[0], 200)
 
