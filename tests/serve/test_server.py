@@ -232,7 +232,7 @@ class Requests(unittest.TestCase):
                 ("/v1/completions", completion(n=2), 400, "n", ""),
                 ("/v1/completions", completion(logit_bias={"1000000": 1}), 400, "logit_bias", "1000000"),
                 ("/v1/completions", completion(logit_bias={"1": 101}), 400, "logit_bias", "token 1"),
-                ("/v1/completions", completion("x " * 3000), 400, None, "context"),
+                ("/v1/completions", completion("x " * 3000), 400, "prompt", "context"),
                 ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]}, 400, "messages",
                  "template"),
                 ("/v1/embeddings", {"input": "x"}, 400, None, "embeddings"),
@@ -243,6 +243,8 @@ class Requests(unittest.TestCase):
                 self.assertEqual(sorted(answer["error"]), ["code", "message", "param", "type"])
                 self.assertEqual(answer["error"]["param"], param)
                 self.assertIn(words, answer["error"]["message"])
+        answer = self.server.ask("POST", "/v1/completions", completion("x " * 3000))[1]
+        self.assertEqual(answer["error"]["code"], "context_length_exceeded")
         self.assertEqual(self.server.ask("GET", "/v1/completions")[0], 405)
         self.assertEqual(self.server.ask("POST", "/v1/completions", b"x" * (9 << 20))[0], 413)
 
