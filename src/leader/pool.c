@@ -111,6 +111,10 @@ const char *pool_device_note(const struct pool *p) {
     return p->device_note;
 }
 
+double pool_send_seconds(const struct pool *p) {
+    return p->send_seconds;
+}
+
 struct comm *pool_comm(struct pool *p) {
     return worker_comm(p->worker);
 }

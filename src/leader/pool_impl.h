@@ -28,6 +28,7 @@ struct pool {
     struct message_hello_ok *ranks;        /* owns [world] */
     struct pool_load_state *loads;         /* owns [world] */
     const struct model_progress *progress; /* while loading; may be NULL */
+    double send_seconds;                   /* of steps to the ranks, so far */
     uint64_t seq;                          /* of the last request */
     uint64_t settled;     /* troubles of requests up to this one have been reported */
     struct error trouble; /* the one heard during the request under way; kind NONE: none */
