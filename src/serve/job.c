@@ -183,6 +183,19 @@ bool job_await(struct job *j, struct MHD_Connection *c, int socket, bool whole) 
     return ready;
 }
 
+/* Under the lock. Forgets what is sent, so that a long stream stays small: at once where it is all,
+ * else from time to time. */
+static void forget_sent(struct job *j) {
+    if (j->sent == j->out.size) {
+        buffer_clear(&j->out);
+        j->sent = 0;
+    } else if (j->sent >= JOB_MAX_UNSENT) {
+        j->out.size -= j->sent;
+        memmove(j->out.data, j->out.data + j->sent, j->out.size);
+        j->sent = 0;
+    }
+}
+
 long job_read(struct job *j, struct MHD_Connection *c, char *to, size_t n) {
     pthread_mutex_lock(&j->lock);
     size_t left = j->out.size - j->sent;
@@ -190,10 +203,7 @@ long job_read(struct job *j, struct MHD_Connection *c, char *to, size_t n) {
     if (got > 0) {
         memcpy(to, j->out.data + j->sent, (size_t)got);
         j->sent += (size_t)got;
-        if (j->sent == j->out.size) { /* it begins anew, so that a long stream stays small */
-            buffer_clear(&j->out);
-            j->sent = 0;
-        }
+        forget_sent(j);
     } else if (j->done) {
         got = -1;
     } else {
