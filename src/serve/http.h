@@ -40,6 +40,9 @@ bool http_start(struct http **out, const struct http_options *options, http_hand
 /* The port it listens on. */
 int http_port(const struct http *h);
 
+/* Somebody's request is not read, or its answer not written, to its last byte. */
+bool http_is_busy(const struct http *h);
+
 /* Takes no new connections. */
 void http_quiesce(struct http *h);
 

@@ -5,6 +5,7 @@
 
 #include "serve/embedded.h"
 #include "serve/server_impl.h"
+#include "text/utf8.h"
 
 struct route {
     const char *method, *path;
@@ -33,6 +34,11 @@ static void send_json(struct http_answer *out, json_t *object) {
     json_decref(object);
 }
 
+/* As far as it is UTF-8: a reason may be cut in the middle of a character. */
+static json_t *words(const char *text) {
+    return json_stringn(text, utf8_valid_prefix(text, strlen(text)));
+}
+
 static void get_health(struct server *s, const char *body, size_t n, struct http_answer *out) {
     struct api_error why;
     enum server_state state = server_state(s, &why);
@@ -41,7 +47,7 @@ static void get_health(struct server *s, const char *body, size_t n, struct http
     json_t *j = json_pack("{s:s}", "status", server_state_name(state));
     if (state != SERVER_READY) {
         out->status = 503;
-        json_object_set_new(j, "reason", json_string(why.message));
+        json_object_set_new(j, "reason", words(why.message));
     }
     send_json(out, j);
 }
@@ -81,12 +87,12 @@ static void get_ranks(struct server *s, const char *body, size_t n, struct http_
     enum server_state state = server_state(s, &why);
     json_object_set_new(j, "state", json_string(server_state_name(state)));
     if (state != SERVER_READY) {
-        json_object_set_new(j, "reason", json_string(why.message));
+        json_object_set_new(j, "reason", words(why.message));
     }
     pthread_mutex_lock(&s->lock);
     const struct scheduler_stats *t = &s->metrics.scheduler;
     json_object_set_new(j, "model",
-                        s->state == SERVER_UNLOADED ? json_null() : json_string(s->model_name));
+                        s->state == SERVER_UNLOADED ? json_null() : words(s->model_name));
     json_object_set_new(j, "running", json_integer(t->running));
     json_object_set_new(j, "waiting", json_integer(t->waiting));
     json_object_set_new(j, "kv_blocks_used", json_integer(t->blocks_used));
@@ -359,7 +365,7 @@ static void not_found(const char *method, const char *path, const struct route *
                       struct http_answer *out) {
     struct api_error e;
     if (other) {
-        out->allow = other->method;
+        out->allow = strcmp(other->method, "GET") == 0 ? "GET, HEAD" : other->method;
         api_refuse(&e, 405, "invalid_request_error", "method_not_allowed", NULL,
                    "%s takes %s, not %s", path, other->method, method);
     } else {

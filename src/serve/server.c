@@ -1,6 +1,7 @@
 #include "serve/server.h"
 
 #include <errno.h>
+#include <math.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -79,12 +80,21 @@ void server_wake(struct server *s) {
 }
 
 void server_submit(struct server *s, struct job *j) {
-    job_hold(j);
+    struct api_error why;
     pthread_mutex_lock(&s->lock);
-    *s->inbox_end = j;
-    s->inbox_end = &j->next;
+    bool closed = s->closed;
+    tell_state(s, &why);
+    if (!closed) {
+        job_hold(j);
+        *s->inbox_end = j;
+        s->inbox_end = &j->next;
+    }
     pthread_mutex_unlock(&s->lock);
-    server_wake(s);
+    if (closed) { /* it came while the state was another, and was long to read */
+        job_fail(j, &why);
+    } else {
+        server_wake(s);
+    }
 }
 
 void server_stop(struct server *s) {
@@ -153,8 +163,12 @@ static bool turn(struct server *s, bool *idle, bool *any, struct error *err) {
 bool server_finish_requests(struct server *s, double patience_s, const char *late,
                             struct error *err) {
     double end = clock_now() + patience_s;
-    bool idle = !s->scheduler, any;
+    bool idle = !s->scheduler, any, hurried = false;
     while (!idle && clock_now() < end && !atomic_load(&s->killed)) {
+        if (!hurried && server_wants_end(s)) { /* perhaps in the middle of an unload */
+            hurried = true;
+            end = fmin(end, clock_now() + s->options.drain_s);
+        }
         if (!turn(s, &idle, &any, err)) {
             return false;
         }
@@ -272,6 +286,9 @@ static void finish_http(struct server *s) {
     struct error late;
     error_set(&late, ERROR_INTERRUPTED, "the server is shutting down");
     http_quiesce(s->http);
+    pthread_mutex_lock(&s->lock);
+    s->closed = true;
+    pthread_mutex_unlock(&s->lock);
     server_take_inbox(s);
     server_fail_jobs(s, &late);
     server_flush(s);

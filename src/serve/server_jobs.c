@@ -48,7 +48,7 @@ void server_note_error(struct server *s, const char *message) {
 static void put_failure(struct job *j, const struct error *why) {
     struct api_error e;
     struct buffer last = {0};
-    if (why->kind == ERROR_INTERRUPTED && j->request.stream && j->status == 200 &&
+    if (why->kind == ERROR_INTERRUPTED && job_is_open(j) &&
         api_reply_abort(&j->reply, &last, NULL)) {
         job_put(j, 200, &last, false);
     }
@@ -110,6 +110,14 @@ static void refuse(struct server *s, struct job *j, const struct error *why) {
     put_failure(j, why);
 }
 
+/* Clients know this refusal by its code, and cut their prompts. */
+static bool check_length(const struct server *s, const struct job *j, struct api_error *why) {
+    int n = j->request.generate.n_prompt, ctx = engine_ctx(s->engine);
+    return n <= ctx || api_refuse(why, 400, "invalid_request_error", "context_length_exceeded",
+                                  j->request.kind == API_CHAT ? "messages" : "prompt",
+                                  "the prompt has %d tokens, the context only %d (--ctx)", n, ctx);
+}
+
 static void schedule(struct server *s, struct job *j) {
     struct error err;
     struct api_error why;
@@ -118,6 +126,8 @@ static void schedule(struct server *s, struct job *j) {
     } else if (j->model != s->model) {
         api_refuse(&why, 503, "unavailable", "unloaded", NULL, "the model '%s' has been unloaded",
                    j->model->name);
+        job_fail(j, &why);
+    } else if (!check_length(s, j, &why)) {
         job_fail(j, &why);
     } else if (!api_reply_init(&j->reply, &j->request, &j->model->api, &err) ||
                !scheduler_add(s->scheduler, &j->request.generate, on_event, j, &j->ticket, &err)) {
@@ -219,7 +229,7 @@ void server_fail_jobs(struct server *s, const struct error *why) {
 
 void server_flush(struct server *s) {
     double end = clock_now() + flush_s;
-    while (server_look_after_jobs(s) && clock_now() < end) {
+    while ((server_look_after_jobs(s) || (s->http && http_is_busy(s->http))) && clock_now() < end) {
         clock_sleep(0.005);
     }
     struct api_error late;

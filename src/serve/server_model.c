@@ -132,12 +132,17 @@ static bool find_model(const struct server *s, const char *wanted, char dir[PATH
     return true;
 }
 
-/* What the files are to blame for is the request's fault, as it chose them. */
-static void refuse_load(struct job *j, const struct error *why) {
+/* Tells whoever asked, and whoever looks. */
+static void refuse_load(struct server *s, struct job *j, const char *dir, const struct error *why) {
     struct api_error e;
-    api_error_from(&e, why);
+    char reason[sizeof s->reason];
+    api_error_from(&e, why); /* names the rank */
+    log_warn("cannot load %s: %s", dir, e.message);
+    snprintf(reason, sizeof reason, "no model is loaded; the last load failed: %.150s", e.message);
+    server_set_state(s, SERVER_UNLOADED, reason);
+    server_note_error(s, e.message);
     if (error_exit_code(why->kind) == 2 && why->kind != ERROR_MEMORY) {
-        e.status = 400;
+        e.status = 400; /* the files are to blame, which the request chose */
     }
     job_fail(j, &e);
 }
@@ -165,12 +170,7 @@ static bool do_load(struct server *s, struct job *j, struct error *err) {
                             (json_int_t)engine_blocks(s->engine) * (json_int_t)KV_BLOCK));
         return true;
     }
-    log_warn("cannot load %s: %s", dir, why.message);
-    char reason[sizeof s->reason];
-    snprintf(reason, sizeof reason, "no model is loaded; the last load failed: %.150s",
-             why.message);
-    server_set_state(s, SERVER_UNLOADED, reason);
-    refuse_load(j, &why);
+    refuse_load(s, j, dir, &why);
     bool broken = pool_is_broken(s->pool) || why.kind == ERROR_DEADLINE;
     if (broken) {
         *err = why;

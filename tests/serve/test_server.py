@@ -232,7 +232,7 @@ class Requests(unittest.TestCase):
                 ("/v1/completions", completion(n=2), 400, "n", ""),
                 ("/v1/completions", completion(logit_bias={"1000000": 1}), 400, "logit_bias", "1000000"),
                 ("/v1/completions", completion(logit_bias={"1": 101}), 400, "logit_bias", "token 1"),
-                ("/v1/completions", completion("x " * 3000), 400, None, "context"),
+                ("/v1/completions", completion("x " * 3000), 400, "prompt", "context"),
                 ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]}, 400, "messages",
                  "template"),
                 ("/v1/embeddings", {"input": "x"}, 400, None, "embeddings"),
@@ -243,8 +243,58 @@ class Requests(unittest.TestCase):
                 self.assertEqual(sorted(answer["error"]), ["code", "message", "param", "type"])
                 self.assertEqual(answer["error"]["param"], param)
                 self.assertIn(words, answer["error"]["message"])
+        answer = self.server.ask("POST", "/v1/completions", completion("x " * 3000))[1]
+        self.assertEqual(answer["error"]["code"], "context_length_exceeded")
         self.assertEqual(self.server.ask("GET", "/v1/completions")[0], 405)
         self.assertEqual(self.server.ask("POST", "/v1/completions", b"x" * (9 << 20))[0], 413)
+
+    def talk(self, *pieces):
+        """What comes back for these bytes, until it ends or nothing more comes."""
+        got = b""
+        with socket.create_connection(("127.0.0.1", self.server.port), timeout=30) as s:
+            try:
+                for piece in pieces:
+                    s.sendall(piece)
+                s.settimeout(2)
+                while more := s.recv(65536):
+                    got += more
+            except OSError:
+                pass
+        return got.decode()
+
+    def test_bodies(self):
+        """In chunks, after 100 Continue, one request behind another; and those that are too long."""
+        body = json.dumps(completion(tokens=2)).encode()
+        def head(*more):
+            lines = ("POST /v1/completions HTTP/1.1", "Host: x", *more, "", "")
+            return "\r\n".join(lines).encode()
+        chunks = b"".join(b"%x\r\n%s\r\n" % (len(c), c) for c in (body[:7], body[7:])) + b"0\r\n\r\n"
+        length = f"Content-Length: {len(body)}"
+        got = self.talk(head("Transfer-Encoding: chunked") + chunks + head(length) + body +
+                        b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        self.assertEqual(re.findall(r"HTTP/1.1 (\d+)", got), ["200"] * 3)
+        self.assertTrue(got.endswith('{"status":"ready"}'), got)
+        got = self.talk(head(length, "Expect: 100-continue"), body)
+        self.assertEqual(re.findall(r"HTTP/1.1 (\d+)", got), ["100", "200"])
+        got = self.talk(head(f"Content-Length: {9 << 20}", "Expect: 100-continue"))
+        self.assertEqual(re.findall(r"HTTP/1.1 (\d+)", got), ["413"])
+        # who never stops sending is not read for ever
+        mib = b"100000\r\n" + b"x" * (1 << 20) + b"\r\n"
+        with socket.create_connection(("127.0.0.1", self.server.port), timeout=30) as s:
+            s.sendall(head("Transfer-Encoding: chunked"))
+            with self.assertRaises(OSError):
+                for _ in range(200):
+                    s.sendall(mib)
+
+    def test_head(self):
+        c = self.server.connect()
+        c.request("HEAD", "/v1/models")
+        r = c.getresponse()
+        self.assertEqual((r.status, r.read()), (200, b""))
+        self.assertGreater(int(r.getheader("Content-Length")), 50)
+        c.request("HEAD", "/v1/completions")
+        self.assertEqual(c.getresponse().status, 405)
+        c.close()
 
     def test_idle(self):
         """A server with nothing to do uses next to nothing. (The promise is 2 % over a long time.)"""
@@ -471,7 +521,8 @@ class Start(unittest.TestCase):
         self.assertIn(words, done.stderr)
 
     def test_options(self):
-        self.refuse(2, "--host 0.0.0.0 is open to others", "--host", "0.0.0.0")
+        for host in ("0.0.0.0", "::", "127.example.org"):
+            self.refuse(2, f"--host {host} is open to others", "--host", host)
         self.refuse(2, "--cors-origin example.org: expected an origin", "--cors-origin", "example.org")
         self.refuse(2, "--api-key-file: /nonexistent", "--api-key-file", "/nonexistent")
         self.refuse(2, "--model-root /nonexistent: No such", "--model-root", "/nonexistent")
@@ -530,7 +581,8 @@ class Start(unittest.TestCase):
             server = Server("--api-key-file", f.name, np=1)
         for headers, status in (({}, 401), ({"Authorization": "Bearer secre"}, 401),
                                 ({"Authorization": "Bearer secretsecret"}, 401),
-                                ({"Authorization": "Bearer secret"}, 200)):
+                                ({"Authorization": "Bearer secret"}, 200),
+                                ({"authorization": "bearer secret"}, 200)):
             self.assertEqual(server.ask("GET", "/v1/models", headers=headers)[0], status)
         for path in ("/health", "/", "/openapi.json"):
             self.assertEqual(server.ask("GET", path)[0], 200)
