@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/flight_dump.h"
 #include "cli/launch.h"
 #include "cli/launch_env.h"
 
@@ -98,6 +99,7 @@ static void *read_signals(void *set) {
             continued = clock_now();
         } else if (is_ladder(got, continued)) { /* no need to end what will be killed */
             raise_fd(kill_fd);
+            flight_dump("the launcher ends this rank"); /* as after another one's death */
         } else if (means_end(got) && clock_now() - first > echo_s) {
             end_process("a second signal");
         }

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "base/clock.h"
+#include "base/flight_dump.h"
 #include "base/flight_peers.h"
 
 /* For ranks to tell where they are. One that waits in a collective, or for a request, answers in
@@ -37,6 +38,15 @@ static void hear_places(struct pool *p) {
     }
 }
 
+/* Time has gone on since it was told. */
+static struct blame_rank told_place(const struct pool_place *place) {
+    struct blame_rank r = place->at;
+    double since = clock_now() - place->heard;
+    r.collective_s += since;
+    r.rpc_s += since;
+    return r;
+}
+
 bool pool_find_culprit(struct pool *p, struct error *err) {
     struct blame_rank *ranks = NULL;
     struct flight_entry *entries = NULL;
@@ -53,11 +63,12 @@ bool pool_find_culprit(struct pool *p, struct error *err) {
         for (int r = 0; r < p->world; r++) {
             blame_look(&ranks[r], r, entries + (size_t)r * FLIGHT_ENTRIES);
             if (!ranks[r].known && has_told(p, r)) {
-                ranks[r] = p->places[r].at;
+                ranks[r] = told_place(&p->places[r]);
             }
         }
         blame_find(ranks, p->world, err->has_rank ? err->rank : -1, err);
     }
+    flight_dump(err->message);
     free(entries);
     free(ranks);
     return false;

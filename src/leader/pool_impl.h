@@ -10,6 +10,7 @@
 /* Where a rank is, as it or a neighbour has told. */
 struct pool_place {
     uint64_t seq;  /* the request during which; 0: never */
+    double heard;  /* when, on the monotonic clock */
     bool own_word; /* the rank's own */
     struct blame_rank at;
 };
