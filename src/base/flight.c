@@ -163,6 +163,10 @@ void flight_leave(uint64_t entry, double now) {
     }
 }
 
+uint64_t flight_collectives(void) {
+    return get_own(&own->n_collective);
+}
+
 void flight_note_said(void) {
     put(&own->said, 1);
 }

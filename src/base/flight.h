@@ -86,6 +86,9 @@ uint64_t flight_enter_rpc(uint64_t number, const char *op, uint64_t bytes, doubl
 uint64_t flight_enter_wait(const char *op, double now);
 void flight_leave(uint64_t entry, double now);
 
+/* The number of the last collective entered. */
+uint64_t flight_collectives(void);
+
 /* This rank has said why the run ends: what others say from then on follows from that. Any thread.
  */
 void flight_note_said(void);

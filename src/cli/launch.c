@@ -254,6 +254,7 @@ bool launch_run(const struct common_options *options, launch_lead *lead, void *u
         .isa = options->isa,
         .dtype = options->dtype,
         .no_graphs = options->no_cuda_graphs,
+        .check_collectives = options->check_collectives,
         .cuda_devices = cuda_devices,
         .n_cuda_device = n_cuda_device,
         .on_device = set_place,

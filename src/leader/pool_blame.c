@@ -50,13 +50,15 @@ static struct blame_rank told_place(const struct pool_place *place) {
 bool pool_find_culprit(struct pool *p, struct error *err) {
     struct blame_rank *ranks = NULL;
     struct flight_entry *entries = NULL;
-    if (err->kind != ERROR_DEADLINE || p->world == 1) {
+    bool in_vain = err->kind == ERROR_DEADLINE;
+    bool wrong = err->kind == ERROR_COMM || err->kind == ERROR_WRONG_RESULT;
+    if ((!in_vain && !wrong) || p->world == 1) {
         return false;
     }
     ranks = calloc((size_t)p->world, sizeof *ranks);
     entries = calloc((size_t)p->world * FLIGHT_ENTRIES, sizeof *entries);
     if (ranks && entries) {
-        if (!all_are_known(p)) {
+        if (in_vain && !all_are_known(p)) {
             pool_call_off(p, err);
             hear_places(p);
         }
@@ -66,7 +68,11 @@ bool pool_find_culprit(struct pool *p, struct error *err) {
                 ranks[r] = told_place(&p->places[r]);
             }
         }
-        blame_find(ranks, p->world, err->has_rank ? err->rank : -1, err);
+        if (in_vain) {
+            blame_find(ranks, p->world, err->has_rank ? err->rank : -1, err);
+        } else {
+            blame_find_mismatch(ranks, p->world, err);
+        }
     }
     flight_dump(err->message);
     free(entries);

@@ -244,7 +244,7 @@ static uint64_t first_difference(const struct blame_rank *ranks, int world, int 
     return first;
 }
 
-static bool find_difference(const struct blame_rank *ranks, int world, struct error *err) {
+bool blame_find_mismatch(const struct blame_rank *ranks, int world, struct error *err) {
     for (int r = 0; r < world; r++) {
         uint64_t number = ranks[r].entries ? first_difference(ranks, world, r) : 0;
         if (number > 0) {
@@ -318,7 +318,7 @@ static bool find_in_request(const struct blame_rank *ranks, int suspect, struct 
 
 bool blame_find(const struct blame_rank *ranks, int world, int suspect, struct error *err) {
     suspect = suspect < world ? suspect : -1;
-    return find_ended(ranks, world, err) || find_difference(ranks, world, err) ||
+    return find_ended(ranks, world, err) || blame_find_mismatch(ranks, world, err) ||
            find_behind(ranks, world, false, err) || find_stopped(ranks, world, err) ||
            find_silent(ranks, world, suspect, err) || find_behind(ranks, world, true, err) ||
            find_in_request(ranks, suspect, err);
