@@ -14,7 +14,7 @@
 enum { OWN_OPTIONS = 2 };
 
 /* A rank is called slow that comes as much later than any other, as a rule, and so late at all. */
-static const double slow_factor = 3, slow_ms = 0.5;
+static const double slow_factor = 3, slow_ms = 1;
 
 struct verdict {
     bool found; /* a rank at fault, in err */

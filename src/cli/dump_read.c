@@ -1,6 +1,5 @@
 #include "cli/dump_read.h"
 
-#include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
@@ -152,12 +151,13 @@ static bool read_dump(const json_t *root, const char *file, struct dump *d, stru
 
 /* The rank in a dump's name; -1: it is no dump. */
 static int rank_of_name(const char *name) {
-    int rank, end = 0;
-    if (!isdigit((unsigned char)name[strcspn(name, "0123456789")]) ||
-        sscanf(name, "flight-rank%4d.json%n", &rank, &end) != 1 || end == 0 || name[end]) {
+    char exact[40];
+    int rank;
+    if (sscanf(name, "flight-rank%4d.json", &rank) != 1 || rank < 0 || rank >= DUMP_WORLD_MAX) {
         return -1;
     }
-    return rank < DUMP_WORLD_MAX ? rank : -1;
+    snprintf(exact, sizeof exact, "flight-rank%d.json", rank);
+    return strcmp(name, exact) == 0 ? rank : -1;
 }
 
 static bool read_file(const char *dir, const char *name, int rank, struct dump *out,
