@@ -24,6 +24,7 @@ struct flight {
     _Atomic uint64_t n_entry; /* of all times */
     _Atomic uint64_t n_collective;
     _Atomic uint64_t place;
+    _Atomic uint64_t said;
     _Atomic uint64_t owner_version; /* odd while it is written */
     _Atomic uint64_t owner[OWNER_WORDS];
     _Atomic uint64_t rpc_entry; /* which entry `rpc` repeats */
@@ -162,6 +163,14 @@ void flight_leave(uint64_t entry, double now) {
     }
 }
 
+uint64_t flight_collectives(void) {
+    return get_own(&own->n_collective);
+}
+
+void flight_note_said(void) {
+    put(&own->said, 1);
+}
+
 /* ---- reading ---- */
 
 bool flight_is(const struct flight *f, uint64_t token) {
@@ -178,7 +187,9 @@ static bool unpack(const uint64_t word[N_WORD], struct flight_entry *out) {
     *out = (struct flight_entry){
         .kind = (enum flight_kind)kind,
         .number = word[W_NUMBER],
-        .layer = (int)(int32_t)(uint32_t)(word[W_REST] >> 32),
+        .layer = part == FLIGHT_ATTENTION || part == FLIGHT_MLP
+                     ? (int)(int32_t)(uint32_t)(word[W_REST] >> 32)
+                     : -1,
         .part = (enum flight_part)part,
         .type = (enum flight_type)type,
         .bytes = word[W_BYTES],
@@ -216,6 +227,10 @@ bool flight_read_owner(const struct flight *f, struct flight_owner *out) {
         }
     }
     return false; /* there is none yet, or its writer stands still in the middle */
+}
+
+bool flight_has_said(const struct flight *f) {
+    return get(&f->said) != 0;
 }
 
 int flight_read(const struct flight *f, struct flight_entry out[FLIGHT_ENTRIES]) {

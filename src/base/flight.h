@@ -86,10 +86,18 @@ uint64_t flight_enter_rpc(uint64_t number, const char *op, uint64_t bytes, doubl
 uint64_t flight_enter_wait(const char *op, double now);
 void flight_leave(uint64_t entry, double now);
 
+/* The number of the last collective entered. */
+uint64_t flight_collectives(void);
+
+/* This rank has said why the run ends: what others say from then on follows from that. Any thread.
+ */
+void flight_note_said(void);
+
 /* ---- reading: anybody's record, at any time ---- */
 
 bool flight_is(const struct flight *f, uint64_t token);
 bool flight_read_owner(const struct flight *f, struct flight_owner *out);
+bool flight_has_said(const struct flight *f);
 
 /* The entries that can be had, oldest first. Returns their number. */
 int flight_read(const struct flight *f, struct flight_entry out[FLIGHT_ENTRIES]);

@@ -140,6 +140,14 @@ const struct flight *flight_of_rank(int rank) {
     return rank == own_rank ? flight_own() : p ? p->record : NULL;
 }
 
+bool flight_neighbour_has_said(void) {
+    bool said = false;
+    for (int i = 0; i < n_peer; i++) {
+        said = said || flight_has_said(peers[i].record);
+    }
+    return said;
+}
+
 char flight_process_state(int rank) {
     const struct peer *p = find_peer(rank);
     uint64_t started;

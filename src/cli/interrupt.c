@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/flight_dump.h"
 #include "base/wakeup.h"
 #include "cli/launch.h"
 #include "cli/launch_env.h"
@@ -91,6 +92,7 @@ static void *read_signals(void *set) {
             continued = clock_now();
         } else if (is_ladder(got, continued)) { /* no need to end what will be killed */
             wakeup_raise(kill_fd);
+            flight_dump("the launcher ends this rank"); /* as after another one's death */
         } else if (means_end(got) && clock_now() - first > echo_s) {
             end_process("a second signal");
         }

@@ -148,7 +148,8 @@ static void note_place(struct pool *p, int source, const struct message *m) {
     }
     struct pool_place *place = &p->places[rank];
     if (source == rank || place->seq != m->seq || !place->own_word) {
-        *place = (struct pool_place){.seq = m->seq, .own_word = source == rank};
+        *place =
+            (struct pool_place){.seq = m->seq, .heard = clock_now(), .own_word = source == rank};
         blame_from_message(&place->at, &m->place);
     }
 }

@@ -23,12 +23,13 @@ struct pool_options {
     MPI_Comm control; /* borrowed; duplicates that nobody else uses, errors return */
     MPI_Comm tensor;  /* borrowed */
     struct host_facts facts;
-    int threads;        /* of this rank */
-    double timeout_s;   /* deadline of every wait for another rank */
-    const char *device; /* "auto", "host" or "cuda"; NULL: "host" */
-    const char *isa;    /* NULL: the best that every rank has */
-    const char *dtype;  /* of activations: "auto", "f32" or "bf16"; NULL: "auto" */
-    bool no_graphs;     /* no CUDA graphs */
+    int threads;            /* of this rank */
+    double timeout_s;       /* deadline of every wait for another rank */
+    const char *device;     /* "auto", "host" or "cuda"; NULL: "host" */
+    const char *isa;        /* NULL: the best that every rank has */
+    const char *dtype;      /* of activations: "auto", "f32" or "bf16"; NULL: "auto" */
+    bool no_graphs;         /* no CUDA graphs */
+    bool check_collectives; /* see comm/check.h */
     /* Borrowed: the GPU of each local rank. NULL: local rank modulo the host's number of them. */
     const int32_t *cuda_devices;
     int n_cuda_device;

@@ -10,6 +10,7 @@
 /* Where a rank is, as it or a neighbour has told. */
 struct pool_place {
     uint64_t seq;  /* the request during which; 0: never */
+    double heard;  /* when, on the monotonic clock */
     bool own_word; /* the rank's own */
     struct blame_rank at;
 };
@@ -92,9 +93,10 @@ bool pool_ask(struct pool *p, int rank, struct message *request, struct message 
  * deadline. */
 void pool_call_off(struct pool *p, const struct error *cause);
 
-/* Where somebody waited in vain: finds the rank that all wait for, from the flight records of this
- * host and what the others tell, and puts it and its place into err. Calls the request off, so that
- * they tell. What it cannot find out leaves err as it is. Returns false. */
+/* Where somebody waited in vain, or what came was wrong: finds the rank that all wait for,
+ * from the flight records of this host and what the others tell, and puts it and its place into
+ * err. Calls the request off, so that they tell. What it cannot find out leaves err as it is.
+ * Returns false. */
 bool pool_find_culprit(struct pool *p, struct error *err);
 
 /* Where rank 0's own share failed because another rank told of its trouble: puts that rank's words

@@ -141,6 +141,7 @@ bool pool_init(struct pool *p, struct error *err) {
     snprintf(m.init.dtype, sizeof m.init.dtype, "%s", p->dtype);
     m.init.graphs = !p->options.no_graphs;
     m.init.sharers = p->sharers;
+    m.init.check = p->options.check_collectives;
     m.init.timeout_s = p->options.timeout_s;
     bool ready = pool_ask_all(p, &m, NULL, NULL, err);
     if (!ready && err->kind == ERROR_DEADLINE) {

@@ -111,20 +111,26 @@ const char *blame_entry_text(const struct flight_entry *e, char out[BLAME_ENTRY_
     return out;
 }
 
-/* "; the other 7 ranks are at #91235": those that are where most of the others are. */
-static void others_text(const struct blame_rank *ranks, int world, int culprit, uint64_t at,
-                        char *out, size_t size) {
+enum { OTHERS_SIZE = 48 };
+
+/* n of all but one rank: "the other rank", "the other 7 ranks", "6 of the other 7 ranks". */
+static const char *others_text(int n, int world, char out[OTHERS_SIZE]) {
+    if (n == world - 1 && n == 1) {
+        snprintf(out, OTHERS_SIZE, "the other rank");
+    } else if (n == world - 1) {
+        snprintf(out, OTHERS_SIZE, "the other %d ranks", n);
+    } else {
+        snprintf(out, OTHERS_SIZE, "%d of the other %d ranks", n, world - 1);
+    }
+    return out;
+}
+
+static int count_at(const struct blame_rank *ranks, int world, int but, uint64_t number) {
     int n = 0;
     for (int r = 0; r < world; r++) {
-        n += r != culprit && ranks[r].known && ranks[r].collective.number == at;
+        n += r != but && ranks[r].known && ranks[r].collective.number == number;
     }
-    if (n == world - 1 && n > 1) {
-        snprintf(out, size, "the other %d ranks are at #%" PRIu64, n, at);
-    } else if (n == world - 1) {
-        snprintf(out, size, "the other rank is at #%" PRIu64, at);
-    } else {
-        snprintf(out, size, "%d of the other %d ranks are at #%" PRIu64, n, world - 1, at);
-    }
+    return n;
 }
 
 static const char *state_text(const struct blame_rank *r) {
@@ -146,15 +152,17 @@ static uint64_t furthest(const struct blame_rank *ranks, int world) {
 
 static bool say_where(const struct blame_rank *ranks, int world, int rank, enum error_kind kind,
                       const char *what, struct error *err) {
-    char entry[BLAME_ENTRY_SIZE], others[80];
+    char entry[BLAME_ENTRY_SIZE], others[OTHERS_SIZE], last[BLAME_ENTRY_SIZE + 40];
     const struct blame_rank *r = &ranks[rank];
-    others_text(ranks, world, rank, furthest(ranks, world), others, sizeof others);
-    if (r->collective.number == 0) {
-        error_set(err, kind, "%s: %sentered no collective yet; %s", what, state_text(r), others);
-    } else {
-        error_set(err, kind, "%s: %slast entered %s %.1f s ago; %s", what, state_text(r),
-                  blame_entry_text(&r->collective, entry), r->collective_s, others);
+    uint64_t top = furthest(ranks, world);
+    int n = count_at(ranks, world, rank, top);
+    snprintf(last, sizeof last, "entered no collective yet");
+    if (r->collective.number > 0) {
+        snprintf(last, sizeof last, "last entered %s %.1f s ago",
+                 blame_entry_text(&r->collective, entry), r->collective_s);
     }
+    error_set(err, kind, "%s: %s%s; %s %s at #%" PRIu64, what, state_text(r), last,
+              others_text(n, world, others), n == 1 ? "is" : "are", top);
     err->has_rank = false;
     error_at_rank(err, rank);
     return true;
@@ -197,7 +205,7 @@ static bool find_difference_at(const struct blame_rank *ranks, int world, uint64
                                struct error *err) {
     const struct flight_entry *usual = NULL;
     int n_usual = 0;
-    char here[BLAME_ENTRY_SIZE];
+    char here[BLAME_ENTRY_SIZE], others[OTHERS_SIZE];
     for (int r = 0; r < world; r++) {
         const struct flight_entry *e = entry_of(&ranks[r], number);
         int n = e ? count_same(ranks, world, e) : 0;
@@ -210,10 +218,11 @@ static bool find_difference_at(const struct blame_rank *ranks, int world, uint64
         const struct flight_entry *e = entry_of(&ranks[r], number);
         if (e && !is_same_call(e, usual)) {
             error_set(err, ERROR_RANK_MISMATCH,
-                      "called %s of %" PRIu64 " bytes (%s) where %d of the other %d ranks called "
-                      "%s of %" PRIu64 " bytes (%s)",
-                      blame_entry_text(e, here), e->bytes, flight_type_name(e->type), n_usual,
-                      world - 1, usual->op, usual->bytes, flight_type_name(usual->type));
+                      "called %s of %" PRIu64 " bytes (%s) where %s called %s of %" PRIu64
+                      " bytes (%s)",
+                      blame_entry_text(e, here), e->bytes, flight_type_name(e->type),
+                      others_text(n_usual, world, others), usual->op, usual->bytes,
+                      flight_type_name(usual->type));
             err->has_rank = false;
             return !error_at_rank(err, r);
         }
@@ -235,7 +244,7 @@ static uint64_t first_difference(const struct blame_rank *ranks, int world, int 
     return first;
 }
 
-static bool find_difference(const struct blame_rank *ranks, int world, struct error *err) {
+bool blame_find_mismatch(const struct blame_rank *ranks, int world, struct error *err) {
     for (int r = 0; r < world; r++) {
         uint64_t number = ranks[r].entries ? first_difference(ranks, world, r) : 0;
         if (number > 0) {
@@ -309,7 +318,7 @@ static bool find_in_request(const struct blame_rank *ranks, int suspect, struct 
 
 bool blame_find(const struct blame_rank *ranks, int world, int suspect, struct error *err) {
     suspect = suspect < world ? suspect : -1;
-    return find_ended(ranks, world, err) || find_difference(ranks, world, err) ||
+    return find_ended(ranks, world, err) || blame_find_mismatch(ranks, world, err) ||
            find_behind(ranks, world, false, err) || find_stopped(ranks, world, err) ||
            find_silent(ranks, world, suspect, err) || find_behind(ranks, world, true, err) ||
            find_in_request(ranks, suspect, err);

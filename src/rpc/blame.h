@@ -40,3 +40,6 @@ const char *blame_entry_text(const struct flight_entry *e, char out[BLAME_ENTRY_
  * DEADLINE. suspect: the rank that does not answer; -1: none is known.
  * False, with err untouched, where nobody stands out. */
 bool blame_find(const struct blame_rank *ranks, int world, int suspect, struct error *err);
+
+/* Only a rank that called something else than the others, which need not be a hang. */
+bool blame_find_mismatch(const struct blame_rank *ranks, int world, struct error *err);

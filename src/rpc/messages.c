@@ -53,7 +53,7 @@ static const struct {
     [MESSAGE_INIT] = {"init",
                       SIDE_REQUEST,
                       {TEXT(init, device), TEXT(init, isa), TEXT(init, dtype), I32(init, graphs),
-                       I32(init, sharers), F64(init, timeout_s)}},
+                       I32(init, sharers), I32(init, check), F64(init, timeout_s)}},
     [MESSAGE_INIT_OK] = {"init_ok", SIDE_REPLY, {{0}}},
     [MESSAGE_SANITY] = {"sanity", SIDE_REQUEST, {{0}}},
     [MESSAGE_SANITY_RESULT] = {"sanity_result", SIDE_REPLY, {U64(sanity_result, observed_sum)}},

@@ -106,6 +106,7 @@ struct message_init {
     char dtype[8];   /* of activations: "f32" or "bf16" */
     int32_t graphs;  /* 1: capture decode steps in CUDA graphs */
     int32_t sharers; /* most ranks on one GPU */
+    int32_t check;   /* 1: compare collectives before each */
     double timeout_s;
 };
 

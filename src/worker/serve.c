@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "base/flight.h"
+#include "base/flight_dump.h"
 #include "base/log.h"
 #include "rpc/blame.h"
 
@@ -90,6 +91,7 @@ static bool read_notice(struct server *s, const struct frame *f, struct error *e
     message_to_error(&m, err);
     if (err->kind == ERROR_DEADLINE) {
         tell_places(s);
+        flight_dump(err->message);
     }
     return false;
 }
@@ -148,6 +150,9 @@ static bool serve_step(struct server *s, const struct message *request, uint64_t
     expect_verdict(s, &failure, verdict_s);
     if (failure.kind == ERROR_DEADLINE && !s->called_off) {
         tell_places(s);
+    }
+    if (failure.kind != ERROR_PROTOCOL) {
+        flight_dump(failure.message);
     }
     return send_error(s, MESSAGE_TROUBLE, &failure, err);
 }
