@@ -8,6 +8,8 @@
 #include "serve/api.h"
 #include "text/utf8.h"
 
+enum { MAX_TEXT = 2048 }; /* each byte may become a chunk of some 300 */
+
 static struct api_request request_of(unsigned bits) {
     return (struct api_request){.kind = bits & 1 ? API_COMPLETION : API_CHAT,
                                 .stream = bits & 2,
@@ -122,8 +124,8 @@ void fuzz_one(struct fuzz_input in) {
     const char *text = (const char *)in.data;
     struct buffer cut = {0}, whole = {0};
     struct sum in_pieces = {0}, in_one = {0};
-    if (utf8_valid_prefix(text, in.size) < in.size) {
-        return; /* no detokenizer gives such */
+    if (in.size > MAX_TEXT || utf8_valid_prefix(text, in.size) < in.size) {
+        return; /* no detokenizer gives what is not UTF-8 */
     }
     reply(bits, text, in.size, step, &cut);
     reply(bits & ~2u, text, in.size, in.size + 1, &whole);
