@@ -316,8 +316,8 @@ static void post_unload(struct server *s, const char *body, size_t n, struct htt
 
 static void post_shutdown(struct server *s, const char *body, size_t n, struct http_answer *out) {
     struct api_error e;
-    json_t *root = NULL;
-    if (n > 0 && !json_is_object(root = json_loadb(body, n, 0, NULL))) {
+    json_t *root = n > 0 ? json_loadb(body, n, 0, NULL) : NULL; /* json_is_object is a macro */
+    if (n > 0 && !json_is_object(root)) {
         api_refuse(&e, 400, "invalid_request_error", NULL, NULL,
                    "the body must be empty, or an object");
         refuse(out, &e);
