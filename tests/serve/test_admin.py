@@ -265,7 +265,7 @@ class Ends(unittest.TestCase):
     def test_term_while_a_request_is_read(self):
         """A body that is long to read: its client hears, too, and the server's end is as clean."""
         server = Server(np=1)
-        body = json.dumps({"prompt": [1] * 2600000}).encode()
+        body = json.dumps({"prompt": [1] * (200000 if SANITIZED else 2600000)}).encode()
         with socket.create_connection(("127.0.0.1", server.port), timeout=60) as s:
             s.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body))
             s.sendall(body)
