@@ -46,7 +46,7 @@ class Run:
         cell = self.cell
         at_start = cell.phase in HOLDS and cell.event != "truncate-reload"
         hold = f"{self.actor} {HOLDS[cell.phase]}" if at_start else None
-        words = ["--drain-timeout", "2"] if cell.event in MISERIES else []
+        words = ["--prefill-chunk", "32"]  # so that it is soon known what runs
         try:
             if cell.event in FILES:
                 words += self.make_models()
@@ -111,7 +111,7 @@ class Run:
         return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith("lockstep_" + name))
 
     def enter_prefill(self):
-        self.streams = [stream(self.job.port, n_prompt=900, tokens=100) for _ in range(STREAMS)]
+        self.streams = [stream(self.job.port, n_prompt=800, tokens=200) for _ in range(STREAMS)]
         self.job.wait_until("a running request", lambda: self.metric("num_requests_running{") >= 1)
         if any(s.events() for s in self.streams):
             raise Trouble("the prompts were read too fast")
@@ -200,10 +200,9 @@ class Run:
         self.judge_left()
 
     def judge_exit(self, event):
-        codes = self.launcher.exit_codes(event)
-        code = self.job.process.poll()
-        if code not in codes:
-            self.complain(f"exit code {code}, not {codes}")
+        code, want = self.job.process.poll(), self.launcher.exit_code(self.cell.phase, event)
+        if code != want:
+            self.complain(f"exit code {code}, not {want}")
 
     def judge_left(self):
         left = self.job.left()
@@ -289,32 +288,51 @@ class Run:
     # ---- what may be survived ----
 
     def judge_misery(self):
-        job, cell = self.job, self.cell
+        """It may go on, slowly or without what there was no memory for, or end for a reason that it gives."""
+        job = self.job
         patience = time.monotonic() + TIMEOUT + 2
         while time.monotonic() < patience and job.process.poll() is None:
             time.sleep(0.05)
-        if job.process.poll() is None:
-            self.judge_survivor()
-            return
-        self.wait_end(TIMEOUT + 2 + DEATH_S)
+        try:
+            if job.process.poll() is None:
+                self.judge_survivor()
+        except Trouble:
+            if job.process.poll() is None:
+                raise
+        if job.process.poll() != 0:
+            self.complaints.clear()
+            self.judge_end_in_misery()
+
+    def judge_end_in_misery(self):
+        job, rank = self.job, self.cell.rank
+        self.wait_end(2 * TIMEOUT + 30)
         blame = job.blame()
-        if len(blame) != 1 or blame[0][0] != cell.rank:
-            self.complain(f"{len(blame)} lines of blame, the first of rank {blame[0][0] if blame else None}")
-        if job.process.poll() == 0:
-            self.complain("exit code 0")
+        if len(blame) != 1:
+            self.complain(f"{len(blame)} lines of blame")
+        if self.cell.phase == "start-up":
+            return  # the end is MPI's, and nobody knows more than that it is in MPI_Init
+        if [b[0] for b in blame] != [rank]:
+            self.complain(f"blame names ranks {[b[0] for b in blame]}")
+        for _, _, kind, _ in blame:
+            if kind not in (["no_memory"] if self.cell.event == "no_memory" else self.kinds("stop")):
+                self.complain(f"blame is of kind {kind}")
+        status, code = job.status() or {}, job.process.poll()
+        if (status.get("rank"), status.get("exit_code")) != (rank, code):
+            self.complain(f"exit code {code}; the status file says {status}")
         self.judge_left()
 
     def judge_survivor(self):
         """It serves on, and ends as it would have without."""
         job = self.job
         job.order(self.actor, "mend")
+        for s in [*self.streams, *filter(None, [self.queued])]:
+            s.hang_up()
         if self.cell.phase in HOLDS:
             self.wait_ready()
-        reply = None
         if self.cell.phase not in ("drain", "unload"):
-            reply = ask(job.port, "POST", "/v1/completions", {"prompt": "And", "max_tokens": 2}, seconds=30)
-        if reply and reply.status != 200:
-            self.complain(f"survived, and answers {reply.status}: {reply.body}")
+            reply = ask(job.port, "POST", "/v1/completions", {"prompt": "And", "max_tokens": 2}, seconds=40)
+            if reply.status != 200:
+                self.complain(f"survived, and answers {reply.status} {reply.trouble or ''}: {reply.body}")
         if self.cell.phase != "drain":
             os.kill(job.pid(0), signal.SIGTERM)
         self.fired = time.monotonic()

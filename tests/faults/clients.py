@@ -2,7 +2,6 @@
 import json
 import socket
 import threading
-import time
 
 PROMPT = "And it came to pass"
 
@@ -32,18 +31,23 @@ class Client(threading.Thread):
     def __init__(self, port, method, path, body=None, seconds=60):
         super().__init__(daemon=True)
         self.port, self.request, self.seconds = port, request(method, path, body), seconds
-        self.raw, self.trouble, self.ended = b"", None, None
+        self.raw, self.trouble, self.socket = b"", None, None
         self.start()
 
     def run(self):
         try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=self.seconds) as s:
-                s.sendall(self.request)
-                while data := s.recv(65536):
+            with socket.create_connection(("127.0.0.1", self.port), timeout=self.seconds) as self.socket:
+                self.socket.sendall(self.request)
+                while data := self.socket.recv(65536):
                     self.raw += data
         except OSError as e:
             self.trouble = e
-        self.ended = time.monotonic()
+
+    def hang_up(self):
+        try:
+            self.socket.shutdown(socket.SHUT_RDWR)
+        except (OSError, AttributeError):
+            pass  # it is over, or has not begun
 
     @property
     def status(self):
@@ -101,14 +105,13 @@ class Prober(threading.Thread):
         super().__init__(daemon=True)
         self.port, self.over = port, threading.Event()
         self.failed = self.refused = None  # the replies
-        self.failed_at = None
         self.start()
 
     def run(self):
         while not self.over.is_set():
             health = ask(self.port, "GET", "/health", seconds=2)
             if self.failed is None and '"failed"' in health.body:
-                self.failed, self.failed_at = health, time.monotonic()
+                self.failed = health
                 self.refused = whole(self.port, seconds=2)
                 self.refused.join()
             self.over.wait(0.03)

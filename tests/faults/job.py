@@ -38,9 +38,11 @@ class Mpirun:
     def host(self, rank):
         return socket.gethostname()
 
-    def exit_codes(self, event):
-        return {"kill": [137], "segv": [139], "abort": [134], "exit0": [1], "exit3": [3], "mpi_abort": [7],
-                "stop": [4], "stuck": [4]}[event]
+    def exit_code(self, phase, event):
+        if (phase, event) == ("start-up", "mpi_abort"):
+            return 1  # which before MPI_Init is Open MPI's own
+        return {"kill": 137, "segv": 139, "abort": 134, "exit0": 1, "exit3": 3, "mpi_abort": 7,
+                "stop": 4, "stuck": 4}[event]
 
 
 def processes_with(mark):

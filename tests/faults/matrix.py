@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """Breaks `lockstep serve` at every rank in every phase, and holds what then happens to the promise.
 
-    matrix.py LOCKSTEP MPIRUN INJECT [quick | full | PHASE,EVENT,RANK,LAUNCHER...]
+    matrix.py LOCKSTEP MPIRUN INJECT [quick | crossed | sample | full | PHASE,EVENT,RANK,LAUNCHER ...]
 
-A cell's words may be "*". Prints a table and, for cells that fail, what was promised and not kept.
+A cell's words may be "*"; full is crossed and sample. Prints a table and, for cells that fail, what was promised and not kept.
 """
 import itertools
 import os
 import sys
 import time
+from collections import Counter
 
 from cell import DEATHS, FILES, HANGS, MISERIES, NOBODY, PHASES, SIGNALS, Cell, Run
 from job import WORLD, Mpirun
@@ -28,13 +29,14 @@ def pairs_of(cell):
 
 def sample(cells, covered):
     """Of these a few that hold every pair of two cells' values that any of them does; always the same."""
-    wanted = set().union(*map(pairs_of, cells)) - set().union(*map(pairs_of, covered), set())
-    chosen = []
-    while wanted:
-        best = max(cells, key=lambda c: len(pairs_of(c) & wanted))
+    wanted = set().union(*map(pairs_of, cells)) - set().union(*map(pairs_of, covered))
+    chosen, uses = [], Counter()
+    while wanted:  # among equals the rank that had the least to suffer
+        best = max(cells, key=lambda c: (len(pairs_of(c) & wanted), -uses[c.rank]))
         chosen.append(best)
+        uses[best.rank] += 1
         wanted -= pairs_of(best)
-    return chosen
+    return sorted(chosen, key=cells.index)
 
 
 def every(events, launchers):
@@ -48,15 +50,18 @@ def quick():
             for i, phase in enumerate(PHASES) for j, event in enumerate(CROSSED)]
 
 
-def full(launchers):
+def select(word, launchers):
     crossed = every(CROSSED, ["mpirun"])
-    return crossed + sample(every(EVENTS, launchers), crossed)
-
-
-def named(text, launchers):
-    words = text.split(",")
+    if word == "quick":
+        return quick()
+    if word == "crossed":
+        return crossed
+    if word == "sample":
+        return sample(every(EVENTS, launchers), crossed)
+    if word == "full":
+        return crossed + select("sample", launchers)
     return [c for c in every(EVENTS, launchers)
-            if all(w in ("*", str(v)) for w, v in zip(words, c, strict=True))]
+            if all(w in ("*", str(v)) for w, v in zip(word.split(","), c, strict=True))]
 
 
 def row(run):
@@ -78,17 +83,14 @@ def print_row(words):
 def print_failure(run):
     for text in run.complaints:
         print("    ! " + text.replace("\n", "\n      "))
-    lines = [l for l in run.log.splitlines() if l.startswith("lockstep: ")]
-    for line in lines:
+    lines = [l for l in run.log.splitlines() if l.startswith("lockstep")]
+    for line in lines or run.log.splitlines()[-20:]:
         print("    | " + line, flush=True)
 
 
 def main(lockstep, mpirun, inject, *what):
     launchers = {"mpirun": Mpirun(mpirun)}
-    what = what or ("quick",)
-    cells = []
-    for word in what:
-        cells += quick() if word == "quick" else full(list(launchers)) if word == "full" else named(word, launchers)
+    cells = [cell for word in what or ("quick",) for cell in select(word, list(launchers))]
     start, failed = time.monotonic(), 0
     print_row(HEAD)
     for cell in cells:
