@@ -1,5 +1,5 @@
 """One cell of the matrix: a run is brought into a phase, something happens to one rank, and what the
-server promises for that is held against what was seen. See "When something breaks" in docs/server.md."""
+server promises for that is held against what was seen."""
 import os
 import shutil
 import signal
@@ -293,6 +293,9 @@ class Run:
         patience = time.monotonic() + TIMEOUT + 2
         while time.monotonic() < patience and job.process.poll() is None:
             time.sleep(0.05)
+        if self.cell.phase == "drain" and job.process.poll() == 0:
+            self.judge_left()  # that was all it had to do
+            return
         try:
             if job.process.poll() is None:
                 self.judge_survivor()
@@ -302,6 +305,8 @@ class Run:
         if job.process.poll() != 0:
             self.complaints.clear()
             self.judge_end_in_misery()
+        elif self.seconds is None:
+            self.complain("ended by itself, with exit code 0")
 
     def judge_end_in_misery(self):
         job, rank = self.job, self.cell.rank
