@@ -15,6 +15,8 @@
 #include "base/wakeup.h"
 #include "cli/launch.h"
 #include "cli/launch_env.h"
+#include "cli/status.h"
+#include "cli/vigil.h"
 #include "rpc/watchdog.h"
 
 enum { GRACE_S = 5 };
@@ -63,7 +65,7 @@ static void end_process(const char *why) {
     char line[400];
     int n = snprintf(line, sizeof line, "lockstep: %s: %s: %s\n", who,
                      error_kind_name(ERROR_INTERRUPTED), why);
-    if (write(STDERR_FILENO, line, (size_t)n) < 0) {
+    if (status_claim() && write(STDERR_FILENO, line, (size_t)n) < 0) {
         /* nowhere left to complain */
     }
     _exit(error_exit_code(ERROR_INTERRUPTED));
@@ -76,7 +78,9 @@ static bool means_end(int signal_number) {
 
 /* Whether a signal is the middle of mpirun's three; continued: when the last SIGCONT came. */
 static bool is_ladder(int signal_number, double continued) {
-    return signal_number == SIGTERM && clock_now() - continued < ladder_s &&
+    sigset_t pending; /* where both have come, the other has the larger number */
+    bool both = sigpending(&pending) == 0 && sigismember(&pending, SIGCONT) == 1;
+    return signal_number == SIGTERM && (both || clock_now() - continued < ladder_s) &&
            launch_env_read().launcher == LAUNCHER_MPIRUN;
 }
 
@@ -92,6 +96,7 @@ static int next_signal(const sigset_t *set, double seconds) {
 }
 
 static void *read_signals(void *set) {
+    bool told = false;
     double first = (double)INFINITY, continued = -(double)INFINITY;
     for (;;) {
         double end = first + atomic_load(&grace_s);
@@ -103,10 +108,19 @@ static void *read_signals(void *set) {
             if (launch_env_read().launcher == LAUNCHER_MPIRUN) {
                 watchdog_postpone(ladder_s); /* who ends the job has spoken */
             }
+            if (launch_env_read().launcher == LAUNCHER_MPIRUN && !told) {
+                vigil_look_at_siblings();
+            }
+        } else if (got == SIGUSR2) { /* from another rank: see vigil.c */
+            told = true;
+            watchdog_postpone(ladder_s);
         } else if (is_ladder(got, continued)) { /* no need to end what will be killed */
             atomic_store(&killed_at, clock_now());
             interrupt_raise_kill();
             flight_dump("the launcher ends this rank"); /* as after another one's death */
+            if (!told) {
+                vigil_say_ended();
+            }
         } else if (means_end(got) && clock_now() - first > echo_s) {
             end_process("a second signal");
         }

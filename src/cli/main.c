@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/build_id.h"
+#include "base/clock.h"
 #include "base/flight_peers.h"
 #include "cli/command.h"
 #include "cli/launch.h"
@@ -107,6 +108,9 @@ static int end_of_output(void) {
     return error_exit_code(err.kind);
 }
 
+/* For a rank that speaks before this one: one line is enough. */
+static const double others_first_s = 0.3;
+
 static int run_command(const struct command *command, int argc, char **argv) {
     struct error err = {0};
     status_set_command(command->name);
@@ -119,6 +123,9 @@ static int run_command(const struct command *command, int argc, char **argv) {
         for (;;) { /* the vigil tells of it, and ends this process in a moment */
             pause();
         }
+    }
+    if (!ok && launch_is_up() && !vigil_is_speaker()) {
+        clock_sleep(others_first_s);
     }
     if (!ok && speaks && !flight_neighbour_has_said()) {
         status_print_error(&err);

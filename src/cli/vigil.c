@@ -1,29 +1,38 @@
 #include "cli/vigil.h"
 
+#include <dirent.h>
+#include <fcntl.h>
 #include <math.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/flight_dump.h"
 #include "base/flight_peers.h"
 #include "cli/interrupt.h"
+#include "cli/launch_env.h"
 #include "cli/status.h"
 #include "rpc/blame.h"
+#include "rpc/watchdog.h"
 
-enum { LOOK_MS = 1000 };
-static const double last_words_s = 1; /* for what the server's clients are told to reach them */
-static const double killing_s = 0.5;  /* after its SIGTERM mpirun kills rank by rank */
+enum { LOOK_MS = 500 };
+static const double last_words_s = 1;  /* for what the server's clients are told to reach them */
+static const double own_words_s = 0.7; /* for a command to say that it was interrupted */
+static const double killing_s = 0.5;   /* after its SIGTERM mpirun kills rank by rank */
 
 static struct {
     int rank, world;
     double timeout_s;
     struct pollfd *watched; /* owns [world]: fd -1 where there is nothing to watch */
     double *stopped_s;      /* owns [world]: for how long each has been seen stopped */
+    atomic_bool begun;      /* the ranks know each other */
     pthread_mutex_t lock;
     struct error lost; /* under the lock; kind NONE: nobody is */
 } vigil = {.lock = PTHREAD_MUTEX_INITIALIZER};
@@ -35,8 +44,82 @@ bool vigil_lost(struct error *out) {
     return out->kind != ERROR_NONE;
 }
 
+/* ---- the launcher's children on this host ---- */
+
+/* A file of another process in /proc, with a NUL behind; returns its length, 0 where it cannot be
+ * read. Nothing here allocates: the main thread may be stuck wherever it is. */
+static size_t read_process(int pid, const char *name, char *out, size_t size) {
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/%s", pid, name);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : read(fd, out, size - 1);
+    if (fd >= 0) {
+        close(fd);
+    }
+    out[n > 0 ? n : 0] = 0;
+    return n > 0 ? (size_t)n : 0;
+}
+
+/* The rank that the environment of a process gives it; -1: none, as of one that has ended. */
+static int rank_of_process(int pid) {
+    static const char name[] = "OMPI_COMM_WORLD_RANK=";
+    static char text[128 << 10];
+    size_t n = read_process(pid, "environ", text, sizeof text);
+    for (const char *at = text; at < text + n; at += strlen(at) + 1) {
+        if (strncmp(at, name, sizeof name - 1) == 0) {
+            return atoi(at + sizeof name - 1);
+        }
+    }
+    return -1;
+}
+
+static int parent_of_process(int pid) {
+    char text[512];
+    int parent = -1;
+    read_process(pid, "stat", text, sizeof text);
+    const char *at = strrchr(text, ')');
+    return at && sscanf(at + 1, " %*c %d", &parent) == 1 ? parent : -1;
+}
+
+/* pids [world]: of the launcher's children, by rank, 0 where there is none. Returns how many. */
+static int find_siblings(int *pids, int world) {
+    static char entries[32 << 10];
+    int n = 0, dir = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    for (long got; dir >= 0 && (got = syscall(SYS_getdents64, dir, entries, sizeof entries)) > 0;) {
+        for (long at = 0; at < got;) {
+            struct dirent64 *e = (struct dirent64 *)(entries + at);
+            int pid = atoi(e->d_name);
+            int rank = pid > 0 && parent_of_process(pid) == getppid() ? rank_of_process(pid) : -1;
+            if (rank >= 0 && rank < world && !pids[rank]) {
+                pids[rank] = pid;
+                n++;
+            }
+            at += e->d_reclen;
+        }
+    }
+    if (dir >= 0) {
+        close(dir);
+    }
+    return n;
+}
+
+enum { MOST_SIBLINGS = 1024 }; /* beyond that nobody looks */
+
+/* All is said: this signal tells the others to leave it at that. */
+static void tell_siblings(void) {
+    static int pids[MOST_SIBLINGS];
+    find_siblings(pids, MOST_SIBLINGS);
+    for (int r = 0; r < MOST_SIBLINGS; r++) {
+        if (pids[r] && pids[r] != getpid()) {
+            kill(pids[r], SIGUSR2);
+        }
+    }
+}
+
+/* ---- the end ---- */
+
 /* The lowest rank of this host that can still speak does. */
-static bool is_speaker(void) {
+bool vigil_is_speaker(void) {
     for (int r = 0; r < vigil.rank; r++) {
         char state = flight_process_state(r);
         if (state && !strchr("TtZX", state)) {
@@ -76,13 +159,15 @@ static void end(int rank) {
     pthread_mutex_lock(&vigil.lock);
     vigil.lost = err;
     pthread_mutex_unlock(&vigil.lock);
-    flight_dump(err.message);
     interrupt_raise_kill();
-    if (is_speaker() && !flight_neighbour_has_said() && status_claim()) {
+    if (vigil_is_speaker() && !flight_neighbour_has_said() && status_claim()) {
         flight_note_said();
         status_print_error(&err);
         status_write_file(&err);
+        tell_siblings();
     }
+    watchdog_postpone(2 * last_words_s);
+    flight_dump(err.message);
     clock_sleep(last_words_s);
     _exit(error_exit_code(err.kind));
 }
@@ -102,7 +187,7 @@ static void look_at_stopped(double passed_s) {
     for (int r = 0; r < vigil.world; r++) {
         bool stopped = vigil.watched[r].fd >= 0 && flight_process_state(r) == 'T';
         vigil.stopped_s[r] = stopped ? vigil.stopped_s[r] + passed_s : 0;
-        if (vigil.stopped_s[r] > vigil.timeout_s + 2 && is_speaker()) {
+        if (vigil.stopped_s[r] >= vigil.timeout_s && vigil_is_speaker()) {
             end(r);
         }
     }
@@ -127,6 +212,56 @@ static void *watch(void *unused) {
     return NULL;
 }
 
+/* ---- before the ranks know each other ---- */
+
+static void say(const struct error *err) {
+    char host[128] = "";
+    gethostname(host, sizeof host - 1);
+    if (status_claim()) {
+        status_set_place(err->rank, host, "host");
+        flight_note_said();
+        status_print_error(err);
+        status_write_file(err);
+    }
+}
+
+void vigil_look_at_siblings(void) {
+    static int pids[MOST_SIBLINGS];
+    struct launch_env env = launch_env_read();
+    bool all_here = launch_env_local_size() == env.size && env.size <= MOST_SIBLINGS;
+    int lost = -1, first = env.size;
+    if (atomic_load(&vigil.begun) || !all_here || find_siblings(pids, env.size) == env.size) {
+        return;
+    }
+    for (int r = env.size - 1; r >= 0; r--) {
+        lost = pids[r] ? lost : r;
+        first = pids[r] ? r : first;
+    }
+    if (first == env.rank) {
+        struct error err;
+        error_set(&err, ERROR_RANK_LOST, "its process has ended in MPI_Init");
+        error_at_rank(&err, lost);
+        say(&err);
+    }
+    clock_sleep(0.1); /* so that the speaker's line is out */
+    _exit(error_exit_code(ERROR_RANK_LOST));
+}
+
+void vigil_say_ended(void) {
+    struct launch_env env = launch_env_read();
+    struct error err;
+    clock_sleep(own_words_s);
+    if (env.rank == 0 && launch_env_local_size() == env.size && !flight_neighbour_has_said()) {
+        error_set(&err, ERROR_INTERRUPTED, "the launcher is ending the job");
+        error_at_rank(&err, 0);
+        say(&err);
+    }
+}
+
+void vigil_begin(void) {
+    watchdog_on_end(tell_siblings);
+}
+
 bool vigil_start(int rank, int world, double timeout_s, struct error *err) {
     pthread_t thread;
     vigil.rank = rank;
@@ -137,6 +272,7 @@ bool vigil_start(int rank, int world, double timeout_s, struct error *err) {
     if (!vigil.watched || !vigil.stopped_s) {
         return error_set(err, ERROR_MEMORY, "cannot watch over %d ranks", world);
     }
+    atomic_store(&vigil.begun, true);
     int n = 0;
     for (int r = 0; r < world; r++) {
         vigil.watched[r] = (struct pollfd){.fd = flight_watch(r), .events = POLLIN};

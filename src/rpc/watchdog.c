@@ -14,11 +14,12 @@
 
 enum { DUMP_LIMIT_S = 2 };
 
-static const double overslept_s = 1, grace_s = 3;
+static const double overslept_s = 0.5, grace_s = 3, say_s = 0.1;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed;
 static bool running;
+static void (*on_end)(void);
 static char who[160] = "";
 static char last_words[1000] = "";
 static int last_code;
@@ -41,7 +42,19 @@ static void end_process(void) {
     alarm(DUMP_LIMIT_S); /* the file system may be what is stuck */
     line[n > 0 ? n - 1 : 0] = 0;
     flight_dump(line);
+    if (on_end) {
+        on_end();
+    }
     _exit(code);
+}
+
+/* Under the lock. Lets the thread of signals have its say first: a process that was stopped until
+ * just now has them waiting. */
+static bool is_final(void) {
+    pthread_mutex_unlock(&lock);
+    clock_sleep(say_s);
+    pthread_mutex_lock(&lock);
+    return phase && clock_now() >= phase_deadline;
 }
 
 static void *watch(void *unused) {
@@ -57,7 +70,7 @@ static void *watch(void *unused) {
         if (late >
             overslept_s) { /* this process was stopped, and may have been let go to be ended */
             phase_deadline += late + grace_s;
-        } else if (late >= 0) {
+        } else if (late >= 0 && is_final()) {
             end_process();
         }
         next_look = phase_deadline;
@@ -109,6 +122,10 @@ static void set_phase(const char *name, double seconds) {
         pthread_cond_signal(&changed);
     }
     pthread_mutex_unlock(&lock);
+}
+
+void watchdog_on_end(void (*hook)(void)) {
+    on_end = hook;
 }
 
 void watchdog_postpone(double seconds) {

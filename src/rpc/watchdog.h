@@ -22,6 +22,9 @@ void watchdog_clear(void);
 /* The phase that there is, if any, gets so many seconds more. */
 void watchdog_postpone(double seconds);
 
+/* Called before the thread ends the process, on it. It may do what the thread may. */
+void watchdog_on_end(void (*hook)(void));
+
 /* While set, a phase that takes too long ends the process with this line (whole, with its newline)
  * and exit code in place of its own: the process is at its end for a reason that is known, and what
  * is stuck is only the cleaning up. NULL: no more. */
