@@ -7,14 +7,15 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/flight_dump.h"
+#include "base/wakeup.h"
 #include "cli/launch.h"
 #include "cli/launch_env.h"
+#include "rpc/watchdog.h"
 
 enum { GRACE_S = 5 };
 static atomic_int grace_s = GRACE_S;
@@ -26,6 +27,7 @@ static const double echo_s = 0.5;
 static const double ladder_s = 5;
 
 static atomic_bool interrupted, usr1_ends;
+static _Atomic double killed_at = (double)INFINITY;
 static int interrupt_fd = -1, kill_fd = -1;
 static char who[200];
 
@@ -39,6 +41,14 @@ int launch_interrupt_fd(void) {
 
 int launch_kill_fd(void) {
     return kill_fd;
+}
+
+void interrupt_raise_kill(void) {
+    wakeup_raise(kill_fd);
+}
+
+double interrupt_killed_at(void) {
+    return atomic_load(&killed_at);
 }
 
 void launch_usr1_ends(void) {
@@ -62,13 +72,6 @@ static void end_process(const char *why) {
 static bool means_end(int signal_number) {
     return signal_number == SIGTERM || signal_number == SIGINT || signal_number == SIGHUP ||
            (signal_number == SIGUSR1 && atomic_load(&usr1_ends));
-}
-
-static void raise_fd(int fd) {
-    uint64_t one = 1;
-    if (write(fd, &one, sizeof one) < 0) {
-        /* it is raised already */
-    }
 }
 
 /* Whether a signal is the middle of mpirun's three; continued: when the last SIGCONT came. */
@@ -97,8 +100,12 @@ static void *read_signals(void *set) {
             end_process("did not come to an end in time after a signal");
         } else if (got == SIGCONT) {
             continued = clock_now();
+            if (launch_env_read().launcher == LAUNCHER_MPIRUN) {
+                watchdog_postpone(ladder_s); /* who ends the job has spoken */
+            }
         } else if (is_ladder(got, continued)) { /* no need to end what will be killed */
-            raise_fd(kill_fd);
+            atomic_store(&killed_at, clock_now());
+            interrupt_raise_kill();
             flight_dump("the launcher ends this rank"); /* as after another one's death */
         } else if (means_end(got) && clock_now() - first > echo_s) {
             end_process("a second signal");
@@ -106,7 +113,7 @@ static void *read_signals(void *set) {
         if (means_end(got) && !launch_interrupted()) {
             first = clock_now();
             atomic_store(&interrupted, true);
-            raise_fd(interrupt_fd);
+            wakeup_raise(interrupt_fd);
         }
     }
     return NULL;
@@ -123,10 +130,8 @@ bool interrupt_start(const char *name, struct error *err) {
     sigaddset(&set, SIGUSR1);
     sigaddset(&set, SIGUSR2);
     sigaddset(&set, SIGCONT);
-    interrupt_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    kill_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (interrupt_fd < 0 || kill_fd < 0) {
-        return error_set(err, ERROR_INTERNAL, "eventfd: %s", strerror(errno));
+    if (!wakeup_open(&interrupt_fd, err) || !wakeup_open(&kill_fd, err)) {
+        return false;
     }
     signal(SIGPIPE, SIG_IGN);
     pthread_sigmask(SIG_BLOCK, &set, NULL);

@@ -216,6 +216,7 @@ static bool parse_header(const struct st_file *file, const char *text, size_t n,
     json_t *root = NULL;
     struct json_fields f;
     int first = list->n;
+    struct st_tensor *added = NULL;
     const char *name;
     json_t *value;
     char place[4200];
@@ -240,7 +241,10 @@ static bool parse_header(const struct st_file *file, const char *text, size_t n,
             goto out;
         }
     }
-    ok = place_tensors(file, list->items + first, list->n - first, LENGTH_BYTES + (uint64_t)n, err);
+    if (list->n > first) {
+        added = list->items + first;
+    }
+    ok = place_tensors(file, added, list->n - first, LENGTH_BYTES + (uint64_t)n, err);
 out:
     json_decref(root);
     return ok;

@@ -114,6 +114,10 @@ const char *pool_device_note(const struct pool *p) {
     return p->device_note;
 }
 
+double pool_send_seconds(const struct pool *p) {
+    return p->send_seconds;
+}
+
 struct comm *pool_comm(struct pool *p) {
     return worker_comm(p->worker);
 }
@@ -370,6 +374,7 @@ bool pool_ask_all(struct pool *p, struct message *request, pool_reply *on_reply,
     struct error first = {0}, e = {0};
     struct message reply;
     enum message_type expect = request->type + 1;
+    bool called_off = false;
     p->trouble.kind = ERROR_NONE;
     if (!pool_send(p, request, -1, err)) {
         return false;
@@ -379,6 +384,7 @@ bool pool_ask_all(struct pool *p, struct message *request, pool_reply *on_reply,
         pool_keep_error(&first, &e);
         if (pool_is_broken(p) || request->type == MESSAGE_LOAD) { /* which the others are in */
             pool_call_off(p, &e);
+            called_off = true;
         }
     }
     double deadline = clock_now() + patience(p, p->options.timeout_s);
@@ -387,6 +393,10 @@ bool pool_ask_all(struct pool *p, struct message *request, pool_reply *on_reply,
             (on_reply && !on_reply(user, r, &reply, &e))) {
             error_at_rank(&e, r);
             pool_keep_error(&first, &e);
+            if (request->type == MESSAGE_LOAD && !called_off) { /* the rest would read on in vain */
+                pool_call_off(p, &e);
+                called_off = true;
+            }
         }
     }
     if (first.kind != ERROR_NONE) {

@@ -124,6 +124,8 @@ const char *pool_device(const struct pool *p);
 const char *pool_dtype(const struct pool *p);
 /* After pool_init: why "auto" does not use the ranks' GPUs; "" where there is nothing to say. */
 const char *pool_device_note(const struct pool *p);
+/* Seconds spent in sending steps to the ranks, so far. */
+double pool_send_seconds(const struct pool *p);
 /* Rank 0's own communicator; NULL before pool_init. Borrowed. */
 struct comm *pool_comm(struct pool *p);
 

@@ -38,6 +38,7 @@ struct pool {
     struct pool_load_state *loads;         /* owns [world] */
     struct pool_place *places;             /* owns [world] */
     const struct model_progress *progress; /* while loading; may be NULL */
+    double send_seconds;                   /* of steps to the ranks, so far */
     uint64_t seq;                          /* of the last request */
     uint64_t entry;                        /* its own in the flight record */
     uint64_t settled;     /* troubles of requests up to this one have been reported */

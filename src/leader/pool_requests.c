@@ -402,7 +402,10 @@ bool pool_step(struct pool *p, const struct step *step, struct step_result *resu
     m.type = MESSAGE_STEP;
     m.step = *step;
     p->trouble.kind = ERROR_NONE;
-    if (!pool_send(p, &m, -1, err)) {
+    double start = clock_now();
+    bool sent = pool_send(p, &m, -1, err);
+    p->send_seconds += clock_now() - start;
+    if (!sent) {
         return false;
     }
     if (worker_step(p->worker, step, results, err)) {

@@ -20,11 +20,17 @@ struct api_error {
     const char *code; /* static; NULL: null */
     char param[80];   /* the field, "messages[1].content"; "": null */
     char message[400];
+    bool has_rank; /* it happened on a rank: told too, with the host where that is known */
+    int rank;
+    char host[128];
 };
 
 /* False, so that `return api_refuse(...)` reads well. param NULL: none. */
 bool api_refuse(struct api_error *e, int status, const char *type, const char *code,
                 const char *param, const char *fmt, ...) __attribute__((format(printf, 6, 7)));
+
+/* 503: there is no memory for it now. */
+bool api_refuse_memory(struct api_error *e);
 
 /* What a request is read against; borrowed, shared by all. */
 struct api_model {

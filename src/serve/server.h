@@ -22,8 +22,10 @@ struct server_options {
     bool (*interrupted)(void);                 /* drain now? */
     int interrupt_fd;                          /* readable with it */
     int kill_fd; /* readable when less than a second is left; see launch_kill_fd */
+    bool (*lost)(struct error *which); /* is that because of a rank? NULL: nobody knows */
 };
 
-/* Until it is interrupted, and drained; then true. All strings: borrowed. Errors: IO (port),
- * those of the pool's start, of engine_open and of a step. */
+/* Until it is interrupted, and drained; then true. After a failure HTTP stays up for as long as the
+ * process, and answers with the reason. All strings: borrowed. Errors: IO (port), those of the
+ * pool's start, of engine_open and of a step. */
 bool server_run(const struct server_options *options, struct pool *pool, struct error *err);

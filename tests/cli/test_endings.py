@@ -179,6 +179,20 @@ class TestStreams(unittest.TestCase):
             self.assertEqual((status["exit_code"], status["kind"]), (130, "interrupted"))
             self.assertIn("interrupted while loading", status["message"])
 
+    def test_an_end_while_only_others_load(self):
+        """Rank 0 has its share, and calls off the other, who would read for 15 seconds more."""
+        slow = ["-x", f"LD_PRELOAD={SLOW_READ}", "-x", "SLOW_READ_MS=8"]
+        command = [LOCKSTEP, "generate", "--prompt", "In the", "--threads", "1"]
+        p = subprocess.Popen([MPIEXEC, "-n", "1", *command, ":", "-n", "1", *slow, *command],
+                             env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        time.sleep(2)
+        start = time.monotonic()
+        os.kill(ranks_of(p.pid)[0], signal.SIGTERM)
+        _, err = p.communicate(timeout=30)
+        self.assertLess(time.monotonic() - start, 8, err)
+        self.assertIn("interrupted while loading", err)
+        self.assertEqual(p.returncode, 130)
+
     def test_ctrl_c_while_reading_the_prompt(self):
         p = subprocess.Popen([LOCKSTEP, "generate", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                              stderr=subprocess.PIPE, env=ENV)

@@ -48,6 +48,7 @@ class TestShell(unittest.TestCase):
         for words, part in (
             (["scripts/packages"], "build, test"),
             (["scripts/packages", "tset"], "'tset'"),
+            (["scripts/fuzz", "5", "safetensor"], "'safetensor' (chat config"),
             (["scripts/fetch-smollm2"], "usage"),
             (["scripts/fetch-smollm2", "--help"], "usage"),
             (["scripts/fetch-smollm2", "models/kjv-qwen3-3m"], "holds a model already"),
