@@ -137,11 +137,17 @@ static void to_blame(const struct dump *d, struct blame_rank *out) {
     out->rpc_s = seconds_before(d, &out->rpc);
 }
 
-/* The one that is in a request while no other is. */
+static bool waits_for_gpu(const struct blame_rank *r) {
+    const struct flight_entry *last = r->n_entry > 0 ? &r->entries[r->n_entry - 1] : NULL;
+    return r->known && last && last->kind == FLIGHT_WAIT && last->leave_ns == 0;
+}
+
+/* The one that is in a request, for no reason of others', while no other is. */
 static int find_suspect(const struct blame_rank *ranks, int world) {
     int suspect = -1, n = 0;
     for (int r = 0; r < world; r++) {
-        if (ranks[r].known && ranks[r].rpc.number > 0 && ranks[r].rpc.leave_ns == 0) {
+        const struct blame_rank *k = &ranks[r];
+        if (k->known && k->rpc.number > 0 && k->rpc.leave_ns == 0 && !waits_for_gpu(k)) {
             n++;
             suspect = r > 0 || suspect < 0 ? r : suspect;
         }
@@ -149,11 +155,21 @@ static int find_suspect(const struct blame_rank *ranks, int world) {
     return n == 1 || (n == 2 && suspect > 0) ? suspect : -1; /* rank 0 waits for it */
 }
 
-static void say(const struct dump_set *s, struct verdict *v) {
+static void say_nobody(const struct blame_rank *ranks, int world, struct verdict *v) {
+    int n_wait = 0, n_known = 0;
+    for (int r = 0; r < world; r++) {
+        n_known += ranks[r].known;
+        n_wait += waits_for_gpu(&ranks[r]);
+    }
+    snprintf(v->text, sizeof v->text, "No rank stands out: none is behind%s.",
+             n_wait == n_known ? ", and each waits for its GPU"
+                               : ", and none called something else");
+}
+
+static void say(const struct dump_set *s, const struct blame_rank *ranks, struct verdict *v) {
     char who[120] = "";
     if (!v->found) {
-        snprintf(v->text, sizeof v->text,
-                 "No rank stands out: none is behind, and none called something else.");
+        say_nobody(ranks, s->world, v);
         return;
     }
     const struct dump *d = &s->dumps[v->err.rank];
@@ -175,7 +191,7 @@ static bool judge(const struct dump_set *s, struct blame_rank *ranks, struct ver
     }
     v->found = blame_find(ranks, s->world, find_suspect(ranks, s->world), &v->err);
     find_slow(s, v);
-    say(s, v);
+    say(s, ranks, v);
     return true;
 }
 

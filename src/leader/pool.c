@@ -210,6 +210,7 @@ static bool flush(struct pool *p, double timeout_s, struct error *err) {
 
 bool pool_send(struct pool *p, struct message *request, int rank, struct error *err) {
     request->seq = ++p->seq;
+    p->mute = -1;
     buffer_clear(&p->frame);
     bool alone = p->world == 1 && !p->trace;
     if (!alone &&
@@ -272,6 +273,7 @@ bool pool_collect(struct pool *p, int rank, enum message_type expect, double tim
         if (!transport_receive(p->t, rank, SIDE_REPLY, timeout_s, &f, err)) {
             if (err->kind == ERROR_DEADLINE && !err->has_rank) {
                 error_set(err, ERROR_DEADLINE, "%s: no reply in time (--timeout)", what);
+                p->mute = p->mute < 0 ? rank : p->mute;
             }
             return error_at_rank(err, rank);
         }
@@ -356,6 +358,7 @@ static bool collect_patiently(struct pool *p, int rank, enum message_type expect
                               struct message *reply, struct error *err) {
     for (;;) {
         if (pool_collect(p, rank, expect, deadline - clock_now(), reply, err)) {
+            p->mute = p->mute == rank ? -1 : p->mute;
             return true;
         }
         double patience = p->loads[rank].heard + p->options.timeout_s;

@@ -69,7 +69,7 @@ bool pool_find_culprit(struct pool *p, struct error *err) {
             }
         }
         if (in_vain) {
-            blame_find(ranks, p->world, err->has_rank ? err->rank : -1, err);
+            blame_find(ranks, p->world, p->mute, err);
         } else {
             blame_find_mismatch(ranks, p->world, err);
         }

@@ -42,6 +42,7 @@ struct pool {
     uint64_t seq;                          /* of the last request */
     uint64_t entry;                        /* its own in the flight record */
     uint64_t settled;     /* troubles of requests up to this one have been reported */
+    int mute;             /* the first rank that did not answer the last request; -1: none */
     struct error trouble; /* the one heard during the request under way; kind NONE: none */
     bool stuck;           /* a send never ended: MPI may still read the buffers */
     double last_poll;

@@ -6,6 +6,7 @@ time, with the right exit code and one line that names the rank and the cause, a
 
 Without "all", a sample of the matrix of faults by ranks.
 """
+import json
 import os
 import re
 import subprocess
@@ -132,6 +133,37 @@ class Faults(unittest.TestCase):
         plain = self.job(None, 2, "--no-cuda-graphs")
         self.assertEqual(plain.returncode, 0, plain.stderr)
         self.assertEqual(plain.stdout, done.stdout)
+
+    def test_collectives_that_are_compared(self):
+        """Before they are enqueued, and before a graph with them is captured."""
+        good = self.job(None, 2)
+        done = self.job(None, 2, "--check-collectives")
+        self.assertEqual((done.returncode, done.stdout), (0, good.stdout), done.stderr)
+
+    def test_flight_records(self):
+        """What each rank had enqueued, what it replayed, and for what of it it waits."""
+        for fault in "1:ncclAllReduce:10:hang", "1:collective:41:hang":
+            with self.subTest(fault=fault), tempfile.TemporaryDirectory() as folder:
+                done = self.job(fault, 2, "--dump-dir", folder)
+                self.assertEqual(done.returncode, 4, done.stderr)
+                last = set()
+                for rank in 0, 1:
+                    with open(os.path.join(folder, f"flight-rank{rank}.json"), encoding="utf-8") as f:
+                        dump = json.load(f)
+                    self.assertEqual((dump["rank"], dump["device"]), (rank, f"cuda:{rank}"))
+                    self.assertEqual(("graph" in [e["op"] for e in dump["entries"]]), "collective" in fault)
+                    waits = [e for e in dump["entries"] if e["kind"] == "wait" and not e["leave_ns"]]
+                    self.assertEqual(len(waits), 1, waits)
+                    collectives = [e for e in dump["entries"] if e["kind"] == "collective"]
+                    self.assertEqual([e["number"] for e in collectives],
+                                     list(range(collectives[0]["number"], collectives[-1]["number"] + 1)))
+                    self.assertEqual([e["op"] for e in collectives if not e["leave_ns"]], [])
+                    self.assertEqual(waits[0]["number"], collectives[-1]["number"])
+                    last.add(waits[0]["number"])
+                self.assertEqual(len(last), 1)  # the hosts are equally far: it is a GPU that hangs
+                said = subprocess.run([LOCKSTEP, "blame", folder], capture_output=True, text=True, check=False)
+                self.assertEqual(said.returncode, 0, said.stderr)
+                self.assertIn("No rank stands out: none is behind, and each waits for its GPU.", said.stdout)
 
     def test_abort_waits_for_graphs(self):
         """A collective hangs in a replayed graph. NCCL's abort waits for live graphs, so they must be
