@@ -18,15 +18,19 @@ HANGS = ["stop", "stuck"]  # the whole process, or only what its main thread doe
 MISERIES = ["no_memory", "slow"]  # survived, or an end with blame
 FILES = ["truncate", "remove", "truncate-reload"]  # of a model, while a rank loads it
 SIGNALS = {"INT": signal.SIGINT, "TERM": signal.SIGTERM, "HUP": signal.SIGHUP, "KILL": signal.SIGKILL}  # to the launcher
+CANCEL = "scancel"  # of a job of srun's
+LINKS = ["flap", "cut", "daemon"]  # of the rank on another host: the cable for 3 s and for good, mpirun's daemon
 NOBODY = "-"  # the rank of what happens to no rank
 DEATH_S, HANG_S = 5, TIMEOUT + 5  # until nothing runs any more
+FLAP_S, FLAP_TIMEOUT = 3, 15  # TCP sends again at 3.0 s and then at 6.2 s
+DRAIN_S = 25 + 5  # --drain-timeout is 25
 STREAMS = 8
 DEMO = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../models/kjv-qwen3-3m")
 HOLDS = {"start-up": "MPI_Init 1", "init": "MPI_Bcast 1", "load": "pread 5"}
 
 
 def limit(event):
-    return HANG_S if event in HANGS else DEATH_S
+    return HANG_S if event in HANGS or event == "cut" else DEATH_S
 
 
 class Run:
@@ -50,6 +54,8 @@ class Run:
         try:
             if cell.event in FILES:
                 words += self.make_models()
+            if cell.event == "flap":
+                words += ["--timeout", str(FLAP_TIMEOUT)]
             self.job = Job(self.launcher, self.lockstep, self.inject, words, hold)
             self.enter()
             self.fired = time.monotonic()
@@ -64,6 +70,9 @@ class Run:
     def finish(self):
         if self.prober:
             self.prober.stop()
+        for s in [*self.streams, self.queued, self.admin]:
+            if s:
+                s.hang_up()
         if self.job:
             self.log, self.blame, self.code = self.job.read("log"), self.job.blame(), self.job.process.poll()
             self.job.close()
@@ -146,10 +155,16 @@ class Run:
 
     def fire(self):
         cell, job = self.cell, self.job
-        if cell.event in SIGNALS:
-            job.process.send_signal(SIGNALS[cell.event])
+        if cell.event in SIGNALS or cell.event == CANCEL:
+            self.launcher.signal(job, cell.event, SIGNALS.get(cell.event))
             time.sleep(0.2)
             job.order(self.actor, "go")  # it was only to be there
+        elif cell.event in LINKS:
+            if cell.event == "daemon":
+                self.launcher.kill_daemon(job)
+            else:
+                self.launcher.pull_cable()
+            job.order(self.actor, "go")
         elif cell.event in FILES:
             weights = os.path.join(self.models, "victim", "model.safetensors")
             if cell.event == "remove":
@@ -176,6 +191,8 @@ class Run:
             self.judge_misery()
         elif event in SIGNALS:
             self.judge_signal(event)
+        elif event in (CANCEL, "flap"):
+            getattr(self, "judge_" + event)()
         elif event in FILES:
             getattr(self, "judge_" + event.replace("-", "_"))()
         else:
@@ -210,7 +227,7 @@ class Run:
             self.complain(f"left behind: {left}")
 
     def kinds(self, event):
-        return ["rank_lost"] if event in DEATHS else ["deadline", "hang"]
+        return ["rank_lost"] if event in [*DEATHS, "daemon"] else ["deadline", "hang"]
 
     def judge_blame(self, event):
         blame, cell = self.job.blame(), self.cell
@@ -235,7 +252,7 @@ class Run:
             if self.leader_lives(event) and cell.phase != "start-up":
                 self.complain("no status file")
             return
-        want = {"exit_code": 5 if event in DEATHS else 4, "rank": cell.rank,
+        want = {"exit_code": 5 if event in [*DEATHS, "daemon"] else 4, "rank": cell.rank,
                 "host": self.launcher.host(cell.rank)}
         if cell.phase == "start-up":
             del want["rank"], want["host"]
@@ -382,7 +399,36 @@ class Run:
             self.complain(f"the next load: {again.status} {again.body}")
         self.judge_survivor()
 
+    # ---- the cable ----
+
+    def judge_flap(self):
+        """What was under way goes on when it is back."""
+        time.sleep(FLAP_S)
+        before = [len(s.events()) for s in self.streams]
+        self.launcher.plug_cable()
+        if self.cell.phase in ("prefill", "decode", "drain"):
+            self.job.wait_until("more of every stream", lambda: all(
+                len(s.events()) > n or "[DONE]" in s.events() for s, n in zip(self.streams, before)), FLAP_TIMEOUT)
+        for i, s in enumerate(self.streams):
+            if s.error():
+                self.complain(f"stream {i} ends with {s.error()}")
+        self.judge_survivor()
+
     # ---- the launcher ----
+
+    def judge_scancel(self):
+        """It drains, as far as there is anything to finish."""
+        serving = self.cell.phase not in HOLDS
+        self.wait_end(DRAIN_S if serving else DEATH_S)
+        if serving and self.job.process.poll() != 0:
+            self.complain(f"exit code {self.job.process.poll()}, not 0")
+        if self.job.blame():
+            self.complain("cancelled, with blame")
+        for i, s in enumerate(self.streams):
+            s.join(2)
+            if s.is_alive() or "[DONE]" not in s.events() and '"abort"' not in s.body:
+                self.complain(f"stream {i} does not end as it should")
+        self.judge_left()
 
     def judge_signal(self, event):
         job = self.job

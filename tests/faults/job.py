@@ -24,11 +24,30 @@ class Trouble(Exception):
     """The run does not even come as far as its fault."""
 
 
+# The launcher's, after what a rank did.
+EXIT_CODES = {"kill": 137, "segv": 139, "abort": 134, "exit0": 1, "exit3": 3, "mpi_abort": 7, "stop": 4, "stuck": 4}
+
+
 class Mpirun:
+    """On this host. Others (launchers.py) have more hosts, which are there while they are entered."""
     name = "mpirun"
 
     def __init__(self, mpirun):
         self.mpirun = mpirun
+
+    def missing(self):
+        """Why it cannot be had here, or None."""
+        return None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def prepare(self, job):
+        """Fits job.env; returns where the ranks' shared memory is."""
+        return [job.backing]
 
     def command(self, job, words):
         passed = {k: v for k, v in job.env.items() if k.startswith("LOCKSTEP_FAULT")}
@@ -41,8 +60,10 @@ class Mpirun:
     def exit_code(self, phase, event):
         if (phase, event) == ("start-up", "mpi_abort"):
             return 1  # which before MPI_Init is Open MPI's own
-        return {"kill": 137, "segv": 139, "abort": 134, "exit0": 1, "exit3": 3, "mpi_abort": 7,
-                "stop": 4, "stuck": 4}[event]
+        return EXIT_CODES[event]
+
+    def signal(self, job, event, number):
+        job.process.send_signal(number)
 
 
 def processes_with(mark):
@@ -88,6 +109,7 @@ class Job:
                     "OMPI_MCA_btl_vader_backing_directory": self.backing}
         if hold:
             self.env["LOCKSTEP_FAULT_HOLD"] = hold
+        self.memory = launcher.prepare(self)
         self.orders = []
         for rank in range(WORLD):
             os.mkfifo(self.path(f"{rank}.in"))
@@ -110,7 +132,8 @@ class Job:
             return ""
 
     def wait_until(self, what, condition, seconds=30):
-        deadline = time.monotonic() + seconds
+        """Longer where others are at work; what is promised is measured by the clock alone."""
+        deadline = time.monotonic() + seconds * max(1, os.getloadavg()[0] / os.cpu_count())
         while not condition():
             if time.monotonic() > deadline or self.process.poll() is not None:
                 raise Trouble(f"waited in vain for {what}\n{self.read('log')}")
@@ -157,7 +180,7 @@ class Job:
     def left(self):
         """Files of lockstep's own that it left behind; Open MPI's are its own affair."""
         theirs = re.compile(r"vader_segment\.|ompi\.|osc_rdma|pmix|\.pmix")
-        here = [os.path.join(d, n) for d in (self.path("tmp"), self.backing) for n in os.listdir(d)]
+        here = [os.path.join(d, n) for d in (self.path("tmp"), *self.memory) for n in os.listdir(d)]
         new = set(os.listdir("/dev/shm")) - self.shm_before
         # Others may be at work on this machine; what is in use is theirs, as of ours nobody is left.
         shared = [p for p in (os.path.join("/dev/shm", n) for n in sorted(new) if n.startswith("lockstep"))

@@ -11,16 +11,20 @@ import sys
 import time
 from collections import Counter
 
-from cell import DEATHS, FILES, HANGS, MISERIES, NOBODY, PHASES, SIGNALS, Cell, Run
+from cell import CANCEL, DEATHS, FILES, HANGS, LINKS, MISERIES, NOBODY, PHASES, SIGNALS, Cell, Run
 from job import WORLD, Mpirun
+from launchers import FAR, Hosts, Srun
 
 CROSSED = ["kill", "stop", "exit0"]
-EVENTS = DEATHS + HANGS + MISERIES + FILES + list(SIGNALS)
+EVENTS = DEATHS + HANGS + MISERIES + FILES + list(SIGNALS) + [CANCEL] + LINKS
 RANKS = list(range(WORLD)) + [NOBODY]
 
 
 def is_possible(cell):
-    return (cell.event in SIGNALS) == (cell.rank == NOBODY) and (cell.event not in FILES or cell.phase == "load")
+    return ((cell.event in SIGNALS or cell.event == CANCEL) == (cell.rank == NOBODY) and
+            (cell.event not in FILES or cell.phase == "load") and
+            (cell.event != CANCEL or cell.launcher == "srun") and
+            (cell.event not in LINKS or (cell.launcher, cell.rank) == ("hosts", FAR)))
 
 
 def pairs_of(cell):
@@ -89,12 +93,19 @@ def print_failure(run):
 
 
 def main(lockstep, mpirun, inject, *what):
-    launchers = {"mpirun": Mpirun(mpirun)}
+    launchers = {}
+    for launcher in (Mpirun(mpirun), Srun(), Hosts(mpirun)):
+        reason = launcher.missing()
+        if reason:
+            print(f"skipped: {launcher.name}: {reason}")
+        else:
+            launchers[launcher.name] = launcher
     cells = [cell for word in what or ("quick",) for cell in select(word, list(launchers))]
     start, failed = time.monotonic(), 0
     print_row(HEAD)
     for cell in cells:
-        run = Run(cell, launchers[cell.launcher], lockstep, inject).play()
+        with launchers[cell.launcher] as launcher:
+            run = Run(cell, launcher, lockstep, inject).play()
         print_row(row(run))
         if run.complaints:
             failed += 1
@@ -104,4 +115,4 @@ def main(lockstep, mpirun, inject, *what):
 
 
 if __name__ == "__main__":
-    sys.exit(main(os.path.abspath(sys.argv[1]), *sys.argv[2:]))
+    sys.exit(main(os.path.abspath(sys.argv[1]), sys.argv[2], os.path.abspath(sys.argv[3]), *sys.argv[4:]))
