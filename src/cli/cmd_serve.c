@@ -1,12 +1,18 @@
 /* lockstep serve: an OpenAI-compatible server. */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/buffer.h"
 #include "cli/command.h"
 #include "cli/launch.h"
+#include "cli/launch_env.h"
 #include "serve/origin.h"
+#include "serve/served.h"
 #include "serve/server.h"
 
 enum { N_OWN = 15, MAX_KEY = 4096 };
@@ -16,8 +22,8 @@ struct serve_options {
     struct server_options server;
     const char *key_file, *log_format;
     bool no_auth;
-    struct buffer key; /* owns */
-    char name[200];    /* of the model, where none is given */
+    struct buffer key;          /* owns */
+    char name[SERVED_MAX_NAME]; /* of the model, where none is given */
 };
 
 static int options_table(struct serve_options *o, struct option *table) {
@@ -74,6 +80,8 @@ static int options_table(struct serve_options *o, struct option *table) {
          .name = "kv-memory",
          .value = &o->server.kv_memory,
          .arg = "SIZE",
+         .min = 1,
+         .max = (double)INFINITY,
          .help = "of each rank, for the KV cache: 512M, 8G (default: for\n"
                  "--max-batch whole contexts, or what fits)"},
         {.type = OPTION_INT,
@@ -116,30 +124,92 @@ static int options_table(struct serve_options *o, struct option *table) {
     return N_OWN + COMMON_OPTION_COUNT;
 }
 
+/* Names other than this one go where a resolver says. */
 static bool is_loopback(const char *host) {
-    return strncmp(host, "127.", 4) == 0 || strcmp(host, "::1") == 0 ||
-           strcmp(host, "localhost") == 0;
+    struct in_addr v4;
+    struct in6_addr v6;
+    return strcmp(host, "localhost") == 0 ||
+           (inet_pton(AF_INET, host, &v4) == 1 && ntohl(v4.s_addr) >> 24 == 127) ||
+           (inet_pton(AF_INET6, host, &v6) == 1 && IN6_IS_ADDR_LOOPBACK(&v6));
 }
 
+/* What a header carries as it is, in every client. */
+static bool is_key(const char *text, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        if (text[i] <= ' ' || text[i] > '~') {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* The first line of the file. */
 static bool read_key(struct serve_options *o, struct error *err) {
-    if (!o->key_file) {
-        return o->no_auth || is_loopback(o->server.host) ||
-               error_set(err, ERROR_USAGE,
-                         "--host %s is open to others: give --api-key-file FILE, or --no-auth if "
-                         "you mean it",
-                         o->server.host);
-    }
-    if (o->no_auth) {
-        return error_set(err, ERROR_USAGE, "give only one of --api-key-file and --no-auth");
-    }
     if (!buffer_read_file(&o->key, o->key_file, MAX_KEY, err)) {
         return error_wrap(err, "--api-key-file");
     }
-    size_t n = strcspn((const char *)o->key.data, "\r\n");
-    o->key.data[n] = 0;
-    o->server.api_key = (const char *)o->key.data;
-    return n > 0 ||
-           error_set(err, ERROR_USAGE, "--api-key-file %s: the first line is empty", o->key_file);
+    char *key = (char *)o->key.data;
+    size_t n = 0;
+    while (n < o->key.size && key[n] != '\r' && key[n] != '\n') {
+        n++;
+    }
+    if (n == 0) {
+        return error_set(err, ERROR_USAGE, "--api-key-file %s: the first line is empty",
+                         o->key_file);
+    }
+    if (!is_key(key, n)) {
+        return error_set(err, ERROR_USAGE,
+                         "--api-key-file %s: a key has letters, digits and signs of ASCII alone",
+                         o->key_file);
+    }
+    key[n] = 0;
+    o->server.api_key = key;
+    return true;
+}
+
+static bool check_access(const struct serve_options *o, struct error *err) {
+    const char *host = o->server.host;
+    if (!*host) {
+        return error_set(err, ERROR_USAGE, "--host: no address is named");
+    }
+    if (o->key_file && o->no_auth) {
+        return error_set(err, ERROR_USAGE, "give only one of --api-key-file and --no-auth");
+    }
+    if (!o->key_file && !o->no_auth && !is_loopback(host)) {
+        return error_set(err, ERROR_USAGE,
+                         "--host %s is open to others: give --api-key-file FILE, or --no-auth if "
+                         "you mean it",
+                         host);
+    }
+    if (o->server.cors_origin && !origin_is_valid(o->server.cors_origin)) {
+        return error_set(err, ERROR_USAGE,
+                         "--cors-origin %s: expected an origin without a path, such as "
+                         "https://example.org, or *",
+                         o->server.cors_origin);
+    }
+    return true;
+}
+
+static bool check_name(const char *name, struct error *err) {
+    size_t n = name ? strlen(name) : 1;
+    return (n > 0 && n < SERVED_MAX_NAME) ||
+           error_set(err, ERROR_USAGE, "--served-model-name: must have 1 to %d bytes",
+                     SERVED_MAX_NAME - 1);
+}
+
+static bool check_root(const char *dir, struct error *err) {
+    struct stat is;
+    if (stat(dir, &is) != 0) {
+        return error_set(err, ERROR_IO, "--model-root %s: %s", dir, strerror(errno));
+    }
+    return S_ISDIR(is.st_mode) || error_set(err, ERROR_IO, "--model-root %s: not a directory", dir);
+}
+
+/* What rank 0's machine alone has to have. */
+static bool read_files(struct serve_options *o, struct error *err) {
+    const char *root = o->server.model_root;
+    return !launch_env_is_leader() ||
+           ((!root || check_root(root, err)) && (!o->key_file || read_key(o, err)));
 }
 
 /* The last part of the directory's path. */
@@ -165,14 +235,9 @@ static bool lead(struct pool *pool, void *user, struct error *err) {
 
 static bool run(struct serve_options *o, struct error *err) {
     struct server_options *s = &o->server;
-    if (!common_options_apply(&o->common, err) || !read_key(o, err)) {
+    if (!common_options_apply(&o->common, err) || !check_access(o, err) ||
+        !check_name(s->model_name, err) || !read_files(o, err)) {
         return false;
-    }
-    if (s->cors_origin && !origin_is_valid(s->cors_origin)) {
-        return error_set(err, ERROR_USAGE,
-                         "--cors-origin %s: expected an origin without a path, such as "
-                         "https://example.org, or *",
-                         s->cors_origin);
     }
     s->dir = common_model(&o->common);
     s->model_name = s->model_name ? s->model_name : name_of(o, s->dir);
@@ -196,7 +261,9 @@ static bool run_serve(const struct command *self, int argc, char **argv, struct 
         return true;
     }
     bool ok = run(&o, err);
-    buffer_finish(&o.key);
+    if (ok) { /* else HTTP may still ask for the key: see server_run */
+        buffer_finish(&o.key);
+    }
     return ok;
 }
 

@@ -26,6 +26,7 @@ extern const struct command command_score;
 extern const struct command command_tokenize;
 extern const struct command command_plan;
 extern const struct command command_serve;
+extern const struct command command_blame;
 
 /* ---- options common to all commands (cli/common.c) ---- */
 
@@ -43,10 +44,12 @@ struct common_options {
     const char *progress;
     const char *status_file;
     const char *trace_rpc;
+    const char *dump_dir;
+    bool check_collectives;
     bool help;
 };
 
-enum { COMMON_OPTION_COUNT = 15 };
+enum { COMMON_OPTION_COUNT = 17 };
 
 /* Fills table[COMMON_OPTION_COUNT] and sets the defaults. */
 void common_options_table(struct common_options *c, struct option *table);

@@ -103,6 +103,16 @@ void common_options_table(struct common_options *c, struct option *table) {
          .value = &c->trace_rpc,
          .arg = "FILE",
          .help = "record every control message of rank 0 in FILE"},
+        {.type = OPTION_STRING,
+         .name = "dump-dir",
+         .value = &c->dump_dir,
+         .arg = "DIR",
+         .help = "on a failure, write every rank's last collectives and\n"
+                 "requests to DIR, for lockstep blame"},
+        {.type = OPTION_FLAG,
+         .name = "check-collectives",
+         .value = &c->check_collectives,
+         .help = "compare what the ranks call before every collective\n(slow; for finding bugs)"},
         {.type = OPTION_FLAG,
          .name = "help",
          .short_name = 'h',
@@ -160,6 +170,7 @@ static bool check_names(const struct common_options *c, struct error *err) {
         {"model", c->model, "directory"},
         {"status-file", c->status_file, "file"},
         {"trace-rpc", c->trace_rpc, "file"},
+        {"dump-dir", c->dump_dir, "directory"},
     };
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         if (names[i].value && !*names[i].value) {

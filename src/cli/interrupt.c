@@ -7,11 +7,12 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/flight_dump.h"
+#include "base/wakeup.h"
 #include "cli/launch.h"
 #include "cli/launch_env.h"
 
@@ -63,13 +64,6 @@ static bool means_end(int signal_number) {
            (signal_number == SIGUSR1 && atomic_load(&usr1_ends));
 }
 
-static void raise_fd(int fd) {
-    uint64_t one = 1;
-    if (write(fd, &one, sizeof one) < 0) {
-        /* it is raised already */
-    }
-}
-
 /* Whether a signal is the middle of mpirun's three; continued: when the last SIGCONT came. */
 static bool is_ladder(int signal_number, double continued) {
     return signal_number == SIGTERM && clock_now() - continued < ladder_s &&
@@ -97,14 +91,15 @@ static void *read_signals(void *set) {
         } else if (got == SIGCONT) {
             continued = clock_now();
         } else if (is_ladder(got, continued)) { /* no need to end what will be killed */
-            raise_fd(kill_fd);
+            wakeup_raise(kill_fd);
+            flight_dump("the launcher ends this rank"); /* as after another one's death */
         } else if (means_end(got) && clock_now() - first > echo_s) {
             end_process("a second signal");
         }
         if (means_end(got) && !launch_interrupted()) {
             first = clock_now();
             atomic_store(&interrupted, true);
-            raise_fd(interrupt_fd);
+            wakeup_raise(interrupt_fd);
         }
     }
     return NULL;
@@ -121,10 +116,8 @@ bool interrupt_start(const char *name, struct error *err) {
     sigaddset(&set, SIGUSR1);
     sigaddset(&set, SIGUSR2);
     sigaddset(&set, SIGCONT);
-    interrupt_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    kill_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (interrupt_fd < 0 || kill_fd < 0) {
-        return error_set(err, ERROR_INTERNAL, "eventfd: %s", strerror(errno));
+    if (!wakeup_open(&interrupt_fd, err) || !wakeup_open(&kill_fd, err)) {
+        return false;
     }
     signal(SIGPIPE, SIG_IGN);
     pthread_sigmask(SIG_BLOCK, &set, NULL);

@@ -9,6 +9,8 @@
 #include <unistd.h>
 
 #include "base/buffer.h"
+#include "base/flight_dump.h"
+#include "base/flight_peers.h"
 #include "base/log.h"
 #include "cli/interrupt.h"
 #include "cli/launch_env.h"
@@ -167,10 +169,20 @@ static bool start(const struct common_options *options, struct error *err) {
     launch.world_up = true;
     log_set_rank(launch.rank);
     status_set_place(launch.rank, launch.facts.host, "host");
-    return make_communicators(err) || error_at_rank(err, launch.rank);
+    bool ok = make_communicators(err) &&
+              (!options->dump_dir || flight_dump_to(options->dump_dir, launch.rank, err));
+    return ok || error_at_rank(err, launch.rank);
 }
 
 /* ---- the run ---- */
+
+/* A bad file and the user's own end are no failures of the ranks'. */
+static void dump_flight(const struct error *err) {
+    int code = error_exit_code(err->kind);
+    if (code != error_exit_code(ERROR_USAGE) && code != error_exit_code(ERROR_INTERRUPTED)) {
+        flight_dump(err->message);
+    }
+}
 
 /* Where CUDA or NCCL do not let go of a broken communicator, the watchdog has to say the reason. */
 static void expect_the_worst(const struct error *err) {
@@ -188,6 +200,9 @@ static bool lead_pool(const struct pool_options *options, const char *trace, lau
         return false;
     }
     bool ok = (!trace || pool_trace(pool, trace, err)) && lead(pool, user, err);
+    if (!ok) {
+        dump_flight(err);
+    }
     for (int r = 0; r < pool_world(pool); r++) {
         const struct message_hello_ok *h = pool_rank(pool, r);
         if (*h->host) { /* else it never said hello */
@@ -205,6 +220,18 @@ static bool lead_pool(const struct pool_options *options, const char *trace, lau
         return false;
     }
     return ok;
+}
+
+/* A rank that rank 0 does not answer names who is at fault itself: as a rule rank 0. */
+static bool blame(struct error *err) {
+    struct flight_owner owner;
+    error_at_rank(err, launch.rank);
+    const struct flight *f = flight_of_rank(err->rank);
+    if (err->rank != launch.rank && f && flight_read_owner(f, &owner)) {
+        status_set_place(owner.rank, owner.host, owner.device);
+    }
+    dump_flight(err);
+    return false;
 }
 
 bool launch_run(const struct common_options *options, launch_lead *lead, void *user,
@@ -227,6 +254,7 @@ bool launch_run(const struct common_options *options, launch_lead *lead, void *u
         .isa = options->isa,
         .dtype = options->dtype,
         .no_graphs = options->no_cuda_graphs,
+        .check_collectives = options->check_collectives,
         .cuda_devices = cuda_devices,
         .n_cuda_device = n_cuda_device,
         .on_device = set_place,
@@ -235,7 +263,7 @@ bool launch_run(const struct common_options *options, launch_lead *lead, void *u
     if (launch.rank == 0) {
         ok = lead_pool(&pool, options->trace_rpc, lead, user, err);
     } else {
-        ok = pool_serve(&pool, err) || error_at_rank(err, launch.rank);
+        ok = pool_serve(&pool, err) || blame(err);
         launch.clean = ok;
     }
     free(cuda_devices);

@@ -31,7 +31,7 @@ void launch_grace(double more_s);
  * nothing. Call before launch_run. */
 void launch_usr1_ends(void);
 
-/* An eventfd that becomes readable with the first such signal; -1 before launch_run. */
+/* A descriptor that becomes readable with the first such signal; -1 before launch_run. */
 int launch_interrupt_fd(void);
 
 /* Another, for when this process is about to be killed: mpirun ends its ranks with SIGCONT, SIGTERM

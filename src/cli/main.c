@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/build_id.h"
+#include "base/flight_peers.h"
 #include "cli/command.h"
 #include "cli/launch.h"
 #include "cli/launch_env.h"
@@ -17,7 +18,7 @@
 
 static const struct command *const commands[] = {
     &command_check, &command_generate, &command_score, &command_tokenize,
-    &command_plan,  &command_serve,    NULL,
+    &command_plan,  &command_serve,    &command_blame, NULL,
 };
 
 static void print_help(FILE *out) {
@@ -111,8 +112,9 @@ static int run_command(const struct command *command, int argc, char **argv) {
     bool ok = command->run(command, argc, argv, &err) && flush_results(&err);
     /* Before the ranks are up, all of them stop for the same reason, and rank 0 says it. */
     bool speaks = launch_is_up() || launch_env_is_leader();
-    if (!ok && speaks) {
+    if (!ok && speaks && !flight_neighbour_has_said()) {
         status_print_error(&err);
+        flight_note_said();
     }
     if (launch_is_up() ? launch_rank() == 0 : launch_env_is_leader()) {
         status_write_file(ok ? NULL : &err);

@@ -17,6 +17,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "base/flight.h"
 #include "base/leaf_tree.h"
 
 enum { COMM_ID_BYTES = 128 };
@@ -74,6 +75,11 @@ struct comm {
      * plane report another rank's failure while this one is inside a collective. May be NULL. */
     bool (*poll)(void *user, struct error *err);
     void *poll_user;
+    /* Called before every collective, after it is in the flight record; false: the ranks do not
+     * call the same. May be NULL. See check.h. */
+    bool (*check)(void *user, const struct flight_call *call, struct error *err);
+    void *check_user;
+    bool unrecorded; /* its collectives do not go into the flight record */
 };
 
 /* Host memory only. */
@@ -87,5 +93,14 @@ void comm_host_free(struct comm *c, void *p, size_t bytes);
  * returns false. A rank that failed keeps its own error; the others get COMM naming the lowest rank
  * that failed. */
 bool comm_agree(struct comm *c, bool ok, struct error *err);
+
+/* What a gather moves, all ranks together. */
+static inline uint64_t comm_gather_bytes(const struct comm *c, const size_t *bytes) {
+    uint64_t sum = 0;
+    for (int r = 0; r < c->world; r++) {
+        sum += bytes[r];
+    }
+    return sum;
+}
 
 void comm_destroy(struct comm *c);

@@ -40,6 +40,12 @@ static void mpi_destroy(struct comm *base) {
     free(c);
 }
 
+static bool begin(struct comm_mpi *c, const char *op, uint64_t bytes, enum flight_type type,
+                  struct error *err) {
+    const struct flight_call call = {op, bytes, type};
+    return wire_begin(&c->wire, &call, err);
+}
+
 /* Everybody to everybody: one message each way. dst [world][bytes], this rank's part in place. */
 static bool gather_direct(struct comm_mpi *c, char *dst, size_t bytes, struct error *err) {
     int rank = c->base.rank;
@@ -79,7 +85,7 @@ static bool gather_ring(struct comm_mpi *c, char *dst, size_t bytes, struct erro
 static bool mpi_all_gather(struct comm *base, void *dst, const void *src, size_t bytes,
                            struct error *err) {
     struct comm_mpi *c = (struct comm_mpi *)base;
-    if (!wire_begin(&c->wire, "all_gather", err)) {
+    if (!begin(c, "all-gather", bytes, FLIGHT_BYTES, err)) {
         return false;
     }
     char *mine = (char *)dst + (size_t)base->rank * bytes;
@@ -112,7 +118,7 @@ static bool gather_u32(struct comm_mpi *c, const uint32_t *x, size_t n, uint32_t
 static bool mpi_all_reduce_u32(struct comm *base, uint32_t *x, size_t n, struct error *err) {
     struct comm_mpi *c = (struct comm_mpi *)base;
     uint32_t *all = NULL;
-    if (!wire_begin(&c->wire, "all_reduce_u32", err) ||
+    if (!begin(c, "all-reduce", n * sizeof *x, FLIGHT_U32, err) ||
         !wire_end(&c->wire, gather_u32(c, x, n, &all, err))) {
         return false;
     }
@@ -129,7 +135,7 @@ static bool mpi_all_reduce_u32(struct comm *base, uint32_t *x, size_t n, struct 
 static bool mpi_all_reduce_max_u32(struct comm *base, uint32_t *x, size_t n, struct error *err) {
     struct comm_mpi *c = (struct comm_mpi *)base;
     uint32_t *all = NULL;
-    if (!wire_begin(&c->wire, "all_reduce_max_u32", err) ||
+    if (!begin(c, "all-reduce max", n * sizeof *x, FLIGHT_U32, err) ||
         !wire_end(&c->wire, gather_u32(c, x, n, &all, err))) {
         return false;
     }
@@ -172,7 +178,7 @@ static bool mpi_broadcast(struct comm *base, void *buf, size_t bytes, int root, 
         return error_set(err, ERROR_SHAPE, "broadcast: no rank %d in a world of %d", root,
                          base->world);
     }
-    return wire_begin(&c->wire, "broadcast", err) &&
+    return begin(c, "broadcast", bytes, FLIGHT_BYTES, err) &&
            wire_end(&c->wire, broadcast_tree(c, buf, bytes, root, err));
 }
 
@@ -197,7 +203,7 @@ static bool gather_to_zero(struct comm_mpi *c, char *dst, const void *src, const
 static bool mpi_gather(struct comm *base, void *dst, const void *src, const size_t *bytes,
                        struct error *err) {
     struct comm_mpi *c = (struct comm_mpi *)base;
-    return wire_begin(&c->wire, "gather", err) &&
+    return begin(c, "gather", comm_gather_bytes(base, bytes), FLIGHT_BYTES, err) &&
            wire_end(&c->wire, gather_to_zero(c, dst, src, bytes, err));
 }
 
@@ -290,8 +296,8 @@ static bool check_ids(const struct greeting *all, int world, struct error *err) 
     return n == 0;
 }
 
-bool comm_mpi_create(MPI_Comm mpi, const uint8_t id[COMM_ID_BYTES], double timeout_s,
-                     struct comm **out, struct error *err) {
+static bool create(MPI_Comm mpi, const uint8_t id[COMM_ID_BYTES], double timeout_s, bool recorded,
+                   struct comm **out, struct error *err) {
     bool ok = false;
     struct greeting *all = NULL;
     struct comm_mpi *c = calloc(1, sizeof(*c));
@@ -302,6 +308,7 @@ bool comm_mpi_create(MPI_Comm mpi, const uint8_t id[COMM_ID_BYTES], double timeo
     }
     c->base.ops = &mpi_ops;
     c->base.timeout_s = timeout_s;
+    c->base.unrecorded = !recorded;
     wire_init(&c->wire, mpi, &c->base);
     if (MPI_Comm_rank(mpi, &c->base.rank) != MPI_SUCCESS ||
         MPI_Comm_size(mpi, &c->base.world) != MPI_SUCCESS ||
@@ -311,7 +318,7 @@ bool comm_mpi_create(MPI_Comm mpi, const uint8_t id[COMM_ID_BYTES], double timeo
     }
     size_t world = (size_t)c->base.world;
     void *memory;
-    if (!wire_begin(&c->wire, "communicator set-up", err) ||
+    if (!begin(c, "set-up", sizeof(*all), FLIGHT_BYTES, err) ||
         !mpi_comm_scratch(c, world * sizeof(*all), &memory, err)) {
         goto out;
     }
@@ -321,7 +328,8 @@ bool comm_mpi_create(MPI_Comm mpi, const uint8_t id[COMM_ID_BYTES], double timeo
         !check_ids(all, c->base.world, err)) {
         goto out;
     }
-    if (is_crowded(all, c->base.world, c->base.rank)) {
+    /* A check must not hold up what it checks where other programs have the cores. */
+    if (!recorded || is_crowded(all, c->base.world, c->base.rank)) {
         c->wire.spins_per_yield = CROWDED_SPINS_PER_YIELD;
     }
     c->base.stats = (struct comm_stats){0};
@@ -333,4 +341,14 @@ out:
         mpi_destroy(&c->base);
     }
     return ok;
+}
+
+bool comm_mpi_create(MPI_Comm mpi, const uint8_t id[COMM_ID_BYTES], double timeout_s,
+                     struct comm **out, struct error *err) {
+    return create(mpi, id, timeout_s, true, out, err);
+}
+
+bool comm_mpi_create_unrecorded(MPI_Comm mpi, const uint8_t id[COMM_ID_BYTES], double timeout_s,
+                                struct comm **out, struct error *err) {
+    return create(mpi, id, timeout_s, false, out, err);
 }

@@ -23,3 +23,7 @@ bool comm_mpi_id_is_none(const uint8_t id[COMM_ID_BYTES]);
  * Collective. Errors: COMM_INIT, DEADLINE. */
 bool comm_mpi_create(MPI_Comm mpi, const uint8_t id[COMM_ID_BYTES], double timeout_s,
                      struct comm **out, struct error *err);
+
+/* The same, for one whose collectives do not go into the flight record. */
+bool comm_mpi_create_unrecorded(MPI_Comm mpi, const uint8_t id[COMM_ID_BYTES], double timeout_s,
+                                struct comm **out, struct error *err);

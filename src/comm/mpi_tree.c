@@ -239,7 +239,8 @@ bool mpi_tree_all_reduce(struct comm *base, float *out, float *pieces, size_t n,
     if (n_leaf < 1 || n_leaf > LEAF_TREE_MAX_LEAVES) {
         return error_set(err, ERROR_SHAPE, "all_reduce_tree: %d leaves", n_leaf);
     }
-    if (!wire_begin(&c->wire, "all_reduce_tree", err)) {
+    const struct flight_call call = {"all-reduce", n * sizeof(float), FLIGHT_F32};
+    if (!wire_begin(&c->wire, &call, err)) {
         return false;
     }
     return wire_end(&c->wire, plan_for(c, n_leaf, err) && reduce(c, out, pieces, n, err));

@@ -73,6 +73,7 @@ static bool load(const char *path, const struct cuda_plugin **out, struct error 
         return error_set(err, ERROR_VERSION, "%s: plug-in of build %s, this program is build %s",
                          path, plugin->build_id, build_id());
     }
+    plugin->use_flight(flight_own());
     *out = plugin;
     return true;
 }

@@ -9,7 +9,7 @@
 #include "comm/comm.h"
 #include "device/device.h"
 
-enum { CUDA_PLUGIN_ABI = 1 };
+enum { CUDA_PLUGIN_ABI = 2 };
 
 /* What a GPU says about itself. */
 struct cuda_description {
@@ -23,6 +23,8 @@ struct cuda_description {
 struct cuda_plugin {
     uint32_t abi;         /* CUDA_PLUGIN_ABI: checked before anything else is read */
     const char *build_id; /* build_id() of the program it belongs to */
+    /* The program's flight record, for the plug-in to write to. Never fails. */
+    void (*use_flight)(struct flight *);
     /* n: devices this process sees, at least 1 on success. */
     bool (*count)(int *n, struct error *err);
     /* Creates no context. UNSUPPORTED: compute capability below 8.0, which it names. */

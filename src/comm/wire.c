@@ -35,16 +35,24 @@ bool wire_finish(struct wire *w) {
     return true;
 }
 
-bool wire_begin(struct wire *w, const char *name, struct error *err) {
-    if (w->comm->broken) {
+bool wire_begin(struct wire *w, const struct flight_call *call, struct error *err) {
+    struct comm *c = w->comm;
+    w->name = call->op;
+    if (c->broken) {
         return error_set(err, ERROR_COMM, "%s: an earlier collective on this communicator failed",
-                         name);
+                         w->name);
     }
-    w->name = name;
     w->sequence++;
     w->start = clock_now();
     w->waited = 0;
-    w->deadline = w->start + w->comm->timeout_s;
+    w->deadline = w->start + c->timeout_s;
+    if (!c->unrecorded) {
+        w->entry = flight_enter_collective(call, w->start);
+    }
+    if (c->check && !c->check(c->check_user, call, err)) {
+        c->broken = true;
+        return false;
+    }
     return true;
 }
 
@@ -212,8 +220,12 @@ bool wire_end(struct wire *w, bool ok) {
         }
         drop_done(w);
     }
+    double now = clock_now();
+    if (!w->comm->unrecorded && ok) { /* one that failed was never left */
+        flight_leave(w->entry, now);
+    }
     w->comm->stats.n_collective++;
     w->comm->stats.wait_s += w->waited;
-    w->comm->stats.transfer_s += clock_now() - w->start - w->waited;
+    w->comm->stats.transfer_s += now - w->start - w->waited;
     return ok;
 }

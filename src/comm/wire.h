@@ -17,6 +17,7 @@
 
 #include <mpi.h>
 
+#include "base/flight.h"
 #include "comm/comm.h"
 
 struct wire_peer {
@@ -29,7 +30,8 @@ struct wire {
     MPI_Comm mpi;      /* borrows */
     struct comm *comm; /* borrows: rank, timeout, poll, stats */
     const char *name;  /* of the collective under way, for errors */
-    uint64_t sequence; /* of the collective under way */
+    uint64_t sequence; /* of the collective under way, in this communicator */
+    uint64_t entry;    /* its own in the flight record */
     double start, deadline;
     double waited; /* of the time since start: see wire_wait */
     int n;         /* requests under way */
@@ -44,8 +46,8 @@ void wire_init(struct wire *w, MPI_Comm mpi, struct comm *comm);
 /* False where MPI still uses buffers: then the caller must leak those of its own that it posted. */
 bool wire_finish(struct wire *w);
 
-/* Errors: COMM, where an earlier collective failed. */
-bool wire_begin(struct wire *w, const char *name, struct error *err);
+/* Errors: COMM, where an earlier collective failed; what comm->check says. */
+bool wire_begin(struct wire *w, const struct flight_call *call, struct error *err);
 
 /* Posts. Zero bytes post nothing, on either side. Errors: COMM, MEMORY. */
 bool wire_receive(struct wire *w, void *to, size_t bytes, int rank, struct error *err);

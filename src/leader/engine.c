@@ -183,6 +183,10 @@ double engine_load_seconds(const struct engine *e) {
     return e->load_seconds;
 }
 
+double engine_send_seconds(const struct engine *e) {
+    return pool_send_seconds(e->pool);
+}
+
 uint64_t engine_load_bytes(const struct engine *e) {
     return e->load_bytes;
 }

@@ -45,6 +45,8 @@ int engine_blocks_for(int positions);
 /* Wall seconds of the load, and bytes that all ranks together read. */
 double engine_load_seconds(const struct engine *e);
 uint64_t engine_load_bytes(const struct engine *e);
+/* Seconds that rank 0 has spent in sending steps to the others. */
+double engine_send_seconds(const struct engine *e);
 
 /* An empty sequence. Errors: MEMORY. */
 bool sequence_create(struct engine *e, struct sequence **out, struct error *err);

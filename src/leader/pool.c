@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/flight.h"
 #include "base/log.h"
 #include "leader/pool_impl.h"
 
@@ -37,7 +38,8 @@ bool pool_create(struct pool **out, const struct pool_options *options, struct e
     p->world = transport_world(p->t);
     p->ranks = calloc((size_t)p->world, sizeof *p->ranks);
     p->loads = calloc((size_t)p->world, sizeof *p->loads);
-    if (!p->ranks || !p->loads) {
+    p->places = calloc((size_t)p->world, sizeof *p->places);
+    if (!p->ranks || !p->loads || !p->places) {
         error_set(err, ERROR_MEMORY, "cannot allocate a table of %d ranks", p->world);
         goto fail;
     }
@@ -84,6 +86,7 @@ void pool_destroy(struct pool *p) {
     trace_close(p->trace);
     free(p->ranks);
     free(p->loads);
+    free(p->places);
     free(p);
 }
 
@@ -111,6 +114,10 @@ const char *pool_device_note(const struct pool *p) {
     return p->device_note;
 }
 
+double pool_send_seconds(const struct pool *p) {
+    return p->send_seconds;
+}
+
 struct comm *pool_comm(struct pool *p) {
     return worker_comm(p->worker);
 }
@@ -133,6 +140,20 @@ bool pool_note_progress(struct pool *p, int rank, uint64_t done, uint64_t total,
     return p->progress->report(p->progress->user, all_done, known ? all_total : 0, err);
 }
 
+/* A rank knows its own place best. */
+static void note_place(struct pool *p, int source, const struct message *m) {
+    int rank = m->place.rank;
+    if (m->seq != p->seq || rank < 0 || rank >= p->world) {
+        return;
+    }
+    struct pool_place *place = &p->places[rank];
+    if (source == rank || place->seq != m->seq || !place->own_word) {
+        *place =
+            (struct pool_place){.seq = m->seq, .heard = clock_now(), .own_word = source == rank};
+        blame_from_message(&place->at, &m->place);
+    }
+}
+
 static bool read_notice(struct pool *p, const struct frame *f, struct error *err) {
     struct message m;
     struct error ignored;
@@ -142,6 +163,10 @@ static bool read_notice(struct pool *p, const struct frame *f, struct error *err
     }
     if (m.type == MESSAGE_PROGRESS && m.seq == p->seq) {
         return pool_note_progress(p, f->source, m.progress.bytes_done, m.progress.bytes_total, err);
+    }
+    if (m.type == MESSAGE_PLACE) {
+        note_place(p, f->source, &m);
+        return true;
     }
     if (m.type != MESSAGE_TROUBLE || m.seq <= p->settled) {
         return true;
@@ -185,11 +210,15 @@ static bool flush(struct pool *p, double timeout_s, struct error *err) {
 
 bool pool_send(struct pool *p, struct message *request, int rank, struct error *err) {
     request->seq = ++p->seq;
-    if (p->world == 1 && !p->trace) {
-        return true;
-    }
-    if (!flush(p, p->options.timeout_s, err) || !message_encode(&p->frame, request, err)) {
+    buffer_clear(&p->frame);
+    bool alone = p->world == 1 && !p->trace;
+    if (!alone &&
+        (!flush(p, p->options.timeout_s, err) || !message_encode(&p->frame, request, err))) {
         return false;
+    }
+    p->entry = flight_enter_rpc(p->seq, message_name(request->type), p->frame.size, clock_now());
+    if (alone) {
+        return true;
     }
     int first = rank < 0 ? 1 : rank;
     int end = rank < 0 ? p->world : rank + 1;
@@ -202,6 +231,10 @@ bool pool_send(struct pool *p, struct message *request, int rank, struct error *
         }
     }
     return true;
+}
+
+void pool_done(struct pool *p) {
+    flight_leave(p->entry, clock_now());
 }
 
 bool pool_own_share(struct pool *p, const struct message *request, struct message *reply,
@@ -266,8 +299,13 @@ bool pool_ask(struct pool *p, int rank, struct message *request, struct message 
     if (!pool_send(p, request, rank, err)) {
         return false;
     }
-    return rank == 0 ? pool_own_share(p, request, reply, err)
-                     : pool_collect(p, rank, request->type + 1, p->options.timeout_s, reply, err);
+    bool ok = rank == 0
+                  ? pool_own_share(p, request, reply, err)
+                  : pool_collect(p, rank, request->type + 1, p->options.timeout_s, reply, err);
+    if (ok) {
+        pool_done(p);
+    }
+    return ok || pool_find_culprit(p, err);
 }
 
 bool pool_is_broken(struct pool *p) {
@@ -333,6 +371,7 @@ bool pool_ask_all(struct pool *p, struct message *request, pool_reply *on_reply,
     struct error first = {0}, e = {0};
     struct message reply;
     enum message_type expect = request->type + 1;
+    bool called_off = false;
     p->trouble.kind = ERROR_NONE;
     if (!pool_send(p, request, -1, err)) {
         return false;
@@ -342,6 +381,7 @@ bool pool_ask_all(struct pool *p, struct message *request, pool_reply *on_reply,
         pool_keep_error(&first, &e);
         if (pool_is_broken(p) || request->type == MESSAGE_LOAD) { /* which the others are in */
             pool_call_off(p, &e);
+            called_off = true;
         }
     }
     double deadline = clock_now() + patience(p, p->options.timeout_s);
@@ -350,13 +390,18 @@ bool pool_ask_all(struct pool *p, struct message *request, pool_reply *on_reply,
             (on_reply && !on_reply(user, r, &reply, &e))) {
             error_at_rank(&e, r);
             pool_keep_error(&first, &e);
+            if (request->type == MESSAGE_LOAD && !called_off) { /* the rest would read on in vain */
+                pool_call_off(p, &e);
+                called_off = true;
+            }
         }
     }
     if (first.kind != ERROR_NONE) {
         p->settled = p->seq;
         *err = first;
-        return false;
+        return pool_find_culprit(p, err);
     }
+    pool_done(p);
     return true;
 }
 

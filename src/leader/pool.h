@@ -23,12 +23,13 @@ struct pool_options {
     MPI_Comm control; /* borrowed; duplicates that nobody else uses, errors return */
     MPI_Comm tensor;  /* borrowed */
     struct host_facts facts;
-    int threads;        /* of this rank */
-    double timeout_s;   /* deadline of every wait for another rank */
-    const char *device; /* "auto", "host" or "cuda"; NULL: "host" */
-    const char *isa;    /* NULL: the best that every rank has */
-    const char *dtype;  /* of activations: "auto", "f32" or "bf16"; NULL: "auto" */
-    bool no_graphs;     /* no CUDA graphs */
+    int threads;            /* of this rank */
+    double timeout_s;       /* deadline of every wait for another rank */
+    const char *device;     /* "auto", "host" or "cuda"; NULL: "host" */
+    const char *isa;        /* NULL: the best that every rank has */
+    const char *dtype;      /* of activations: "auto", "f32" or "bf16"; NULL: "auto" */
+    bool no_graphs;         /* no CUDA graphs */
+    bool check_collectives; /* see comm/check.h */
     /* Borrowed: the GPU of each local rank. NULL: local rank modulo the host's number of them. */
     const int32_t *cuda_devices;
     int n_cuda_device;
@@ -123,6 +124,8 @@ const char *pool_device(const struct pool *p);
 const char *pool_dtype(const struct pool *p);
 /* After pool_init: why "auto" does not use the ranks' GPUs; "" where there is nothing to say. */
 const char *pool_device_note(const struct pool *p);
+/* Seconds spent in sending steps to the ranks, so far. */
+double pool_send_seconds(const struct pool *p);
 /* Rank 0's own communicator; NULL before pool_init. Borrowed. */
 struct comm *pool_comm(struct pool *p);
 

@@ -2,9 +2,18 @@
 #pragma once
 
 #include "leader/pool.h"
+#include "rpc/blame.h"
 #include "rpc/trace.h"
 #include "rpc/transport.h"
 #include "worker/worker.h"
+
+/* Where a rank is, as it or a neighbour has told. */
+struct pool_place {
+    uint64_t seq;  /* the request during which; 0: never */
+    double heard;  /* when, on the monotonic clock */
+    bool own_word; /* the rank's own */
+    struct blame_rank at;
+};
 
 /* What rank 0 has heard from a rank that is loading. */
 struct pool_load_state {
@@ -27,8 +36,11 @@ struct pool {
     struct buffer own;                     /* rank 0's own reply, for the trace */
     struct message_hello_ok *ranks;        /* owns [world] */
     struct pool_load_state *loads;         /* owns [world] */
+    struct pool_place *places;             /* owns [world] */
     const struct model_progress *progress; /* while loading; may be NULL */
+    double send_seconds;                   /* of steps to the ranks, so far */
     uint64_t seq;                          /* of the last request */
+    uint64_t entry;                        /* its own in the flight record */
     uint64_t settled;     /* troubles of requests up to this one have been reported */
     struct error trouble; /* the one heard during the request under way; kind NONE: none */
     bool stuck;           /* a send never ended: MPI may still read the buffers */
@@ -62,6 +74,9 @@ bool pool_note_progress(struct pool *p, int rank, uint64_t done, uint64_t total,
 /* Encodes and sends a request with the next sequence number: to one rank, or to all (rank -1). */
 bool pool_send(struct pool *p, struct message *request, int rank, struct error *err);
 
+/* Notes in the flight record that the last request has come to a good end. */
+void pool_done(struct pool *p);
+
 /* Rank 0's own share of a request. */
 bool pool_own_share(struct pool *p, const struct message *request, struct message *reply,
                     struct error *err);
@@ -77,6 +92,12 @@ bool pool_ask(struct pool *p, int rank, struct message *request, struct message 
 /* Tells every rank that the last request is given up, so that none waits for the others until its
  * deadline. */
 void pool_call_off(struct pool *p, const struct error *cause);
+
+/* Where somebody waited in vain, or what came was wrong: finds the rank that all wait for,
+ * from the flight records of this host and what the others tell, and puts it and its place into
+ * err. Calls the request off, so that they tell. What it cannot find out leaves err as it is.
+ * Returns false. */
+bool pool_find_culprit(struct pool *p, struct error *err);
 
 /* Where rank 0's own share failed because another rank told of its trouble: puts that rank's words
  * in the place of those that rank 0 wrapped around them. Returns false. */

@@ -141,6 +141,7 @@ bool pool_init(struct pool *p, struct error *err) {
     snprintf(m.init.dtype, sizeof m.init.dtype, "%s", p->dtype);
     m.init.graphs = !p->options.no_graphs;
     m.init.sharers = p->sharers;
+    m.init.check = p->options.check_collectives;
     m.init.timeout_s = p->options.timeout_s;
     bool ready = pool_ask_all(p, &m, NULL, NULL, err);
     if (!ready && err->kind == ERROR_DEADLINE) {
@@ -157,7 +158,7 @@ bool pool_init(struct pool *p, struct error *err) {
     }
     p->settled = p->seq;
     pool_call_off(p, err); /* the others may wait in there for a rank that has failed */
-    return false;
+    return pool_find_culprit(p, err);
 }
 
 /* ---- sanity ---- */
@@ -401,10 +402,14 @@ bool pool_step(struct pool *p, const struct step *step, struct step_result *resu
     m.type = MESSAGE_STEP;
     m.step = *step;
     p->trouble.kind = ERROR_NONE;
-    if (!pool_send(p, &m, -1, err)) {
+    double start = clock_now();
+    bool sent = pool_send(p, &m, -1, err);
+    p->send_seconds += clock_now() - start;
+    if (!sent) {
         return false;
     }
     if (worker_step(p->worker, step, results, err)) {
+        pool_done(p);
         return true;
     }
     pool_own_failure(p, err);
@@ -414,7 +419,7 @@ bool pool_step(struct pool *p, const struct step *step, struct step_result *resu
     if (err->kind != ERROR_PROTOCOL) {
         pool_call_off(p, err);
     }
-    return false;
+    return pool_find_culprit(p, err);
 }
 
 /* ---- stats ---- */

@@ -210,18 +210,18 @@ bool scheduler_step(struct scheduler *s, struct error *err) {
     if (n == 0) {
         return true;
     }
-    double begun = clock_now();
+    double begun = clock_now(), sent = engine_send_seconds(s->engine);
     if (!engine_step(s->engine, s->parts, n, s->results, err)) {
         return false;
     }
-    double done = clock_now();
+    double step = clock_now() - begun - (engine_send_seconds(s->engine) - sent);
     s->stepping = true;
     take_results(s);
     s->stepping = false;
     sweep(s);
     s->stats.n_step++;
-    s->stats.step_seconds += done - begun;
-    s->stats.leader_seconds += clock_now() - start - (done - begun);
+    s->stats.step_seconds += step;
+    s->stats.leader_seconds += clock_now() - start - step;
     return true;
 }
 

@@ -22,7 +22,7 @@ struct scheduler_stats {
     /* So far: */
     uint64_t n_step;
     uint64_t prompt_tokens, generated_tokens; /* fed; sampled */
-    double step_seconds, leader_seconds;      /* in engine_step; around it */
+    double step_seconds, leader_seconds;      /* in the ranks; around it */
 };
 
 /* Told on the thread of scheduler_step, in order; the last one has finished set, and after it the

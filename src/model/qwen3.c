@@ -10,6 +10,7 @@
  * Qwen3: https://arxiv.org/abs/2505.09388; Llama 3: https://arxiv.org/abs/2407.21783. */
 #include <math.h>
 
+#include "base/flight.h"
 #include "model/model_impl.h"
 
 static bool embed(struct model *m, struct error *err) {
@@ -77,17 +78,21 @@ static bool mlp_block(struct model *m, int layer, struct error *err) {
 
 bool forward(struct model *m, struct error *err) {
     struct device *d = m->nn.device;
+    flight_place(-1, FLIGHT_EMBEDDING);
     if (!embed(m, err)) {
         return error_wrap(err, "embedding");
     }
     for (int layer = 0; layer < m->config.n_layer; layer++) {
+        flight_place(layer, FLIGHT_ATTENTION);
         if (!attention_block(m, layer, err)) {
             return error_wrap(err, "layer %d attention", layer);
         }
+        flight_place(layer, FLIGHT_MLP);
         if (!mlp_block(m, layer, err)) {
             return error_wrap(err, "layer %d mlp", layer);
         }
     }
+    flight_place(-1, FLIGHT_HEAD);
     return d->ops->add(d, m->act.x, m->act.delta,
                        (size_t)m->batch.size.n_tok * (size_t)m->config.hidden, err);
 }

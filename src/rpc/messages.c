@@ -53,7 +53,7 @@ static const struct {
     [MESSAGE_INIT] = {"init",
                       SIDE_REQUEST,
                       {TEXT(init, device), TEXT(init, isa), TEXT(init, dtype), I32(init, graphs),
-                       I32(init, sharers), F64(init, timeout_s)}},
+                       I32(init, sharers), I32(init, check), F64(init, timeout_s)}},
     [MESSAGE_INIT_OK] = {"init_ok", SIDE_REPLY, {{0}}},
     [MESSAGE_SANITY] = {"sanity", SIDE_REQUEST, {{0}}},
     [MESSAGE_SANITY_RESULT] = {"sanity_result", SIDE_REPLY, {U64(sanity_result, observed_sum)}},
@@ -94,6 +94,12 @@ static const struct {
     [MESSAGE_PROGRESS] = {"progress",
                           SIDE_NOTICE,
                           {U64(progress, bytes_done), U64(progress, bytes_total)}},
+    [MESSAGE_PLACE] = {"place",
+                       SIDE_NOTICE,
+                       {I32(place, rank), I32(place, state), U64(place, collective),
+                        I32(place, inside), TEXT(place, op), I32(place, layer), I32(place, part),
+                        I32(place, type), U64(place, bytes), F64(place, age_s), U64(place, rpc),
+                        I32(place, rpc_inside), TEXT(place, rpc_op), F64(place, rpc_age_s)}},
 };
 
 static const char *const output_names[STEP_OUTPUT_COUNT] = {

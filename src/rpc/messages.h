@@ -13,10 +13,11 @@
 
 #include "base/buffer.h"
 #include "base/error.h"
+#include "base/flight.h"
 #include "nn/step.h"
 
 enum {
-    PROTOCOL_VERSION = 5,
+    PROTOCOL_VERSION = 6,
     FRAME_MAX_BYTES = 64 << 20,
     MESSAGE_PATH_MAX = 4096,
 };
@@ -50,6 +51,7 @@ enum message_type {
     MESSAGE_ERROR,    /* a reply */
     MESSAGE_TROUBLE,  /* a notice: the same content as error, for what has no reply */
     MESSAGE_PROGRESS, /* a notice, while loading */
+    MESSAGE_PLACE,    /* a notice, when somebody waits in vain: where a rank is */
     MESSAGE_COUNT
 };
 
@@ -104,6 +106,7 @@ struct message_init {
     char dtype[8];   /* of activations: "f32" or "bf16" */
     int32_t graphs;  /* 1: capture decode steps in CUDA graphs */
     int32_t sharers; /* most ranks on one GPU */
+    int32_t check;   /* 1: compare collectives before each */
     double timeout_s;
 };
 
@@ -172,6 +175,23 @@ struct message_progress {
     uint64_t bytes_total;
 };
 
+/* Where a rank is, by its own word or that of a neighbour that reads its flight record. */
+struct message_place {
+    int32_t rank;
+    int32_t state; /* a letter, as flight_process_state has it; 0: not known */
+    /* The last collective and the last request entered; number 0: none. */
+    uint64_t collective;
+    int32_t inside; /* 1: not left yet */
+    char op[FLIGHT_OP_SIZE];
+    int32_t layer, part, type;
+    uint64_t bytes;
+    double age_s; /* since it was entered */
+    uint64_t rpc;
+    int32_t rpc_inside;
+    char rpc_op[FLIGHT_OP_SIZE];
+    double rpc_age_s;
+};
+
 struct message {
     enum message_type type;
     uint64_t seq; /* a reply repeats its request's; a notice names the request it is about */
@@ -191,6 +211,7 @@ struct message {
         struct message_stats stats;
         struct message_error error; /* ERROR and TROUBLE */
         struct message_progress progress;
+        struct message_place place;
     };
 };
 

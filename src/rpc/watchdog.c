@@ -9,6 +9,10 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/flight.h"
+#include "base/flight_dump.h"
+
+enum { DUMP_LIMIT_S = 2 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed;
@@ -31,6 +35,10 @@ static void end_process(void) {
     if (write(STDERR_FILENO, line, (size_t)n) < 0) {
         /* nowhere left to complain */
     }
+    flight_note_said();
+    alarm(DUMP_LIMIT_S); /* the file system may be what is stuck */
+    line[n > 0 ? n - 1 : 0] = 0;
+    flight_dump(line);
     _exit(code);
 }
 

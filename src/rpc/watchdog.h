@@ -1,6 +1,6 @@
 /* A thread that ends the process when a phase that can block without a deadline of its own takes
- * too long: MPI_Init, a blocking collective of start-up, MPI_Finalize. It calls only write and
- * _exit, never MPI or a device library, which may be what is stuck. */
+ * too long: MPI_Init, a blocking collective of start-up, MPI_Finalize. It writes a line and the
+ * flight record, and calls _exit; never MPI or a device library, which may be what is stuck. */
 #pragma once
 
 #include <stdbool.h>

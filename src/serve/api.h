@@ -26,6 +26,9 @@ struct api_error {
 bool api_refuse(struct api_error *e, int status, const char *type, const char *code,
                 const char *param, const char *fmt, ...) __attribute__((format(printf, 6, 7)));
 
+/* 503: there is no memory for it now. */
+bool api_refuse_memory(struct api_error *e);
+
 /* What a request is read against; borrowed, shared by all. */
 struct api_model {
     const char *name; /* as served */

@@ -15,6 +15,10 @@ bool api_refuse(struct api_error *e, int status, const char *type, const char *c
     return false;
 }
 
+bool api_refuse_memory(struct api_error *e) {
+    return api_refuse(e, 503, "no_memory", NULL, NULL, "the server is out of memory");
+}
+
 void api_error_from(struct api_error *out, const struct error *why) {
     int status = 503;
     const char *type = error_kind_name(why->kind), *code = NULL;

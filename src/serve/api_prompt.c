@@ -37,7 +37,7 @@ static bool join_parts(json_t *message, const json_t *parts, const char *param,
     }
     const char *joined = text.size ? (const char *)text.data : "";
     if (ok && json_object_set_new(message, "content", json_stringn(joined, text.size)) != 0) {
-        ok = api_refuse(e, 503, "no_memory", NULL, NULL, "cannot allocate a message");
+        ok = api_refuse_memory(e);
     }
     buffer_finish(&text);
     return ok;
@@ -47,8 +47,7 @@ static bool join_parts(json_t *message, const json_t *parts, const char *param,
 static bool rename_developer(json_t *message, struct api_error *e) {
     const char *role = json_string_value(json_object_get(message, "role"));
     return strcmp(role, "developer") != 0 ||
-           json_object_set_new(message, "role", json_string("system")) == 0 ||
-           api_refuse(e, 503, "no_memory", NULL, NULL, "cannot allocate a message");
+           json_object_set_new(message, "role", json_string("system")) == 0 || api_refuse_memory(e);
 }
 
 /* Only what the templates do not check, and what needs a form that they take. */

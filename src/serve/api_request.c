@@ -135,7 +135,7 @@ static bool add_stop(struct api_request *out, const json_t *stop, const char *pa
     }
     char *copy = strdup(json_string_value(stop));
     if (!copy) {
-        return api_refuse(e, 503, "no_memory", NULL, NULL, "cannot allocate a stop string");
+        return api_refuse_memory(e);
     }
     out->stops[out->generate.n_stop++] = copy; /* moves */
     return true;
@@ -153,7 +153,7 @@ static bool read_stops(struct api_request *out, const json_t *body, struct api_e
     }
     out->stops = calloc(n ? n : 1, sizeof *out->stops);
     if (!out->stops) {
-        return api_refuse(e, 503, "no_memory", NULL, NULL, "cannot allocate stop strings");
+        return api_refuse_memory(e);
     }
     if (json_is_string(stop)) {
         ok = add_stop(out, stop, "stop", e);

@@ -49,7 +49,7 @@ static bool read_biases(struct api_request *out, json_t *map, const struct api_m
     }
     out->biases = calloc(n, sizeof *out->biases);
     if (!out->biases) {
-        return api_refuse(e, 503, "no_memory", NULL, NULL, "cannot allocate biases");
+        return api_refuse_memory(e);
     }
     json_object_foreach(map, key, value) {
         struct logit_bias *b = &out->biases[s->n_bias];

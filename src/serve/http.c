@@ -5,9 +5,11 @@
 #include <microhttpd.h>
 #include <netdb.h>
 #include <netinet/in.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -18,6 +20,7 @@
 
 enum {
     MAX_BODY = 8 << 20,
+    MAX_READ = 64 << 20, /* of a body that is refused: some clients hear only once it is sent */
     MAX_CONNECTIONS = 1000,
     IDLE_S = 75,
     CONNECTION_MEMORY = 64 << 10, /* headers have to fit */
@@ -32,16 +35,19 @@ struct http {
     int socket;
     int port;
     bool loopback; /* nobody reaches it from another machine */
+    atomic_int n_exchange;
 };
 
 /* One request of a connection, from its first line to its last byte. */
 struct exchange {
     struct buffer body;
     bool denied, foreign, too_large; /* then the body is not kept */
+    size_t n_read;                   /* bytes of it */
     const char *cors;                /* who may read the answer; NULL: it is not said */
     bool cors_varies;                /* it depends on who asks */
     struct job *job;
-    int status; /* answered with; 0: not yet */
+    int status;   /* answered with; 0: not yet */
+    bool routine; /* see struct http_answer */
     double start;
     char method[16], path[200];
 };
@@ -91,7 +97,6 @@ static void add_cors(struct MHD_Response *r, const struct exchange *x) {
 
 static enum MHD_Result send_body(struct MHD_Connection *c, struct exchange *x,
                                  struct http_answer *a) {
-    char seconds[16];
     struct MHD_Response *r = MHD_create_response_from_buffer(
         a->body.size, a->body.size ? (void *)a->body.data : (void *)"", MHD_RESPMEM_MUST_COPY);
     buffer_finish(&a->body);
@@ -109,12 +114,12 @@ static enum MHD_Result send_body(struct MHD_Connection *c, struct exchange *x,
     if (a->policy) {
         MHD_add_response_header(r, "Content-Security-Policy", a->policy);
     }
-    if (a->retry_after) {
-        snprintf(seconds, sizeof seconds, "%d", a->retry_after);
-        MHD_add_response_header(r, MHD_HTTP_HEADER_RETRY_AFTER, seconds);
+    if (a->status == MHD_HTTP_TOO_MANY_REQUESTS || a->status == MHD_HTTP_SERVICE_UNAVAILABLE) {
+        MHD_add_response_header(r, MHD_HTTP_HEADER_RETRY_AFTER, "1");
     }
     add_cors(r, x);
     x->status = a->status;
+    x->routine = a->routine;
     enum MHD_Result queued = MHD_queue_response(c, (unsigned)a->status, r);
     MHD_destroy_response(r);
     return queued;
@@ -179,11 +184,7 @@ static enum MHD_Result send_job(struct MHD_Connection *c, struct exchange *x) {
     if (j->request.stream && j->status == MHD_HTTP_OK) {
         return send_stream(c, x);
     }
-    struct http_answer a = {.status = j->status,
-                            .retry_after = j->status == MHD_HTTP_TOO_MANY_REQUESTS ||
-                                                   j->status == MHD_HTTP_SERVICE_UNAVAILABLE
-                                               ? 1
-                                               : 0};
+    struct http_answer a = {.status = j->status};
     pthread_mutex_lock(&j->lock);
     bool ok = buffer_append(&a.body, j->out.data, j->out.size, NULL);
     j->sent = j->out.size;
@@ -248,13 +249,13 @@ static bool same_key(const char *given, const char *key) {
 }
 
 static bool may_enter(const struct http *h, struct MHD_Connection *c, const char *path) {
-    static const char bearer[] = "Bearer ";
+    static const char bearer[] = "Bearer "; /* in any case: RFC 9110, 11.1 */
     if (!h->options.api_key || strcmp(path, "/health") == 0 || strcmp(path, "/") == 0 ||
         strcmp(path, "/openapi.json") == 0) {
         return true;
     }
     const char *given = header(c, MHD_HTTP_HEADER_AUTHORIZATION);
-    return given && strncmp(given, bearer, sizeof bearer - 1) == 0 &&
+    return given && strncasecmp(given, bearer, sizeof bearer - 1) == 0 &&
            same_key(given + sizeof bearer - 1, h->options.api_key);
 }
 
@@ -282,12 +283,41 @@ static enum MHD_Result answer(struct http *h, struct MHD_Connection *c, struct e
         return MHD_NO;
     }
     x->body.data[x->body.size] = 0;
+    if (strcmp(method, MHD_HTTP_METHOD_HEAD) == 0) {
+        method = MHD_HTTP_METHOD_GET; /* the body stays behind by itself */
+    }
     h->handle(h->user, method, path, (const char *)x->body.data, x->body.size, &a);
     if (a.job) {
         x->job = a.job;
         return send_job(c, x);
     }
     return send_body(c, x, &a);
+}
+
+static bool is_refused(const struct exchange *x) {
+    return x->denied || x->foreign || x->too_large;
+}
+
+static bool is_too_long(struct MHD_Connection *c) {
+    const char *length = header(c, MHD_HTTP_HEADER_CONTENT_LENGTH);
+    return length && strtoull(length, NULL, 10) > MAX_BODY;
+}
+
+/* A piece of the body. */
+static enum MHD_Result take_body(struct exchange *x, const char *data, size_t *n) {
+    x->n_read += *n;
+    x->too_large = x->too_large || x->n_read > MAX_BODY;
+    if (is_refused(x)) {
+        buffer_finish(&x->body);
+    } else {
+        x->too_large = !buffer_append(&x->body, data, *n, NULL);
+    }
+    *n = 0;
+    if (x->n_read <= MAX_READ) {
+        return MHD_YES;
+    }
+    x->status = MHD_HTTP_CONTENT_TOO_LARGE; /* for the log: it just ends */
+    return MHD_NO;
 }
 
 static enum MHD_Result on_request(void *user, struct MHD_Connection *c, const char *path,
@@ -301,22 +331,19 @@ static enum MHD_Result on_request(void *user, struct MHD_Connection *c, const ch
         if (!x) {
             return MHD_NO;
         }
+        atomic_fetch_add(&h->n_exchange, 1);
         x->start = clock_now();
         snprintf(x->method, sizeof x->method, "%s", method);
         snprintf(x->path, sizeof x->path, "%s", path);
         x->denied = !may_enter(h, c, path);
+        x->too_large = is_too_long(c);
         note_origin(h, c, x);
-        return MHD_YES;
+        /* Who waits for leave to send the body does not get it. */
+        bool waits = header(c, MHD_HTTP_HEADER_EXPECT) != NULL;
+        return waits && is_refused(x) ? answer(h, c, x, method, path) : MHD_YES;
     }
     if (*upload_size > 0) {
-        x->too_large = x->too_large || x->body.size + *upload_size > MAX_BODY;
-        if (x->denied || x->foreign || x->too_large) {
-            buffer_finish(&x->body);
-        } else {
-            x->too_large = !buffer_append(&x->body, upload, *upload_size, NULL);
-        }
-        *upload_size = 0;
-        return MHD_YES;
+        return take_body(x, upload, upload_size);
     }
     return x->job ? send_job(c, x) : answer(h, c, x, method, path);
 }
@@ -336,10 +363,13 @@ static void on_completed(void *user, struct MHD_Connection *c, void **state,
         job_hang_up(x->job);
         job_release(x->job);
     }
-    log_access(h, x);
+    if (!x->routine) {
+        log_access(h, x);
+    }
     buffer_finish(&x->body);
     free(x);
     *state = NULL;
+    atomic_fetch_sub(&h->n_exchange, 1);
 }
 
 /* ---- start and end ---- */
@@ -366,8 +396,8 @@ static bool listen_on(struct http *h, struct error *err) {
     struct sockaddr_storage bound;
     socklen_t size = sizeof bound;
     if (!ok || getsockname(h->socket, (struct sockaddr *)&bound, &size) != 0) {
-        return error_set(err, ERROR_IO, "cannot listen on %s, port %d: %s", host, h->options.port,
-                         strerror(ok ? errno : why));
+        return error_set(err, ERROR_IO, "cannot listen on %s, port %d: %s (--host, --port)", host,
+                         h->options.port, strerror(ok ? errno : why));
     }
     if (bound.ss_family == AF_INET6) {
         const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)&bound;
@@ -408,6 +438,10 @@ bool http_start(struct http **out, const struct http_options *options, http_hand
 
 int http_port(const struct http *h) {
     return h->port;
+}
+
+bool http_is_busy(const struct http *h) {
+    return atomic_load(&h->n_exchange) > 0;
 }
 
 void http_quiesce(struct http *h) {

@@ -24,8 +24,8 @@ struct http_answer {
     const char *type;   /* of the body; static. NULL: application/json */
     struct buffer body; /* moved out */
     const char *allow;  /* with 405; static */
-    int retry_after;    /* seconds; 0: none */
     const char *policy; /* Content-Security-Policy; static. NULL: none */
+    bool routine;       /* machines ask for it again and again: it is not logged */
     struct job *job;    /* moved out, with its reference; NULL: the body is the answer */
 };
 
@@ -39,6 +39,9 @@ bool http_start(struct http **out, const struct http_options *options, http_hand
 
 /* The port it listens on. */
 int http_port(const struct http *h);
+
+/* Somebody's request is not read, or its answer not written, to its last byte. */
+bool http_is_busy(const struct http *h);
 
 /* Takes no new connections. */
 void http_quiesce(struct http *h);

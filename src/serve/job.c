@@ -76,6 +76,13 @@ static void resume(struct job *j) {
     }
 }
 
+/* Under the lock. The first stands, and is not written again: who has seen it needs no lock. */
+static void set_status(struct job *j, int status) {
+    if (j->status == 0) {
+        j->status = status;
+    }
+}
+
 /* Under the lock. The bytes to send; with too many of them unsent, the end of the stream. */
 static bool put_bytes(struct job *j, const struct buffer *bytes) {
     struct api_error e;
@@ -90,10 +97,17 @@ static bool put_bytes(struct job *j, const struct buffer *bytes) {
     return false;
 }
 
+bool job_is_open(struct job *j) {
+    pthread_mutex_lock(&j->lock);
+    bool open = j->request.stream && j->status == 200 && !j->done;
+    pthread_mutex_unlock(&j->lock);
+    return open;
+}
+
 bool job_put(struct job *j, int status, const struct buffer *bytes, bool done) {
     bool ok = true;
     pthread_mutex_lock(&j->lock);
-    j->status = j->status ? j->status : status;
+    set_status(j, status);
     if (j->done && !j->gone) {
         ok = false;
     } else if (bytes && bytes->size && !j->gone) {
@@ -109,7 +123,7 @@ void job_fail(struct job *j, const struct api_error *e) {
     pthread_mutex_lock(&j->lock);
     if (!j->done) {
         bool begun = j->request.stream && j->status == 200;
-        j->status = j->status ? j->status : e->status;
+        set_status(j, e->status);
         (void)(begun ? api_error_event : api_error_body)(e, &j->out, NULL);
         j->done = true;
         resume(j);
@@ -125,7 +139,7 @@ bool job_is_gone(struct job *j) {
     struct pollfd fd = {.fd = j->socket, .events = POLLRDHUP};
     if (j->suspended && poll(&fd, 1, 0) > 0) { /* hung up, or reset */
         j->gone = j->done = true;
-        j->status = j->status ? j->status : JOB_CLIENT_GONE; /* nobody reads it; but it ends */
+        set_status(j, JOB_CLIENT_GONE); /* nobody reads it; but it ends */
         resume(j);
     }
     bool gone = j->gone;
@@ -169,6 +183,19 @@ bool job_await(struct job *j, struct MHD_Connection *c, int socket, bool whole) 
     return ready;
 }
 
+/* Under the lock. Forgets what is sent, so that a long stream stays small: at once where it is all,
+ * else from time to time. */
+static void forget_sent(struct job *j) {
+    if (j->sent == j->out.size) {
+        buffer_clear(&j->out);
+        j->sent = 0;
+    } else if (j->sent >= JOB_MAX_UNSENT) {
+        j->out.size -= j->sent;
+        memmove(j->out.data, j->out.data + j->sent, j->out.size);
+        j->sent = 0;
+    }
+}
+
 long job_read(struct job *j, struct MHD_Connection *c, char *to, size_t n) {
     pthread_mutex_lock(&j->lock);
     size_t left = j->out.size - j->sent;
@@ -176,10 +203,7 @@ long job_read(struct job *j, struct MHD_Connection *c, char *to, size_t n) {
     if (got > 0) {
         memcpy(to, j->out.data + j->sent, (size_t)got);
         j->sent += (size_t)got;
-        if (j->sent == j->out.size) { /* it begins anew, so that a long stream stays small */
-            buffer_clear(&j->out);
-            j->sent = 0;
-        }
+        forget_sent(j);
     } else if (j->done) {
         got = -1;
     } else {

@@ -62,6 +62,8 @@ void job_release(struct job *j);
  * one who does not read them end the stream with an error event instead: false, as for a job that
  * is done already, which nothing is appended to. */
 bool job_put(struct job *j, int status, const struct buffer *bytes, bool done);
+/* Whether it is a stream that has begun and not ended. */
+bool job_is_open(struct job *j);
 /* Ends it with an error: as the reply, or as an event where a stream has begun. From any thread. */
 void job_fail(struct job *j, const struct api_error *e);
 /* Whether the client is gone: it said so, or its socket does. */

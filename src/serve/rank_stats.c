@@ -133,10 +133,16 @@ static bool is_old(const struct rank_stats *s, double now) {
     return s->n_kept == 0 || now - newest(s)->at >= old_s;
 }
 
+/* Under the lock. */
+static bool is_silent(const struct rank_stats *s, double now) {
+    return s->world > 1 && (s->n_kept == 0 || now - newest(s)->at >= RANK_STATS_HEARTBEAT_S);
+}
+
 bool rank_stats_tick(struct rank_stats *s, struct pool *p, bool busy, uint64_t tokens,
                      struct error *err) {
     pthread_mutex_lock(&s->lock);
-    bool due = s->world > 0 && (busy || s->wanted) && is_old(s, clock_now());
+    double now = clock_now();
+    bool due = s->world > 0 && (busy || s->wanted ? is_old(s, now) : is_silent(s, now));
     pthread_mutex_unlock(&s->lock);
     return !due || pool_is_broken(p) || collect(s, p, tokens, err);
 }

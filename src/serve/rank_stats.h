@@ -1,7 +1,8 @@
 /* What the ranks do and how fast, for GET /ranks and GET /metrics. The main thread collects it
  * between steps: once a second while steps run, else when somebody has asked and the numbers are
- * old. Who asks never waits: it gets the numbers that there are. A lock of its own stands between
- * the two. */
+ * old, and every five seconds, so that a rank that is no more is noticed while nobody asks. Who
+ * asks never waits: it gets the numbers that there are. A lock of its own stands between the two.
+ */
 #pragma once
 
 #include <jansson.h>
@@ -9,7 +10,7 @@
 
 #include "leader/pool.h"
 
-enum { RANK_STATS_KEPT = 8 };
+enum { RANK_STATS_KEPT = 8, RANK_STATS_HEARTBEAT_S = 5 };
 
 /* One rank's numbers since the start. */
 struct rank_numbers {

@@ -5,6 +5,7 @@
 
 #include "serve/embedded.h"
 #include "serve/server_impl.h"
+#include "text/utf8.h"
 
 struct route {
     const char *method, *path;
@@ -14,31 +15,39 @@ struct route {
 static void refuse(struct http_answer *out, const struct api_error *e) {
     buffer_clear(&out->body);
     out->status = e->status;
-    out->retry_after = e->status == 503 || e->status == 429 ? 1 : 0;
     (void)api_error_body(e, &out->body, NULL);
+}
+
+static void no_memory(struct http_answer *out) {
+    struct api_error e;
+    api_refuse_memory(&e);
+    refuse(out, &e);
 }
 
 /* Moves the object into the answer. */
 static void send_json(struct http_answer *out, json_t *object) {
     char *text = object ? json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
-    struct api_error e;
     if (!text || !buffer_append(&out->body, text, strlen(text), NULL)) {
-        api_refuse(&e, 500, "server_error", NULL, NULL, "out of memory");
-        refuse(out, &e);
+        no_memory(out);
     }
     free(text);
     json_decref(object);
+}
+
+/* As far as it is UTF-8: a reason may be cut in the middle of a character. */
+static json_t *words(const char *text) {
+    return json_stringn(text, utf8_valid_prefix(text, strlen(text)));
 }
 
 static void get_health(struct server *s, const char *body, size_t n, struct http_answer *out) {
     struct api_error why;
     enum server_state state = server_state(s, &why);
     (void)body, (void)n;
+    out->routine = true;
     json_t *j = json_pack("{s:s}", "status", server_state_name(state));
     if (state != SERVER_READY) {
         out->status = 503;
-        out->retry_after = 1;
-        json_object_set_new(j, "reason", json_string(why.message));
+        json_object_set_new(j, "reason", words(why.message));
     }
     send_json(out, j);
 }
@@ -61,6 +70,7 @@ static void refresh_ranks(struct server *s) {
 static void get_metrics(struct server *s, const char *body, size_t n, struct http_answer *out) {
     (void)body, (void)n;
     out->type = "text/plain; version=0.0.4";
+    out->routine = true;
     refresh_ranks(s);
     pthread_mutex_lock(&s->lock);
     bool ok = metrics_text(&s->metrics, s->model_name, &out->body, NULL);
@@ -71,17 +81,18 @@ static void get_metrics(struct server *s, const char *body, size_t n, struct htt
 static void get_ranks(struct server *s, const char *body, size_t n, struct http_answer *out) {
     struct api_error why;
     (void)body, (void)n;
+    out->routine = true;
     refresh_ranks(s);
     json_t *j = rank_stats_json(&s->ranks);
     enum server_state state = server_state(s, &why);
     json_object_set_new(j, "state", json_string(server_state_name(state)));
     if (state != SERVER_READY) {
-        json_object_set_new(j, "reason", json_string(why.message));
+        json_object_set_new(j, "reason", words(why.message));
     }
     pthread_mutex_lock(&s->lock);
     const struct scheduler_stats *t = &s->metrics.scheduler;
     json_object_set_new(j, "model",
-                        s->state == SERVER_UNLOADED ? json_null() : json_string(s->model_name));
+                        s->state == SERVER_UNLOADED ? json_null() : words(s->model_name));
     json_object_set_new(j, "running", json_integer(t->running));
     json_object_set_new(j, "waiting", json_integer(t->waiting));
     json_object_set_new(j, "kv_blocks_used", json_integer(t->blocks_used));
@@ -91,12 +102,6 @@ static void get_ranks(struct server *s, const char *body, size_t n, struct http_
     json_object_set_new(j, "errors", last_errors_json(&s->errors));
     pthread_mutex_unlock(&s->lock);
     send_json(out, j);
-}
-
-static void no_memory(struct http_answer *out) {
-    struct api_error e;
-    api_refuse(&e, 500, "server_error", NULL, NULL, "out of memory");
-    refuse(out, &e);
 }
 
 static void submit(struct server *s, struct job *j, struct http_answer *out) {
@@ -360,7 +365,7 @@ static void not_found(const char *method, const char *path, const struct route *
                       struct http_answer *out) {
     struct api_error e;
     if (other) {
-        out->allow = other->method;
+        out->allow = strcmp(other->method, "GET") == 0 ? "GET, HEAD" : other->method;
         api_refuse(&e, 405, "invalid_request_error", "method_not_allowed", NULL,
                    "%s takes %s, not %s", path, other->method, method);
     } else {
@@ -375,6 +380,9 @@ void server_handle(void *user, const char *method, const char *path, const char 
     static const char models[] = "/v1/models/";
     struct server *s = user;
     const struct route *other = NULL;
+    if (strcmp(method, "HEAD") == 0) {
+        method = "GET"; /* the body is left out on the way */
+    }
     if (strcmp(method, "GET") == 0 && strncmp(path, models, sizeof models - 1) == 0) {
         get_model(s, path + sizeof models - 1, out);
         return;

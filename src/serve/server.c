@@ -1,20 +1,21 @@
 #include "serve/server.h"
 
 #include <errno.h>
+#include <math.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/wakeup.h"
 #include "serve/server_impl.h"
 
-enum { TICK_MS = 1000 };
-static const double linger_s = 1; /* a server that has failed says why */
+enum { TICK_MS = 1000, HEARTBEAT_MS = 1000 * RANK_STATS_HEARTBEAT_S };
+static const double linger_s = 1; /* at least: a server that has failed says why */
 
 /* ---- the state that both threads know ---- */
 
@@ -30,7 +31,7 @@ void server_set_state(struct server *s, enum server_state state, const char *rea
                                         "the ranks are being checked",
                                         "the model is being loaded",
                                         "",
-                                        "no model is loaded",
+                                        "no model is loaded (POST /v1/admin/load)",
                                         "the server is shutting down",
                                         ""};
     pthread_mutex_lock(&s->lock);
@@ -74,24 +75,26 @@ struct served *server_model(struct server *s, struct api_error *why) {
     return model;
 }
 
-static void raise_fd(int fd) {
-    uint64_t one = 1;
-    if (write(fd, &one, sizeof one) < 0) {
-        /* full: then it is raised */
-    }
-}
-
 void server_wake(struct server *s) {
-    raise_fd(s->wake_fd);
+    wakeup_raise(s->wake_fd);
 }
 
 void server_submit(struct server *s, struct job *j) {
-    job_hold(j);
+    struct api_error why;
     pthread_mutex_lock(&s->lock);
-    *s->inbox_end = j;
-    s->inbox_end = &j->next;
+    bool closed = s->closed;
+    tell_state(s, &why);
+    if (!closed) {
+        job_hold(j);
+        *s->inbox_end = j;
+        s->inbox_end = &j->next;
+    }
     pthread_mutex_unlock(&s->lock);
-    server_wake(s);
+    if (closed) { /* it came while the state was another, and was long to read */
+        job_fail(j, &why);
+    } else {
+        server_wake(s);
+    }
 }
 
 void server_stop(struct server *s) {
@@ -139,13 +142,10 @@ static void *watch_for_kill(void *user) {
 /* ---- the main thread's loop ---- */
 
 static void nap(struct server *s, bool waiting) {
-    uint64_t ignored;
     struct pollfd fds[] = {{.fd = s->wake_fd, .events = POLLIN},
                            {.fd = s->options.interrupt_fd, .events = POLLIN}};
-    poll(fds, 2, waiting ? TICK_MS : -1);
-    if (read(s->wake_fd, &ignored, sizeof ignored) < 0) {
-        /* nobody woke us */
-    }
+    poll(fds, 2, waiting ? TICK_MS : pool_world(s->pool) > 1 ? HEARTBEAT_MS : -1);
+    wakeup_lower(s->wake_fd);
 }
 
 /* One turn: what came in, what went away, and a step where there is something to do. *idle: there
@@ -163,8 +163,12 @@ static bool turn(struct server *s, bool *idle, bool *any, struct error *err) {
 bool server_finish_requests(struct server *s, double patience_s, const char *late,
                             struct error *err) {
     double end = clock_now() + patience_s;
-    bool idle = !s->scheduler, any;
+    bool idle = !s->scheduler, any, hurried = false;
     while (!idle && clock_now() < end && !atomic_load(&s->killed)) {
+        if (!hurried && server_wants_end(s)) { /* perhaps in the middle of an unload */
+            hurried = true;
+            end = fmin(end, clock_now() + s->options.drain_s);
+        }
         if (!turn(s, &idle, &any, err)) {
             return false;
         }
@@ -179,12 +183,9 @@ bool server_finish_requests(struct server *s, double patience_s, const char *lat
 }
 
 static bool drain(struct server *s, struct error *err) {
-    struct scheduler_stats stats = {0};
+    struct scheduler_stats stats = server_stats(s);
     server_set_state(s, SERVER_DRAINING, NULL);
-    if (s->scheduler) {
-        stats = scheduler_stats(s->scheduler);
-    }
-    log_info("draining: %d requests run or wait", stats.running + stats.waiting);
+    log_info("draining: %d running, %d waiting", stats.running, stats.waiting);
     return server_finish_requests(s, s->options.drain_s,
                                   "the server shut down before this request was finished", err);
 }
@@ -216,13 +217,15 @@ static bool serve(struct server *s, struct error *err) {
 
 /* ---- start and end ---- */
 
-static bool write_port(const struct server *s, struct error *err) {
-    const char *path = s->options.port_file;
-    FILE *f = path ? fopen(path, "we") : NULL;
-    if (!path) {
-        return true;
-    }
-    bool ok = f && fprintf(f, "%s:%d\n", s->options.host, http_port(s->http)) > 0;
+/* Where it listens, as a URL has it. */
+static void address_of(const struct server *s, char *out, size_t size) {
+    const char *host = s->options.host;
+    snprintf(out, size, strchr(host, ':') ? "[%s]:%d" : "%s:%d", host, http_port(s->http));
+}
+
+static bool write_port(const char *path, const char *address, struct error *err) {
+    FILE *f = fopen(path, "we");
+    bool ok = f && fprintf(f, "%s\n", address) > 0;
     ok = (f ? fclose(f) == 0 : false) && ok;
     return ok || error_set(err, ERROR_IO, "--port-file %s: %s", path, strerror(errno));
 }
@@ -234,10 +237,15 @@ static bool open_port(struct server *s, struct error *err) {
                                       .api_key = o->api_key,
                                       .cors_origin = o->cors_origin,
                                       .json_log = o->json_log};
-    if (!http_start(&s->http, &http, server_handle, s, err) || !write_port(s, err)) {
+    char address[300];
+    if (!http_start(&s->http, &http, server_handle, s, err)) {
         return false;
     }
-    log_info("listening on http://%s:%d", o->host, http_port(s->http));
+    address_of(s, address, sizeof address);
+    if (o->port_file && !write_port(o->port_file, address, err)) {
+        return false;
+    }
+    log_info("listening on http://%s", address);
     return true;
 }
 
@@ -256,7 +264,7 @@ static bool run(struct server *s, struct error *err) {
     return serve(s, err);
 }
 
-/* Whatever went wrong, clients hear of it first, and for a moment those who come to ask. */
+/* Whatever went wrong, clients hear of it first, and for a while those who come to ask. */
 static void fail(struct server *s, const struct error *why) {
     struct api_error e;
     api_error_from(&e, why);
@@ -267,17 +275,20 @@ static void fail(struct server *s, const struct error *why) {
     pthread_mutex_unlock(&s->lock);
     server_fail_jobs(s, why);
     double end = clock_now() + linger_s;
-    while (s->http && clock_now() < end && !atomic_load(&s->killed)) {
+    do {
         server_take_inbox(s);
-        server_look_after_jobs(s);
+        server_flush(s);
         clock_sleep(0.005);
-    }
+    } while (s->http && clock_now() < end && !atomic_load(&s->killed));
 }
 
 static void finish_http(struct server *s) {
     struct error late;
     error_set(&late, ERROR_INTERRUPTED, "the server is shutting down");
     http_quiesce(s->http);
+    pthread_mutex_lock(&s->lock);
+    s->closed = true;
+    pthread_mutex_unlock(&s->lock);
     server_take_inbox(s);
     server_fail_jobs(s, &late);
     server_flush(s);
@@ -290,7 +301,7 @@ static void finish(struct server *s) {
         finish_http(s);
     }
     if (s->watching) {
-        raise_fd(s->end_fd);
+        wakeup_raise(s->end_fd);
         pthread_join(s->watcher, NULL);
     }
     rank_stats_finish(&s->ranks);
@@ -300,10 +311,8 @@ static void finish(struct server *s) {
 }
 
 static bool start(struct server *s, struct error *err) {
-    s->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    s->end_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (s->wake_fd < 0 || s->end_fd < 0) {
-        return error_set(err, ERROR_INTERNAL, "eventfd: %s", strerror(errno));
+    if (!wakeup_open(&s->wake_fd, err) || !wakeup_open(&s->end_fd, err)) {
+        return false;
     }
     int failed = pthread_create(&s->watcher, NULL, watch_for_kill, s);
     s->watching = failed == 0;
@@ -311,23 +320,32 @@ static bool start(struct server *s, struct error *err) {
            error_set(err, ERROR_INTERNAL, "cannot start a thread: %s", strerror(failed));
 }
 
+static struct server *create(const struct server_options *options, struct pool *pool) {
+    struct server *s = calloc(1, sizeof *s);
+    if (s) {
+        s->options = *options;
+        s->pool = pool;
+        s->wake_fd = s->end_fd = -1;
+        s->inbox_end = &s->inbox;
+        snprintf(s->model_name, sizeof s->model_name, "%s", options->model_name);
+        rank_stats_init(&s->ranks);
+        pthread_mutex_init(&s->lock, NULL);
+        server_set_state(s, SERVER_STARTING, NULL);
+    }
+    return s;
+}
+
 bool server_run(const struct server_options *options, struct pool *pool, struct error *err) {
-    struct server s = {.options = *options, .pool = pool, .wake_fd = -1, .end_fd = -1};
-    struct error at_close;
-    s.inbox_end = &s.inbox;
-    rank_stats_init(&s.ranks);
-    snprintf(s.model_name, sizeof s.model_name, "%s", options->model_name);
-    pthread_mutex_init(&s.lock, NULL);
-    server_set_state(&s, SERVER_STARTING, NULL);
-    bool ok = start(&s, err) && run(&s, err);
-    if (!ok) {
-        fail(&s, err);
+    struct server *s = create(options, pool);
+    if (!s) {
+        return error_set(err, ERROR_MEMORY, "cannot allocate the server");
     }
-    bool closed = !s.engine || server_unload(&s, NULL, &at_close);
-    finish(&s);
-    if (!closed && ok) {
-        *err = at_close;
-        ok = false;
+    if (!start(s, err) || !run(s, err)) {
+        fail(s, err);
+        return false; /* HTTP goes on, and says why, until the process ends */
     }
+    bool ok = !s->engine || server_unload(s, NULL, err);
+    finish(s);
+    free(s);
     return ok;
 }

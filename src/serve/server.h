@@ -24,6 +24,7 @@ struct server_options {
     int kill_fd; /* readable when less than a second is left; see launch_kill_fd */
 };
 
-/* Until it is interrupted, and drained; then true. All strings: borrowed. Errors: IO (port),
- * those of the pool's start, of engine_open and of a step. */
+/* Until it is interrupted, and drained; then true. After a failure HTTP stays up for as long as the
+ * process, and answers with the reason. All strings: borrowed. Errors: IO (port), those of the
+ * pool's start, of engine_open and of a step. */
 bool server_run(const struct server_options *options, struct pool *pool, struct error *err);

@@ -32,7 +32,7 @@ struct server {
     struct scheduler_stats past; /* of models that are unloaded */
     pthread_t watcher;           /* waits for the kill_fd, and for end_fd */
     bool watching;
-    int end_fd;              /* an eventfd, and so is the next */
+    int end_fd;              /* see base/wakeup.h, as the next: the watcher's end */
     int wake_fd;             /* there is something for the main thread */
     atomic_bool stop;        /* somebody wants an end */
     atomic_bool killed;      /* this process has less than a second left */
@@ -46,6 +46,7 @@ struct server {
     struct served *model;             /* holds; NULL: none is loaded */
     char model_name[SERVED_MAX_NAME]; /* the last one's */
     struct job *inbox, **inbox_end;
+    bool closed;      /* nobody looks into the inbox any more */
     struct job *jobs; /* taken from the inbox, and not all sent yet; only the main thread changes
                          the list, and so reads it without the lock */
     struct metrics metrics;
@@ -60,7 +61,7 @@ http_handle server_handle;
 void server_wake(struct server *s);
 /* For people to see; e.g. in GET /ranks. */
 void server_note_error(struct server *s, const char *message);
-/* Queues a job for the main thread; takes a reference. */
+/* Queues a job for the main thread, which takes a reference; at the server's end fails it. */
 void server_submit(struct server *s, struct job *j);
 /* Ends the server as a signal does. */
 void server_stop(struct server *s);
@@ -74,8 +75,9 @@ struct served *server_model(struct server *s, struct api_error *why);
 /* reason: of DRAINING and UNLOADED; NULL: none. */
 void server_set_state(struct server *s, enum server_state state, const char *reason);
 bool server_wants_end(const struct server *s);
-/* Lets requests finish, for so long at most; the others end with `late`. Takes no new ones, where
- * the state says so. Errors: those of a step. */
+/* Lets requests finish, for so long at most, and where the server is to end no longer than its
+ * drain may take; the others end with `late`. Takes no new ones, where the state says so. Errors:
+ * those of a step. */
 bool server_finish_requests(struct server *s, double patience_s, const char *late,
                             struct error *err);
 
@@ -83,6 +85,9 @@ bool server_finish_requests(struct server *s, double patience_s, const char *lat
 void server_take_inbox(struct server *s);
 /* Lets go of jobs that are sent, and of those whose clients are. True: there are others. */
 bool server_look_after_jobs(struct server *s);
+/* Of the model that is loaded; what counts up goes on from those before it. */
+struct scheduler_stats server_stats(const struct server *s);
+/* Shows them to the other thread. */
 void server_note_stats(struct server *s);
 /* Ends every request. */
 void server_fail_jobs(struct server *s, const struct error *why);

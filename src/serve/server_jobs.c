@@ -48,7 +48,7 @@ void server_note_error(struct server *s, const char *message) {
 static void put_failure(struct job *j, const struct error *why) {
     struct api_error e;
     struct buffer last = {0};
-    if (why->kind == ERROR_INTERRUPTED && j->request.stream && j->status == 200 &&
+    if (why->kind == ERROR_INTERRUPTED && job_is_open(j) &&
         api_reply_abort(&j->reply, &last, NULL)) {
         job_put(j, 200, &last, false);
     }
@@ -110,6 +110,14 @@ static void refuse(struct server *s, struct job *j, const struct error *why) {
     put_failure(j, why);
 }
 
+/* Clients know this refusal by its code, and cut their prompts. */
+static bool check_length(const struct server *s, const struct job *j, struct api_error *why) {
+    int n = j->request.generate.n_prompt, ctx = engine_ctx(s->engine);
+    return n <= ctx || api_refuse(why, 400, "invalid_request_error", "context_length_exceeded",
+                                  j->request.kind == API_CHAT ? "messages" : "prompt",
+                                  "the prompt has %d tokens, the context only %d (--ctx)", n, ctx);
+}
+
 static void schedule(struct server *s, struct job *j) {
     struct error err;
     struct api_error why;
@@ -118,6 +126,8 @@ static void schedule(struct server *s, struct job *j) {
     } else if (j->model != s->model) {
         api_refuse(&why, 503, "unavailable", "unloaded", NULL, "the model '%s' has been unloaded",
                    j->model->name);
+        job_fail(j, &why);
+    } else if (!check_length(s, j, &why)) {
         job_fail(j, &why);
     } else if (!api_reply_init(&j->reply, &j->request, &j->model->api, &err) ||
                !scheduler_add(s->scheduler, &j->request.generate, on_event, j, &j->ticket, &err)) {
@@ -185,20 +195,21 @@ bool server_look_after_jobs(struct server *s) {
     return s->jobs != NULL;
 }
 
-/* What `so_far` of the model that is loaded adds to those before it. */
-static struct scheduler_stats add_past(struct scheduler_stats so_far,
-                                       const struct scheduler_stats *past) {
-    so_far.n_step += past->n_step;
-    so_far.prompt_tokens += past->prompt_tokens;
-    so_far.generated_tokens += past->generated_tokens;
-    so_far.step_seconds += past->step_seconds;
-    so_far.leader_seconds += past->leader_seconds;
-    return so_far;
+struct scheduler_stats server_stats(const struct server *s) {
+    struct scheduler_stats stats = {0};
+    if (s->scheduler) {
+        stats = scheduler_stats(s->scheduler);
+    }
+    stats.n_step += s->past.n_step;
+    stats.prompt_tokens += s->past.prompt_tokens;
+    stats.generated_tokens += s->past.generated_tokens;
+    stats.step_seconds += s->past.step_seconds;
+    stats.leader_seconds += s->past.leader_seconds;
+    return stats;
 }
 
 void server_note_stats(struct server *s) {
-    struct scheduler_stats now = {0};
-    now = add_past(s->scheduler ? scheduler_stats(s->scheduler) : now, &s->past);
+    struct scheduler_stats now = server_stats(s);
     pthread_mutex_lock(&s->lock);
     s->metrics.scheduler = now;
     pthread_mutex_unlock(&s->lock);
@@ -218,7 +229,7 @@ void server_fail_jobs(struct server *s, const struct error *why) {
 
 void server_flush(struct server *s) {
     double end = clock_now() + flush_s;
-    while (server_look_after_jobs(s) && clock_now() < end) {
+    while ((server_look_after_jobs(s) || (s->http && http_is_busy(s->http))) && clock_now() < end) {
         clock_sleep(0.005);
     }
     struct api_error late;

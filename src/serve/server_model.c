@@ -78,14 +78,7 @@ bool server_load(struct server *s, const char *dir, const char *name, struct err
 
 bool server_unload(struct server *s, struct message_unloaded *ranks, struct error *err) {
     struct engine *engine = s->engine;
-    if (s->scheduler) {
-        struct scheduler_stats stats = scheduler_stats(s->scheduler);
-        s->past.n_step += stats.n_step;
-        s->past.prompt_tokens += stats.prompt_tokens;
-        s->past.generated_tokens += stats.generated_tokens;
-        s->past.step_seconds += stats.step_seconds;
-        s->past.leader_seconds += stats.leader_seconds;
-    }
+    s->past = server_stats(s);
     scheduler_destroy(s->scheduler);
     s->scheduler = NULL;
     s->engine = NULL;
@@ -102,7 +95,7 @@ static void answer(struct job *j, json_t *object) {
     if (text && buffer_append(&body, text, strlen(text), NULL)) {
         job_put(j, 200, &body, true);
     } else {
-        api_refuse(&e, 500, "server_error", NULL, NULL, "out of memory");
+        api_refuse_memory(&e);
         job_fail(j, &e);
     }
     buffer_finish(&body);
@@ -139,12 +132,17 @@ static bool find_model(const struct server *s, const char *wanted, char dir[PATH
     return true;
 }
 
-/* What the files are to blame for is the request's fault, as it chose them. */
-static void refuse_load(struct job *j, const struct error *why) {
+/* Tells whoever asked, and whoever looks. */
+static void refuse_load(struct server *s, struct job *j, const char *dir, const struct error *why) {
     struct api_error e;
-    api_error_from(&e, why);
+    char reason[sizeof s->reason];
+    api_error_from(&e, why); /* names the rank */
+    log_warn("cannot load %s: %s", dir, e.message);
+    snprintf(reason, sizeof reason, "no model is loaded; the last load failed: %.150s", e.message);
+    server_set_state(s, SERVER_UNLOADED, reason);
+    server_note_error(s, e.message);
     if (error_exit_code(why->kind) == 2 && why->kind != ERROR_MEMORY) {
-        e.status = 400;
+        e.status = 400; /* the files are to blame, which the request chose */
     }
     job_fail(j, &e);
 }
@@ -172,12 +170,7 @@ static bool do_load(struct server *s, struct job *j, struct error *err) {
                             (json_int_t)engine_blocks(s->engine) * (json_int_t)KV_BLOCK));
         return true;
     }
-    log_warn("cannot load %s: %s", dir, why.message);
-    char reason[sizeof s->reason];
-    snprintf(reason, sizeof reason, "no model is loaded; the last load failed: %.150s",
-             why.message);
-    server_set_state(s, SERVER_UNLOADED, reason);
-    refuse_load(j, &why);
+    refuse_load(s, j, dir, &why);
     bool broken = pool_is_broken(s->pool) || why.kind == ERROR_DEADLINE;
     if (broken) {
         *err = why;
@@ -197,7 +190,7 @@ static bool do_unload(struct server *s, struct job *j, struct error *err) {
     int world = pool_world(s->pool);
     struct message_unloaded *ranks = calloc((size_t)world, sizeof *ranks);
     if (!ranks) {
-        api_refuse(&e, 500, "server_error", NULL, NULL, "out of memory");
+        api_refuse_memory(&e);
         job_fail(j, &e);
         return true;
     }

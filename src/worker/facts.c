@@ -7,6 +7,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/flight_peers.h"
+
 /* ---- cgroup limit of CPU time, version 2 and 1 ---- */
 
 /* Reads up to two numbers from a one-line file; "max" reads as -1. Returns how many there were. */
@@ -105,43 +107,58 @@ static bool mpi_try(int code, struct error *err) {
                      code);
 }
 
-/* How many of the local ranks' core sets overlap with this rank's. */
-static bool count_sharers(MPI_Comm local, struct host_facts *f, struct error *err) {
-    cpu_set_t own;
-    CPU_ZERO(&own);
-    sched_getaffinity(0, sizeof own, &own);
-    cpu_set_t *sets = calloc((size_t)f->local_size, sizeof *sets);
-    if (!sets) {
+/* What the ranks of a host tell each other. */
+struct neighbour {
+    cpu_set_t cores;
+    struct flight_address flight;
+};
+
+/* How many of the local ranks' core sets overlap with this rank's; and maps their flight records.
+ */
+static bool meet_neighbours(MPI_Comm local, int rank, struct host_facts *f, struct error *err) {
+    struct neighbour own = {.flight = flight_share(rank)};
+    const int size = (int)sizeof own;
+    sched_getaffinity(0, sizeof own.cores, &own.cores);
+    struct neighbour *all = calloc((size_t)f->local_size, sizeof *all);
+    if (!all) {
         return error_set(err, ERROR_MEMORY, "cannot hold %d core sets", f->local_size);
     }
-    bool ok = mpi_try(
-        MPI_Allgather(&own, (int)sizeof own, MPI_BYTE, sets, (int)sizeof own, MPI_BYTE, local),
-        err);
+    bool ok = mpi_try(MPI_Allgather(&own, size, MPI_BYTE, all, size, MPI_BYTE, local), err);
     f->sharers = 0;
     for (int i = 0; ok && i < f->local_size; i++) {
         cpu_set_t both;
-        CPU_AND(&both, &own, &sets[i]);
+        CPU_AND(&both, &own.cores, &all[i].cores);
         f->sharers += i == f->local_rank || CPU_COUNT(&both) > 0;
+        flight_map(&all[i].flight);
     }
-    free(sets);
+    free(all);
     return ok;
+}
+
+static void sign_flight_record(int rank, int world, const char *host) {
+    struct flight_owner owner = {.rank = rank, .world = world, .pid = (int32_t)getpid()};
+    snprintf(owner.host, sizeof owner.host, "%.*s", (int)sizeof owner.host - 1, host);
+    snprintf(owner.device, sizeof owner.device, "host");
+    flight_set_owner(&owner);
 }
 
 bool host_facts_read(MPI_Comm comm, struct host_facts *out, struct error *err) {
     struct host_facts f = {.cores = host_cores_usable(), .cores_host = host_cores_online()};
     MPI_Comm local = MPI_COMM_NULL;
-    int rank;
+    int rank, world;
     if (gethostname(f.host, sizeof f.host - 1) != 0) {
         snprintf(f.host, sizeof f.host, "unknown-host");
     }
     MPI_Comm_rank(comm, &rank);
+    MPI_Comm_size(comm, &world);
     if (!mpi_try(MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, rank, MPI_INFO_NULL, &local),
                  err)) {
         return false;
     }
     MPI_Comm_rank(local, &f.local_rank);
     MPI_Comm_size(local, &f.local_size);
-    bool ok = count_sharers(local, &f, err);
+    bool ok = meet_neighbours(local, rank, &f, err);
+    sign_flight_record(rank, world, f.host);
     MPI_Comm_free(&local);
     if (ok) {
         *out = f;

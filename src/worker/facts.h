@@ -16,7 +16,8 @@ struct host_facts {
     int sharers;    /* ranks on this host that may use one of this rank's cores; at least 1 */
 };
 
-/* Collective over `comm`, blocking (start-up only; a watchdog phase guards it).
+/* Also shares this rank's flight record with the ranks of its host, and maps theirs.
+ * Collective over `comm`, blocking (start-up only; a watchdog phase guards it).
  * Errors: COMM, MEMORY. */
 bool host_facts_read(MPI_Comm comm, struct host_facts *out, struct error *err);
 

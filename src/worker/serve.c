@@ -5,7 +5,10 @@
 #include <stdlib.h>
 
 #include "base/clock.h"
+#include "base/flight.h"
+#include "base/flight_dump.h"
 #include "base/log.h"
+#include "rpc/blame.h"
 
 struct server {
     struct worker *worker; /* borrowed */
@@ -45,6 +48,34 @@ static bool send_error(struct server *s, enum message_type type, const struct er
     return send_message(s, type == MESSAGE_TROUBLE ? &s->notice : &s->frame, &m, err);
 }
 
+static bool send_place(struct server *s, int rank, const struct blame_rank *at, struct error *err) {
+    struct message m = {.type = MESSAGE_PLACE, .seq = s->seq};
+    blame_to_message(at, rank, &m.place);
+    return send_message(s, &s->notice, &m, err);
+}
+
+/* Somebody waits in vain: tells where this rank is, and where those of its host are that look as if
+ * they could not tell themselves. */
+static void tell_places(struct server *s) {
+    struct flight_owner owner;
+    struct blame_rank self, other;
+    struct error err;
+    if (!flight_read_owner(flight_own(), &owner)) {
+        return;
+    }
+    blame_look(&self, owner.rank, NULL);
+    bool ok = send_place(s, owner.rank, &self, &err);
+    for (int r = 0; ok && r < owner.world; r++) {
+        blame_look(&other, r, NULL);
+        if (r != owner.rank && r != 0 && blame_is_odd(&other, &self)) {
+            ok = send_place(s, r, &other, &err);
+        }
+    }
+    if (!ok) {
+        log_debug("where this rank is: %s", err.message);
+    }
+}
+
 /* A notice from the leader: it gave up on the request `seq`, and whoever is in it must too. */
 static bool read_notice(struct server *s, const struct frame *f, struct error *err) {
     struct message m;
@@ -57,7 +88,12 @@ static bool read_notice(struct server *s, const struct frame *f, struct error *e
         return true;
     }
     s->called_off = true;
-    return message_to_error(&m, err);
+    message_to_error(&m, err);
+    if (err->kind == ERROR_DEADLINE) {
+        tell_places(s);
+        flight_dump(err->message);
+    }
+    return false;
 }
 
 /* This rank waited in vain inside a request. A leader that lives gives its verdict soon, and one
@@ -103,13 +139,21 @@ static bool report_progress(void *user, uint64_t bytes_done, uint64_t bytes_tota
 }
 
 /* Handles a step, which has no reply: its failure is a notice. */
-static bool serve_step(struct server *s, const struct message *request, struct error *err) {
+static bool serve_step(struct server *s, const struct message *request, uint64_t entry,
+                       struct error *err) {
     static const double verdict_s = 1;
     struct error failure;
     if (worker_step(s->worker, &request->step, NULL, &failure)) {
+        flight_leave(entry, clock_now());
         return true;
     }
     expect_verdict(s, &failure, verdict_s);
+    if (failure.kind == ERROR_DEADLINE && !s->called_off) {
+        tell_places(s);
+    }
+    if (failure.kind != ERROR_PROTOCOL) {
+        flight_dump(failure.message);
+    }
     return send_error(s, MESSAGE_TROUBLE, &failure, err);
 }
 
@@ -141,8 +185,10 @@ static bool serve_request(struct server *s, const struct frame *f, bool *done, s
         return send_error(s, request.type == MESSAGE_STEP ? MESSAGE_TROUBLE : MESSAGE_ERROR,
                           &failure, err);
     }
+    uint64_t entry =
+        flight_enter_rpc(request.seq, message_name(request.type), f->size, clock_now());
     if (request.type == MESSAGE_STEP) {
-        return serve_step(s, &request, err);
+        return serve_step(s, &request, entry, err);
     }
     static const double slack_s = 5; /* the leader first hears all others */
     bool handled = worker_handle(s->worker, &request, &reply, &failure);
@@ -155,6 +201,9 @@ static bool serve_request(struct server *s, const struct frame *f, bool *done, s
     if (!(handled ? send_message(s, &s->frame, &reply, err)
                   : send_error(s, MESSAGE_ERROR, &failure, err))) {
         return false;
+    }
+    if (handled) {
+        flight_leave(entry, clock_now());
     }
     if (handled && request.type == MESSAGE_INIT) {
         s->timeout_s = request.init.timeout_s;
@@ -176,6 +225,31 @@ static bool serve_frame(struct server *s, const struct frame *f, bool *done, str
     }
 }
 
+/* Rank 0 says nothing. Where it runs on this host its record may tell more, or that of another. */
+static void blame_leader(struct error *err) {
+    struct flight_owner owner;
+    struct blame_rank *ranks = NULL;
+    struct flight_entry *entries = NULL;
+    struct error found;
+    bool ok = false;
+    if (flight_read_owner(flight_own(), &owner) && owner.world > 0) {
+        ranks = calloc((size_t)owner.world, sizeof *ranks);
+        entries = calloc((size_t)owner.world * FLIGHT_ENTRIES, sizeof *entries);
+    }
+    if (ranks && entries) {
+        for (int r = 0; r < owner.world; r++) {
+            blame_look(&ranks[r], r, entries + (size_t)r * FLIGHT_ENTRIES);
+        }
+        ok = blame_find(ranks, owner.world, 0, &found);
+    }
+    if (ok) {
+        *err = found;
+    }
+    error_wrap(err, "no word from rank 0%s", ok ? "" : " after");
+    free(entries);
+    free(ranks);
+}
+
 bool worker_serve(struct worker *w, struct transport *t, struct error *err) {
     struct server s = {.worker = w, .t = t, .timeout_s = 60, .patience_s = (double)INFINITY};
     struct model_progress progress = {.report = report_progress, .user = &s};
@@ -194,7 +268,7 @@ bool worker_serve(struct worker *w, struct transport *t, struct error *err) {
             ok = send_error(&s, MESSAGE_ERROR, &cause, err);
         } else if (err->kind == ERROR_DEADLINE && isfinite(s.patience_s)) {
             *err = s.overdue;
-            error_wrap(err, "no word from rank 0 after");
+            blame_leader(err);
         }
     }
     worker_set_poll(w, NULL, NULL);

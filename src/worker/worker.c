@@ -10,6 +10,8 @@
 
 #include "base/build_id.h"
 #include "base/clock.h"
+#include "base/flight.h"
+#include "comm/check.h"
 #include "comm/mpi.h"
 #include "comm/sweep.h"
 #include "device/device.h"
@@ -23,10 +25,13 @@ struct worker {
     int rank, world;
     struct gpu gpu; /* as hello has found it */
     bool gpu_known;
-    bool on_gpu;           /* device and comm are the plug-in's */
-    struct device *device; /* owns; from init on */
-    struct comm *comm;     /* owns; from worker_join on */
-    struct model *model;   /* owns; from load to unload */
+    bool on_gpu;              /* device and comm are the plug-in's */
+    struct device *device;    /* owns; from init on */
+    struct comm *comm;        /* owns; from worker_join on */
+    bool wants_check;         /* of collectives: as init has said */
+    MPI_Comm check_mpi;       /* owns; its own, for the check; MPI_COMM_NULL: none */
+    struct comm_check *check; /* owns; may be NULL */
+    struct model *model;      /* owns; from load to unload */
     transport_hook *poll;
     void *poll_user;
     uint64_t resident_before; /* bytes of this process in memory before the load */
@@ -40,6 +45,7 @@ bool worker_create(struct worker **out, const struct worker_options *options, st
         return error_set(err, ERROR_MEMORY, "cannot allocate a worker");
     }
     w->options = *options;
+    w->check_mpi = MPI_COMM_NULL;
     MPI_Comm_rank(options->control, &w->rank);
     MPI_Comm_size(options->control, &w->world);
     *out = w;
@@ -51,6 +57,16 @@ static void drop_model(struct worker *w) {
         model_destroy(w->model);
     }
     w->model = NULL;
+}
+
+/* A broken one's communicator may still be in use by MPI. */
+static void drop_check(struct worker *w) {
+    bool broken = w->comm && w->comm->broken;
+    comm_check_destroy(w->check);
+    w->check = NULL;
+    if (!broken && w->check_mpi != MPI_COMM_NULL) {
+        MPI_Comm_free(&w->check_mpi);
+    }
 }
 
 /* Beyond the deadlines that the waits inside of CUDA and NCCL have of their own. */
@@ -83,6 +99,7 @@ void worker_destroy(struct worker *w) {
         double limit = broken ? abort_s : w->options.timeout_s + 1;
         guard(w, "the end of NCCL and the GPU", limit + (w->rank == 0 ? 0 : after_leader_s));
         drop_model(w);
+        drop_check(w);
         comm_destroy(w->comm); /* it works on the device */
         left_gpu = left_gpu || (w->device && w->device->broken);
         device_destroy(w->device);
@@ -101,6 +118,9 @@ void worker_set_poll(struct worker *w, transport_hook *poll, void *user) {
     if (w->comm) {
         w->comm->poll = poll;
         w->comm->poll_user = user;
+    }
+    if (w->check) {
+        comm_check_set_poll(w->check, poll, user);
     }
     if (w->device) {
         w->device->poll = poll;
@@ -279,6 +299,7 @@ static void tell_device(const struct worker *w) {
     if (w->on_gpu) {
         snprintf(name, sizeof name, "cuda:%d", w->gpu.index);
     }
+    flight_set_device(name);
     if (w->options.on_device) {
         w->options.on_device(name);
     }
@@ -294,6 +315,7 @@ static bool handle_init(struct worker *w, const struct message *request, struct 
         return false;
     }
     w->options.timeout_s = init->timeout_s;
+    w->wants_check = init->check != 0;
     device_destroy(w->device);
     w->device = NULL;
     if (!(strcmp(init->device, "cuda") == 0 ? create_cuda : create_host)(w, init, err)) {
@@ -516,6 +538,18 @@ static bool create_comm(struct worker *w, const uint8_t id[COMM_ID_BYTES], struc
     return ok;
 }
 
+/* Of its own MPI communicator: the tensors' is busy with the collective that is compared. */
+static bool create_check(struct worker *w, struct error *err) {
+    if (!w->wants_check || w->world == 1) {
+        return true;
+    }
+    watchdog_phase("the set-up of --check-collectives", w->options.timeout_s + 1);
+    bool ok = MPI_Comm_dup(w->options.control, &w->check_mpi) == MPI_SUCCESS ||
+              error_set(err, ERROR_COMM_INIT, "MPI_Comm_dup failed");
+    watchdog_clear();
+    return ok && comm_check_create(&w->check, w->check_mpi, w->options.timeout_s, err);
+}
+
 bool worker_join(struct worker *w, bool go, struct error *err) {
     uint8_t id[COMM_ID_BYTES];
     comm_make_id *make = w->on_gpu ? make_nccl_id : NULL;
@@ -528,7 +562,10 @@ bool worker_join(struct worker *w, bool go, struct error *err) {
     if (comm_mpi_id_is_none(id)) {
         return true; /* called off: the leader has the reason */
     }
-    bool ok = create_comm(w, id, err);
+    bool ok = create_check(w, err) && create_comm(w, id, err);
+    if (ok && w->check) {
+        comm_check_attach(w->check, w->comm);
+    }
     worker_set_poll(w, w->poll, w->poll_user);
     return ok || error_wrap(err, "init");
 }

@@ -1,5 +1,7 @@
-/* Preloaded into a rank: a disk that is slow, but not dead. */
+/* Preloaded into a rank: a disk that is slow, but not dead. SLOW_READ_MS: how slow a read is,
+ * unless 1 ms. */
 #include <dlfcn.h>
+#include <stdlib.h>
 #include <sys/types.h>
 #include <unistd.h>
 
@@ -9,6 +11,7 @@ __attribute__((visibility("default"))) ssize_t pread(int fd, void *to, size_t n,
     if (!real) {
         *(void **)&real = dlsym(RTLD_NEXT, "pread64");
     }
-    usleep(1000);
+    const char *ms = getenv("SLOW_READ_MS");
+    usleep((useconds_t)(ms ? atoi(ms) : 1) * 1000);
     return real(fd, to, n, at);
 }

@@ -116,15 +116,21 @@ class TestStoppedRank(unittest.TestCase):
         self.assertEqual(code, 4)
         self.assertLess(seconds, self.TIMEOUT + 5)  # not a timeout for each of step, unload, shutdown
         self.assertEqual(len(lines), 1, lines)
-        self.assertRegex(lines[0], r"^lockstep: rank \d \(\S+, host\): deadline: step: .* waited .* for rank 2")
-        self.assertEqual(lines[0].count(" step:"), 1, lines)
-        self.assertEqual((status["exit_code"], status["kind"]), (4, "deadline"))
+        self.assertRegex(lines[0], r"^lockstep: rank 2 \(\S+, host\): deadline: hang: is stopped \(SIGSTOP\), last entered "
+                         r"(layer \d+ (attention|mlp) all-reduce|embedding all-reduce|head gather) #\d+ \d+\.\d s ago; "
+                         r"the other 2 ranks are at #\d+$")
+        behind, others = map(int, re.findall(r"#(\d+)", lines[0]))
+        self.assertLessEqual(others - behind, 1)
+        self.assertLessEqual(self.TIMEOUT - 0.2, float(re.search(r"([\d.]+) s ago", lines[0])[1]))
+        self.assertEqual((status["exit_code"], status["kind"], status["rank"]), (4, "deadline", 2))
 
     def test_a_stopped_leader(self):
         code, seconds, lines, _ = self.stop(2, 0)
         self.assertEqual(code, 4)
         self.assertLess(seconds, self.TIMEOUT + 5)
-        self.assertIn("no word from rank 0", lines[0])
+        self.assertEqual(len(lines), 1, lines)  # rank 0 wakes up when all is over, and has nothing to add
+        self.assertRegex(lines[0], r"^lockstep: rank 0 \(\S+, host\): deadline: no word from rank 0: hang: is stopped "
+                         r"\(SIGSTOP\), last entered .* #\d+ \d+\.\d s ago; the other rank is at #\d+$")
 
 
 class TestSlowRank(unittest.TestCase):
@@ -172,6 +178,20 @@ class TestStreams(unittest.TestCase):
                 status = json.load(f)
             self.assertEqual((status["exit_code"], status["kind"]), (130, "interrupted"))
             self.assertIn("interrupted while loading", status["message"])
+
+    def test_an_end_while_only_others_load(self):
+        """Rank 0 has its share, and calls off the other, who would read for 15 seconds more."""
+        slow = ["-x", f"LD_PRELOAD={SLOW_READ}", "-x", "SLOW_READ_MS=8"]
+        command = [LOCKSTEP, "generate", "--prompt", "In the", "--threads", "1"]
+        p = subprocess.Popen([MPIEXEC, "-n", "1", *command, ":", "-n", "1", *slow, *command],
+                             env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        time.sleep(2)
+        start = time.monotonic()
+        os.kill(ranks_of(p.pid)[0], signal.SIGTERM)
+        _, err = p.communicate(timeout=30)
+        self.assertLess(time.monotonic() - start, 8, err)
+        self.assertIn("interrupted while loading", err)
+        self.assertEqual(p.returncode, 130)
 
     def test_ctrl_c_while_reading_the_prompt(self):
         p = subprocess.Popen([LOCKSTEP, "generate", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,

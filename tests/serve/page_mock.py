@@ -116,9 +116,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    def refuse(self, status, message, param=None, **more):
+    def refuse(self, status, message, param=None, code=None, **more):
         self.reply(status, {"error": {"message": message, "type": "invalid_request_error", "param": param,
-                                      "code": None}}, **more)
+                                      "code": code}}, **more)
 
     def has_key(self):
         if self.server.key and self.headers["Authorization"] != f"Bearer {self.server.key}":
@@ -148,6 +148,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.refuse(400, "The model has no chat template; use /v1/completions", "messages")
         elif prompt == "busy":
             self.refuse(429, "128 requests wait", Retry_After="3")
+        elif prompt == "last orders":
+            self.refuse(503, "the server is shutting down", code="draining", Retry_After="1")
         elif prompt == "wrong":
             self.refuse(400, "must be between 0 and 2", "temperature")
         else:

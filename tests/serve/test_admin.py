@@ -3,10 +3,12 @@
 
     test_admin.py LOCKSTEP MPIRUN
 """
+import concurrent.futures
 import json
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -17,6 +19,8 @@ import test_server
 from test_server import SLOW, Server, completion, ranks_of
 
 TINY = os.path.join(os.environ["LOCKSTEP_TEST_DATA"], "tiny-qwen3")
+# A reason that names them is cut, one of them in the middle of a character.
+BAD = ["bad" + "é" * 60, "bad+" + "é" * 60]
 CYCLES = 3 if os.environ.get("LOCKSTEP_TEST_SHORT") else 10
 SANITIZED = bool(os.environ.get("LOCKSTEP_TEST_SHORT"))  # then memory is theirs
 LONG = {"tokens": 900, "ignore_eos": True, "stream": True}
@@ -80,9 +84,9 @@ class Models(unittest.TestCase):
         shutil.copytree(TINY, os.path.join(root, "some", "tiny"))
         shutil.copytree(TINY, os.path.join(cls.folder.name, "outside"))
         os.symlink("../outside", os.path.join(root, "link"))
-        bad = shutil.copytree(TINY, os.path.join(root, "bad"))
-        weights = os.path.join(bad, "model.safetensors")
-        os.truncate(weights, os.path.getsize(weights) - 100)
+        for name in BAD:
+            weights = os.path.join(shutil.copytree(TINY, os.path.join(root, name)), "model.safetensors")
+            os.truncate(weights, os.path.getsize(weights) - 100)
         cls.server = Server("--model-root", root, *SLOW)
 
     @classmethod
@@ -149,11 +153,14 @@ class Models(unittest.TestCase):
             got = self.post("load", {"model": name})
             self.assertEqual((got[0], got[1]["error"]["code"]), (404, "model_not_found"), (name, got))
         # A load that fails leaves the server unloaded, with the reason, and the next one works.
-        status, got = self.post("load", {"model": "bad"})
-        self.assertEqual((status, got["error"]["type"]), (400, "st_truncated"), got)
-        status, health = self.server.ask("GET", "/health")
-        self.assertEqual((status, health["status"]), (503, "unloaded"))
-        self.assertIn("last load failed", health["reason"])
+        for name in BAD:
+            status, got = self.post("load", {"model": name})
+            self.assertEqual((status, got["error"]["type"]), (400, "st_truncated"), got)
+            status, health = self.server.ask("GET", "/health")
+            self.assertEqual((status, health["status"]), (503, "unloaded"))
+            self.assertIn("last load failed: rank 0: load: ", health["reason"])
+            errors = self.server.ask("GET", "/ranks")[1]["errors"]
+            self.assertEqual(errors[-1]["message"][:120], got["error"]["message"][:120])
         self.assertEqual(self.post("load")[0], 200)
         self.assertEqual(self.server.ask("GET", "/health")[0], 200)
 
@@ -252,6 +259,37 @@ class Ends(unittest.TestCase):
         self.assertFalse(done)
         self.assertEqual(events[-2]["choices"][0]["finish_reason"], "abort")
         self.assertIn("shut down before", events[-1]["error"]["message"])
+        self.assertEqual(server.process.wait(30), 0, server.said())
+        server.stop()
+
+    def test_term_while_a_request_is_read(self):
+        """A body that is long to read: its client hears, too, and the server's end is as clean."""
+        server = Server(np=1)
+        body = json.dumps({"prompt": [1] * (200000 if SANITIZED else 2600000)}).encode()
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as s:
+            s.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body))
+            s.sendall(body)
+            time.sleep(0.1)
+            os.kill(server.leader(), signal.SIGTERM)
+            answer = s.recv(65536)
+        self.assertRegex(answer, b"^HTTP/1.1 (503|400) ")  # 400: it was read before
+        self.assertEqual(server.process.wait(30), 0, server.said())
+        server.stop()
+
+    def test_an_end_does_not_wait_for_an_unload(self):
+        """One that lets requests finish for longer than the end would."""
+        server = Server(*SLOW, "--drain-timeout", "0.5")
+        streams = begin(server, 4)
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            unload = pool.submit(server.ask, "POST", "/v1/admin/unload", {"timeout": 600})
+            while server.ask("GET", "/health")[1]["status"] != "draining":
+                time.sleep(0.02)
+            self.assertEqual(server.ask("POST", "/v1/admin/shutdown")[0], 202)
+            for s in streams:
+                events, done = s.events()
+                self.assertFalse(done)
+                self.assertEqual(events[-2]["choices"][0]["finish_reason"], "abort")
+            self.assertEqual(unload.result()[0], 200)
         self.assertEqual(server.process.wait(30), 0, server.said())
         server.stop()
 

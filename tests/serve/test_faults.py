@@ -129,6 +129,18 @@ class Ranks(unittest.TestCase):
         server.stop()
 
 
+    def test_a_rank_that_stops_while_nobody_asks(self):
+        server = Server("--timeout", "2")
+        start = time.monotonic()
+        os.kill(ranks_of(server.process.pid)[1], signal.SIGSTOP)
+        code = server.process.wait(timeout=30)
+        self.assertLess(time.monotonic() - start, 5 + 2 + 5 + 5, "a heartbeat, the deadline, the end, and a busy machine")
+        said = server.said()
+        self.assertEqual(code, 4, said)
+        self.assertRegex(said, r"lockstep: rank 1 .*deadline")
+        server.stop()
+
+
 class Chats(unittest.TestCase):
     def test_whole_and_streamed(self):
         server = Server("--model", CHATTY)

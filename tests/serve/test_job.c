@@ -43,6 +43,24 @@ static void a_slow_reader(void **state) {
     job_release(j);
 }
 
+/* A reader that is always a little behind costs no more memory than one that is not. */
+static void a_reader_that_lags(void **state) {
+    (void)state;
+    static char chunk[64 << 10], got[sizeof chunk];
+    struct job *j = make(true);
+    for (int i = 0; i < 1000; i++) {
+        memset(chunk, 'a' + i % 26, sizeof chunk);
+        const struct buffer bytes = {.data = (unsigned char *)chunk, .size = sizeof chunk};
+        assert_true(job_put(j, 200, &bytes, false));
+        if (i >= 4) {
+            assert_int_equal(job_read(j, NULL, got, sizeof got), sizeof got);
+            assert_true(got[0] == 'a' + (i - 4) % 26 && got[sizeof got - 1] == got[0]);
+        }
+        assert_true(j->out.size <= 2 * JOB_MAX_UNSENT + sizeof chunk);
+    }
+    job_release(j);
+}
+
 /* What goes out in one piece may be as large as it is. */
 static void a_whole_reply(void **state) {
     (void)state;
@@ -74,6 +92,7 @@ static void a_client_gone(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_slow_reader),
+        cmocka_unit_test(a_reader_that_lags),
         cmocka_unit_test(a_whole_reply),
         cmocka_unit_test(a_client_gone),
     };

@@ -133,6 +133,9 @@ class TestPage(unittest.TestCase):
         self.say("busy")
         self.assertIn("busy", self.b.js(FAULT))
         self.assertIn("Try again in 3 s", self.b.js(FAULT))
+        self.say("last orders")
+        self.assertIn("shutting down", self.b.js(FAULT))
+        self.assertNotIn("in 1 s", self.b.js(FAULT))
         self.say("wrong")
         self.assertIn("must be between 0 and 2 (temperature)", self.b.js(FAULT))
         self.say("plain")           # what was refused is not sent again
@@ -188,6 +191,7 @@ class TestPage(unittest.TestCase):
         # A server without a model has less to say.
         self.mock.change_view = lambda view: {"state": "unloaded", "ranks": [{"rank": 0}]}
         self.b.wait("document.getElementById('state').textContent === 'unloaded'")
+        self.assertEqual(self.b.js("document.getElementById('model').textContent"), "")
         self.assertEqual(self.numbers(0), ["–", "–", "–"])
         self.assertEqual(self.b.js("document.querySelectorAll('#rank-times tbody').length"), 1)
         self.assertTrue(self.b.js("document.getElementById('errors').hidden"))

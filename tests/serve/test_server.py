@@ -232,7 +232,7 @@ class Requests(unittest.TestCase):
                 ("/v1/completions", completion(n=2), 400, "n", ""),
                 ("/v1/completions", completion(logit_bias={"1000000": 1}), 400, "logit_bias", "1000000"),
                 ("/v1/completions", completion(logit_bias={"1": 101}), 400, "logit_bias", "token 1"),
-                ("/v1/completions", completion("x " * 3000), 400, None, "context"),
+                ("/v1/completions", completion("x " * 3000), 400, "prompt", "context"),
                 ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]}, 400, "messages",
                  "template"),
                 ("/v1/embeddings", {"input": "x"}, 400, None, "embeddings"),
@@ -243,8 +243,58 @@ class Requests(unittest.TestCase):
                 self.assertEqual(sorted(answer["error"]), ["code", "message", "param", "type"])
                 self.assertEqual(answer["error"]["param"], param)
                 self.assertIn(words, answer["error"]["message"])
+        answer = self.server.ask("POST", "/v1/completions", completion("x " * 3000))[1]
+        self.assertEqual(answer["error"]["code"], "context_length_exceeded")
         self.assertEqual(self.server.ask("GET", "/v1/completions")[0], 405)
         self.assertEqual(self.server.ask("POST", "/v1/completions", b"x" * (9 << 20))[0], 413)
+
+    def talk(self, *pieces):
+        """What comes back for these bytes, until it ends or nothing more comes."""
+        got = b""
+        with socket.create_connection(("127.0.0.1", self.server.port), timeout=30) as s:
+            try:
+                for piece in pieces:
+                    s.sendall(piece)
+                s.settimeout(2)
+                while more := s.recv(65536):
+                    got += more
+            except OSError:
+                pass
+        return got.decode()
+
+    def test_bodies(self):
+        """In chunks, after 100 Continue, one request behind another; and those that are too long."""
+        body = json.dumps(completion(tokens=2)).encode()
+        def head(*more):
+            lines = ("POST /v1/completions HTTP/1.1", "Host: x", *more, "", "")
+            return "\r\n".join(lines).encode()
+        chunks = b"".join(b"%x\r\n%s\r\n" % (len(c), c) for c in (body[:7], body[7:])) + b"0\r\n\r\n"
+        length = f"Content-Length: {len(body)}"
+        got = self.talk(head("Transfer-Encoding: chunked") + chunks + head(length) + body +
+                        b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        self.assertEqual(re.findall(r"HTTP/1.1 (\d+)", got), ["200"] * 3)
+        self.assertTrue(got.endswith('{"status":"ready"}'), got)
+        got = self.talk(head(length, "Expect: 100-continue"), body)
+        self.assertEqual(re.findall(r"HTTP/1.1 (\d+)", got), ["100", "200"])
+        got = self.talk(head(f"Content-Length: {9 << 20}", "Expect: 100-continue"))
+        self.assertEqual(re.findall(r"HTTP/1.1 (\d+)", got), ["413"])
+        # who never stops sending is not read for ever
+        mib = b"100000\r\n" + b"x" * (1 << 20) + b"\r\n"
+        with socket.create_connection(("127.0.0.1", self.server.port), timeout=30) as s:
+            s.sendall(head("Transfer-Encoding: chunked"))
+            with self.assertRaises(OSError):
+                for _ in range(200):
+                    s.sendall(mib)
+
+    def test_head(self):
+        c = self.server.connect()
+        c.request("HEAD", "/v1/models")
+        r = c.getresponse()
+        self.assertEqual((r.status, r.read()), (200, b""))
+        self.assertGreater(int(r.getheader("Content-Length")), 50)
+        c.request("HEAD", "/v1/completions")
+        self.assertEqual(c.getresponse().status, 405)
+        c.close()
 
     def test_idle(self):
         """A server with nothing to do uses next to nothing. (The promise is 2 % over a long time.)"""
@@ -261,6 +311,11 @@ class Requests(unittest.TestCase):
         self.assertEqual((status, page[:15]), (200, "<!DOCTYPE html>"))
         self.assertNotIn("http://", re.sub(r"http://www.w3.org/\S*", "", page))  # nothing from elsewhere
         self.assertEqual(self.server.ask("GET", "/health"), (200, {"status": "ready"}))
+        c = self.server.connect()
+        c.request("HEAD", "/health")
+        r = c.getresponse()
+        self.assertEqual((r.status, r.getheader("Content-Length"), r.read()), (200, "18", b""))
+        c.close()
         status, document = self.server.ask("GET", "/openapi.json")
         self.assertEqual((status, document["openapi"]), (200, "3.1.0"))
         for path, item in document["paths"].items():
@@ -331,6 +386,10 @@ class Endings(unittest.TestCase):
             server.wait_for("num_requests_waiting", 1)
             status, answer = server.ask("POST", "/v1/completions", completion())
             self.assertEqual((status, answer["error"]["code"]), (429, "queue_full"))
+            c = server.connect()
+            c.request("POST", "/v1/completions", json.dumps(completion()))
+            self.assertEqual(c.getresponse().getheader("Retry-After"), "1")
+            c.close()
             self.assertEqual([a.result()[0] for a in asked], [200, 200])
         self.assertEqual(server.stop()[0], 0)
 
@@ -462,11 +521,58 @@ class Start(unittest.TestCase):
         self.assertIn(words, done.stderr)
 
     def test_options(self):
-        self.refuse(2, "--host 0.0.0.0 is open to others", "--host", "0.0.0.0")
+        for host in ("0.0.0.0", "::", "127.example.org"):
+            self.refuse(2, f"--host {host} is open to others", "--host", host)
         self.refuse(2, "--cors-origin example.org: expected an origin", "--cors-origin", "example.org")
         self.refuse(2, "--api-key-file: /nonexistent", "--api-key-file", "/nonexistent")
+        self.refuse(2, "--model-root /nonexistent: No such", "--model-root", "/nonexistent")
+        self.refuse(2, f"--model-root {__file__}: not a directory", "--model-root", __file__)
+        self.refuse(2, "--kv-memory 0: must be at least 1", "--kv-memory", "0")
+        self.refuse(2, "--served-model-name: must have", "--served-model-name", "")
         self.refuse(2, "config.json", "--model", "/nonexistent")
         self.refuse(2, "cannot listen on 192.0.2.1", "--host", "192.0.2.1", "--no-auth")
+        # a name that looks like loopback is whatever its resolver says
+        self.refuse(2, "--host 127.0.0.1.example is open to others", "--host", "127.0.0.1.example")
+
+    def test_bad_keys(self):
+        for key, words in ("", "the first line is empty"), ("\nsecret\n", "the first line is empty"), \
+                          ("a secret\n", "ASCII"), ("s\0crt\n", "ASCII"), ("clé\n", "ASCII"):
+            with tempfile.NamedTemporaryFile("w") as f:
+                f.write(key)
+                f.flush()
+                self.refuse(2, words, "--api-key-file", f.name)
+
+    def test_an_address_with_colons(self):
+        try:
+            with socket.socket(socket.AF_INET6) as s:
+                s.bind(("::1", 0))
+        except OSError as e:
+            self.skipTest(f"no IPv6: {e}")
+        server = Server("--host", "::1", np=1, wait=False)
+        with open(os.path.join(server.folder.name, "port"), encoding="utf-8") as f:
+            self.assertEqual(f.read(), f"[::1]:{server.port}\n")
+        code, said = server.stop()
+        self.assertEqual(code, 0)
+        self.assertIn(f"http://[::1]:{server.port}\n", said)
+
+    def test_the_access_log(self):
+        """One line for each request, without those that come every second."""
+        asked = (("GET", "/ranks", 200), ("GET", "/metrics", 200), ("GET", "/no\nthing", 404),
+                 ("POST", "/v1/completions", 200), ("GET", "/health", 200))
+        logged = [("GET", "/no?thing", 404), ("POST", "/v1/completions", 200)]
+        for form in "text", "json":
+            server = Server("--log-format", form, np=1)
+            for method, path, status in asked:
+                body = completion(tokens=2) if method == "POST" else None
+                self.assertEqual(server.ask(method, path.replace("\n", "%0A"), body)[0], status)
+            lines = server.stop()[1].splitlines()
+            if form == "json":
+                found = [json.loads(line) for line in lines if line.startswith("{")]
+                self.assertEqual([(e["method"], e["path"], e["status"]) for e in found], logged)
+                self.assertEqual(sorted(found[0]), ["method", "path", "seconds", "status", "time"])
+            else:
+                found = re.findall(r"(?m)^\S+Z (\S+) (\S+) (\d+) \S+ s$", "\n".join(lines))
+                self.assertEqual([(method, path, int(status)) for method, path, status in found], logged)
 
     def test_access_log(self):
         """One line a request, whatever its method and path are, and nothing that moves a terminal."""
@@ -495,7 +601,8 @@ class Start(unittest.TestCase):
             server = Server("--api-key-file", f.name, np=1)
         for headers, status in (({}, 401), ({"Authorization": "Bearer secre"}, 401),
                                 ({"Authorization": "Bearer secretsecret"}, 401),
-                                ({"Authorization": "Bearer secret"}, 200)):
+                                ({"Authorization": "Bearer secret"}, 200),
+                                ({"authorization": "bearer secret"}, 200)):
             self.assertEqual(server.ask("GET", "/v1/models", headers=headers)[0], status)
         for path in ("/health", "/", "/openapi.json"):
             self.assertEqual(server.ask("GET", path)[0], 200)

@@ -32,6 +32,7 @@ struct comm_nccl {
     ncclComm_t nccl;             /* NULL once destroyed or aborted */
     struct nccl_buffer *buffers; /* owns; those that ncclMemAlloc gave */
     uint32_t *small;             /* owns, device [NCCL_SMALL] */
+    uint64_t entry;              /* in the flight record, of the last collective */
     bool registers;              /* every rank can allocate by ncclMemAlloc and register that */
 };
 
@@ -196,13 +197,27 @@ static void nccl_free(struct comm *base, void *p, size_t bytes) {
 
 /* ---- collectives ---- */
 
-static bool begin(struct comm_nccl *c, const char *what, size_t bytes, struct error *err) {
+/* Enters a collective in the flight record, where it stays entered if it never comes to the stream.
+ * sent: by this rank. */
+static bool begin(struct comm_nccl *c, const char *op, uint64_t bytes, enum flight_type type,
+                  size_t sent, struct error *err) {
+    const struct flight_call call = {op, bytes, type};
     if (c->base.broken || !c->nccl) {
         return error_set(err, ERROR_COMM, "%s: an earlier collective on this communicator failed",
-                         what);
+                         op);
     }
+    c->entry = flight_enter_collective(&call, clock_now());
     c->base.stats.n_collective++;
-    c->base.stats.bytes += bytes;
+    c->base.stats.bytes += sent;
+    return !c->base.check || c->base.check(c->base.check_user, &call, err) || broken(c);
+}
+
+/* Sees its enqueueing through. */
+static bool enqueued(struct comm_nccl *c, ncclResult_t r, const char *what, struct error *err) {
+    if (!finish(c, r, ERROR_COMM, what, err)) {
+        return false;
+    }
+    flight_leave(c->entry, clock_now());
     return true;
 }
 
@@ -210,24 +225,24 @@ static bool all_reduce_tree(struct comm *base, float *out, float *pieces, size_t
                             struct error *err) {
     struct comm_nccl *c = nccl_of(base);
     (void)n_leaf; /* one partial sum per rank, whatever the tree */
-    return begin(c, "all_reduce", n * sizeof *out, err) &&
-           finish(c,
-                  ncclAllReduce(pieces, out, n, ncclFloat32, ncclSum, c->nccl, c->device->stream),
-                  ERROR_COMM, "ncclAllReduce", err);
+    return begin(c, "all-reduce", n * sizeof *out, FLIGHT_F32, n * sizeof *out, err) &&
+           enqueued(c,
+                    ncclAllReduce(pieces, out, n, ncclFloat32, ncclSum, c->nccl, c->device->stream),
+                    "ncclAllReduce", err);
 }
 
 /* Small numbers in host memory, by way of the device. */
-static bool reduce_u32(struct comm *base, uint32_t *x, size_t n, ncclRedOp_t op,
+static bool reduce_u32(struct comm *base, uint32_t *x, size_t n, ncclRedOp_t op, const char *name,
                        struct error *err) {
     struct comm_nccl *c = nccl_of(base);
     struct device *d = &c->device->base;
     for (size_t at = 0; at < n; at += NCCL_SMALL) {
         size_t m = n - at < NCCL_SMALL ? n - at : NCCL_SMALL;
-        if (!begin(c, "all_reduce", m * sizeof *x, err) ||
+        if (!begin(c, name, m * sizeof *x, FLIGHT_U32, m * sizeof *x, err) ||
             !cuda_upload(d, c->small, x + at, m * sizeof *x, err) ||
-            !finish(
+            !enqueued(
                 c, ncclAllReduce(c->small, c->small, m, ncclUint32, op, c->nccl, c->device->stream),
-                ERROR_COMM, "ncclAllReduce", err) ||
+                "ncclAllReduce", err) ||
             !cuda_download(d, x + at, c->small, m * sizeof *x, err)) {
             return false;
         }
@@ -236,19 +251,19 @@ static bool reduce_u32(struct comm *base, uint32_t *x, size_t n, ncclRedOp_t op,
 }
 
 static bool all_reduce_u32(struct comm *base, uint32_t *x, size_t n, struct error *err) {
-    return reduce_u32(base, x, n, ncclSum, err);
+    return reduce_u32(base, x, n, ncclSum, "all-reduce", err);
 }
 
 static bool all_reduce_max_u32(struct comm *base, uint32_t *x, size_t n, struct error *err) {
-    return reduce_u32(base, x, n, ncclMax, err);
+    return reduce_u32(base, x, n, ncclMax, "all-reduce max", err);
 }
 
 static bool all_gather(struct comm *base, void *dst, const void *src, size_t bytes,
                        struct error *err) {
     struct comm_nccl *c = nccl_of(base);
-    return begin(c, "all_gather", bytes, err) &&
-           finish(c, ncclAllGather(src, dst, bytes, ncclUint8, c->nccl, c->device->stream),
-                  ERROR_COMM, "ncclAllGather", err);
+    return begin(c, "all-gather", bytes, FLIGHT_BYTES, bytes, err) &&
+           enqueued(c, ncclAllGather(src, dst, bytes, ncclUint8, c->nccl, c->device->stream),
+                    "ncclAllGather", err);
 }
 
 static bool broadcast(struct comm *base, void *buf, size_t bytes, int root, struct error *err) {
@@ -257,9 +272,9 @@ static bool broadcast(struct comm *base, void *buf, size_t bytes, int root, stru
         return error_set(err, ERROR_SHAPE, "broadcast: no rank %d in a world of %d", root,
                          base->world);
     }
-    return begin(c, "broadcast", root == base->rank ? bytes : 0, err) &&
-           finish(c, ncclBroadcast(buf, buf, bytes, ncclUint8, root, c->nccl, c->device->stream),
-                  ERROR_COMM, "ncclBroadcast", err);
+    return begin(c, "broadcast", bytes, FLIGHT_BYTES, root == base->rank ? bytes : 0, err) &&
+           enqueued(c, ncclBroadcast(buf, buf, bytes, ncclUint8, root, c->nccl, c->device->stream),
+                    "ncclBroadcast", err);
 }
 
 /* Rank 0's own part stays on its GPU; the others' come by one group of receives. The copy goes
@@ -288,7 +303,8 @@ static bool gather(struct comm *base, void *dst, const void *src, const size_t *
                    struct error *err) {
     struct comm_nccl *c = nccl_of(base);
     size_t mine = bytes[base->rank];
-    if (!begin(c, "gather", base->rank ? mine : 0, err)) {
+    if (!begin(c, "gather", comm_gather_bytes(base, bytes), FLIGHT_BYTES, base->rank ? mine : 0,
+               err)) {
         return false;
     }
     ncclResult_t r = ncclSuccess;
@@ -297,14 +313,14 @@ static bool gather(struct comm *base, void *dst, const void *src, const size_t *
     } else if (mine > 0) {
         r = ncclSend(src, mine, ncclUint8, 0, c->nccl, c->device->stream);
     }
-    return finish(c, r, ERROR_COMM, base->rank ? "ncclSend" : "ncclRecv", err);
+    return enqueued(c, r, base->rank ? "ncclSend" : "ncclRecv", err);
 }
 
 /* Whether something worked on every rank. */
 static bool agree(void *user, bool mine, bool *all, struct error *err) {
     struct comm_nccl *c = user;
     uint32_t failed = mine ? 0 : 1;
-    if (!reduce_u32(&c->base, &failed, 1, ncclMax, err)) {
+    if (!reduce_u32(&c->base, &failed, 1, ncclMax, "all-reduce max", err)) {
         return false;
     }
     *all = failed == 0;

@@ -2,6 +2,7 @@
 #include <stdio.h>
 
 #include "base/build_id.h"
+#include "base/flight.h"
 #include "comm/nccl/nccl_comm.h"
 #include "comm/plugin.h"
 #include "device/cuda/cuda_device.h"
@@ -38,6 +39,7 @@ static bool describe(int index, struct cuda_description *out, struct error *err)
 
 static struct cuda_plugin plugin = {
     .abi = CUDA_PLUGIN_ABI,
+    .use_flight = flight_use,
     .count = count,
     .describe = describe,
     .nccl_version = nccl_comm_version,

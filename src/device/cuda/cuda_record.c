@@ -2,6 +2,8 @@
  * replayed from then on. (The first run also makes NCCL set up what may not be set up in a capture,
  * and lets scratch memory grow.) All ranks record, replay or enqueue the same step alike: what they
  * decide by is equal on all of them, and whether a capture worked they ask each other. */
+#include "base/clock.h"
+#include "base/flight.h"
 #include "base/log.h"
 #include "device/cuda/cuda_device.h"
 
@@ -52,6 +54,15 @@ static void refuse(struct cuda_recording *r, const char *what, const char *why) 
              *why ? ": " : "", why);
 }
 
+/* A replay counts as one collective, for it has all of the step's in it: on every rank alike. */
+static bool launch(struct cuda_device *c, struct cuda_recording *r, struct error *err) {
+    const struct flight_call call = {"graph", 0, FLIGHT_BYTES};
+    uint64_t entry = flight_enter_collective(&call, clock_now());
+    CUDA_STREAM_TRY(c, cudaGraphLaunch(r->exec, c->stream), "cudaGraphLaunch");
+    flight_leave(entry, clock_now());
+    return true;
+}
+
 bool cuda_record_begin(struct device *d, int key, bool *replayed, struct error *err) {
     struct cuda_device *c = cuda_of(d);
     *replayed = false;
@@ -79,8 +90,8 @@ bool cuda_record_begin(struct device *d, int key, bool *replayed, struct error *
                         "cudaStreamBeginCapture");
         c->recording = r;
     } else if (r->state == RECORDING_READY) {
-        CUDA_STREAM_TRY(c, cudaGraphLaunch(r->exec, c->stream), "cudaGraphLaunch");
         *replayed = true;
+        return launch(c, r, err);
     }
     return true;
 }
@@ -128,6 +139,5 @@ bool cuda_record_end(struct device *d, bool ok, bool *again, struct error *err) 
         return true;
     }
     r->state = RECORDING_READY;
-    CUDA_STREAM_TRY(c, cudaGraphLaunch(r->exec, c->stream), "cudaGraphLaunch");
-    return true;
+    return launch(c, r, err);
 }

@@ -1,6 +1,7 @@
 #include <sched.h>
 
 #include "base/clock.h"
+#include "base/flight.h"
 #include "device/cuda/cuda_device.h"
 
 enum { WAIT_LOOKS_PER_POLL = 16 };
@@ -66,16 +67,18 @@ static bool look_around(struct cuda_device *c, const char *what, double deadline
 }
 
 bool cuda_wait(struct cuda_device *c, cudaEvent_t event, const char *what, struct error *err) {
-    double deadline = clock_now() + c->base.timeout_s;
+    double start = clock_now(), deadline = start + c->base.timeout_s;
     if (!cuda_usable(c, err)) {
         return false;
     }
+    uint64_t entry = flight_enter_wait(what, start);
     for (int look = 1;; look++) {
         cudaError_t e = event ? cudaEventQuery(event) : cudaStreamQuery(c->stream);
         if (e == cudaSuccess) {
             /* "Not ready" is no error that CUDA keeps, says its guide; those who ask often clear it
              * all the same, and a launch that met it here would be taken for a failed one. */
             (void)cudaGetLastError();
+            flight_leave(entry, clock_now());
             return true;
         }
         if (e != cudaErrorNotReady) {
