@@ -6,11 +6,22 @@
 
 enum { MAX_TEXT = 90, MAX_PATH_TEXT = 160 };
 
+/* Bytes of the control character at s[0..n); 0: there is none. U+0080 to U+009F are such, too: some
+ * terminals obey them. */
+static size_t control(const char *s, size_t n) {
+    unsigned char c = (unsigned char)s[0];
+    if (c == 0xc2 && n > 1 && (unsigned char)s[1] >= 0x80 && (unsigned char)s[1] < 0xa0) {
+        return 2;
+    }
+    return c < 0x20 || c == 0x7f ? 1 : 0;
+}
+
 static void append(struct shown *out, const char *s, size_t n) {
     size_t used = strlen(out->text);
-    for (size_t i = 0; i < n && used + 1 < sizeof out->text; i++) {
-        unsigned char c = (unsigned char)s[i];
-        out->text[used++] = (char)(c < 0x20 || c == 0x7f ? '?' : c);
+    for (size_t i = 0; i < n && used + 1 < sizeof out->text;) {
+        size_t skip = control(s + i, n - i);
+        out->text[used++] = skip ? '?' : s[i];
+        i += skip ? skip : 1;
     }
     out->text[used] = 0;
 }

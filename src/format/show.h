@@ -8,8 +8,8 @@ struct shown {
     char text[180];
 };
 
-/* A name or value from a file: control characters become '?', and what is longer than 90 bytes ends
- * in "..." (cut between characters). NULL shows as "". */
+/* A name or value from a file: control characters (U+009B, too) become '?', and what is longer than
+ * 90 bytes ends in "..." (cut between characters). NULL shows as "". */
 struct shown show_text(const char *s);
 
 /* A path: control characters become '?', and of a long one the end is kept, "...end/of/path". */

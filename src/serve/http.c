@@ -54,19 +54,29 @@ struct exchange {
 
 /* ---- the access log ---- */
 
+/* What a client wrote as a JSON string, whatever it is. */
+static json_t *loggable(struct shown text) {
+    json_t *string = json_string(text.text);
+    for (char *c = text.text; !string && *c; c++) { /* not UTF-8 */
+        *c = (char)((unsigned char)*c < 0x80 ? *c : '?');
+    }
+    return string ? string : json_string(text.text);
+}
+
 static void log_access(const struct http *h, const struct exchange *x) {
     char when[32];
     time_t now = time(NULL);
     struct tm utc;
     strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
     double seconds = clock_now() - x->start;
-    struct shown path = show_text(x->path); /* it may hold newlines, or anything */
+    /* Both may hold newlines, or anything. */
+    struct shown method = show_text(x->method), path = show_text(x->path);
     if (!h->options.json_log) {
-        fprintf(stderr, "%s %s %s %d %.3f s\n", when, x->method, path.text, x->status, seconds);
+        fprintf(stderr, "%s %s %s %d %.3f s\n", when, method.text, path.text, x->status, seconds);
         return;
     }
-    json_t *line = json_pack("{s:s, s:s, s:s, s:i, s:f}", "time", when, "method", x->method, "path",
-                             path.text, "status", x->status, "seconds", seconds);
+    json_t *line = json_pack("{s:s, s:o, s:o, s:i, s:f}", "time", when, "method", loggable(method),
+                             "path", loggable(path), "status", x->status, "seconds", seconds);
     char *text = line ? json_dumps(line, JSON_COMPACT | JSON_REAL_PRECISION(6)) : NULL;
     fprintf(stderr, "%s\n", text ? text : "{}");
     free(text);

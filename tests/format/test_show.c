@@ -13,6 +13,10 @@ static void text_is_one_short_printable_line(void **state) {
     assert_string_equal(show_text("plain").text, "plain");
     assert_string_equal(show_text(NULL).text, "");
     assert_string_equal(show_text("a\nb\x1b[1m\x7f").text, "a?b?[1m?");
+    assert_string_equal(show_text("\xc2\x9b"
+                                  "1m\xc2\xa0\xc2")
+                            .text,
+                        "?1m\xc2\xa0\xc2");
     struct shown cut = show_text(longer);
     assert_int_equal(strlen(cut.text), 93);
     assert_string_equal(cut.text + 90, "...");

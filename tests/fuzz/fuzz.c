@@ -92,7 +92,9 @@ void fuzz_drop(const char *name) {
 void fuzz_message(const char *text) {
     FUZZ_CHECK(text[0]);
     for (const char *c = text; *c; c++) {
-        if ((unsigned char)*c < 0x20 || *c == 0x7f) {
+        bool c1 = (unsigned char)c[0] == 0xc2 && (unsigned char)c[1] >= 0x80 &&
+                  (unsigned char)c[1] < 0xa0;
+        if ((unsigned char)*c < 0x20 || *c == 0x7f || c1) {
             fprintf(stderr, "byte %d of a message is not printable: %s\n", (int)(c - text), text);
             abort();
         }

@@ -69,7 +69,7 @@ class Server:
 
     def said(self):
         self.log.flush()
-        with open(self.log.name, encoding="utf-8") as f:
+        with open(self.log.name, encoding="utf-8", errors="replace", newline="\n") as f:
             return f.read()
 
     def connect(self):
@@ -573,6 +573,26 @@ class Start(unittest.TestCase):
             else:
                 found = re.findall(r"(?m)^\S+Z (\S+) (\S+) (\d+) \S+ s$", "\n".join(lines))
                 self.assertEqual([(method, path, int(status)) for method, path, status in found], logged)
+
+    def test_access_log(self):
+        """One line a request, whatever its method and path are, and nothing that moves a terminal."""
+        for form in ("text", "json"):
+            server = Server("--log-format", form, np=1)
+            before = len(server.said().splitlines())
+            for line in (b"GET /%ff%1b[31m%0alines", b"G\x1b[2JT /%c2%9b31m", b"GET /caf%c3%a9"):
+                with socket.create_connection(("127.0.0.1", server.port), timeout=30) as s:
+                    s.sendall(line + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                    while s.recv(4096):
+                        pass
+            code, said = server.stop()
+            self.assertEqual(code, 0)
+            self.assertNotRegex(said, "[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+            lines = [line for line in said.splitlines()[before:] if "lockstep: " not in line]
+            self.assertEqual(len(lines), 3, said)
+            self.assertIn("/caf\u00e9" if form == "text" else "/caf", lines[2])
+            if form == "json":
+                self.assertEqual([json.loads(line)["path"] for line in lines],
+                                 ["/??[31m?lines", "/?31m", "/caf\u00e9"])
 
     def test_key(self):
         with tempfile.NamedTemporaryFile("w") as f:
