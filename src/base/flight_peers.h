@@ -34,3 +34,8 @@ bool flight_neighbour_has_said(void);
 /* How the kernel sees a rank of this host whose record is mapped: 'R' running, 'S' waiting, 'D' in
  * the kernel, as for a disk, 'T' stopped, 'Z' or 'X' ended (no such process, too); 0: not known. */
 char flight_process_state(int rank);
+
+/* A descriptor that becomes readable when that rank's process ends; -1: there is none, as for this
+ * process, for ranks whose record is not mapped, and where the kernel has no such thing. The
+ * caller's. */
+int flight_watch(int rank);

@@ -11,6 +11,7 @@
 #include "cli/command.h"
 #include "cli/launch.h"
 #include "cli/launch_env.h"
+#include "cli/vigil.h"
 #include "serve/origin.h"
 #include "serve/served.h"
 #include "serve/server.h"
@@ -230,6 +231,7 @@ static bool lead(struct pool *pool, void *user, struct error *err) {
     struct server_options *o = user;
     o->interrupt_fd = launch_interrupt_fd(); /* there are these only now */
     o->kill_fd = launch_kill_fd();
+    o->lost = vigil_lost;
     return server_run(o, pool, err);
 }
 

@@ -15,6 +15,7 @@
 #include "base/wakeup.h"
 #include "cli/launch.h"
 #include "cli/launch_env.h"
+#include "rpc/watchdog.h"
 
 enum { GRACE_S = 5 };
 static atomic_int grace_s = GRACE_S;
@@ -26,6 +27,7 @@ static const double echo_s = 0.5;
 static const double ladder_s = 5;
 
 static atomic_bool interrupted, usr1_ends;
+static _Atomic double killed_at = (double)INFINITY;
 static int interrupt_fd = -1, kill_fd = -1;
 static char who[200];
 
@@ -39,6 +41,14 @@ int launch_interrupt_fd(void) {
 
 int launch_kill_fd(void) {
     return kill_fd;
+}
+
+void interrupt_raise_kill(void) {
+    wakeup_raise(kill_fd);
+}
+
+double interrupt_killed_at(void) {
+    return atomic_load(&killed_at);
 }
 
 void launch_usr1_ends(void) {
@@ -90,8 +100,12 @@ static void *read_signals(void *set) {
             end_process("did not come to an end in time after a signal");
         } else if (got == SIGCONT) {
             continued = clock_now();
+            if (launch_env_read().launcher == LAUNCHER_MPIRUN) {
+                watchdog_postpone(ladder_s); /* who ends the job has spoken */
+            }
         } else if (is_ladder(got, continued)) { /* no need to end what will be killed */
-            wakeup_raise(kill_fd);
+            atomic_store(&killed_at, clock_now());
+            interrupt_raise_kill();
             flight_dump("the launcher ends this rank"); /* as after another one's death */
         } else if (means_end(got) && clock_now() - first > echo_s) {
             end_process("a second signal");

@@ -10,3 +10,9 @@
  * INTERNAL.
  */
 bool interrupt_start(const char *who, struct error *err);
+
+/* Makes launch_kill_fd readable. From any thread. */
+void interrupt_raise_kill(void);
+
+/* When mpirun's SIGTERM came, the middle of its three signals; infinite: it has not. */
+double interrupt_killed_at(void);

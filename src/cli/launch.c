@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,11 +16,13 @@
 #include "cli/interrupt.h"
 #include "cli/launch_env.h"
 #include "cli/status.h"
+#include "cli/vigil.h"
 #include "rpc/watchdog.h"
 #include "worker/facts.h"
 #include "worker/worker.h"
 
-enum { FAREWELL_S = 10 };
+enum { FAREWELL_S = 10, MPI_INIT_TURNS = 3 };
+static const double init_turn_s = 1;
 
 static struct {
     bool mpi_up;
@@ -119,7 +122,9 @@ static bool mpi_try(int code, const char *what, struct error *err) {
 
 static bool start_mpi(struct error *err) {
     int provided = 0;
-    watchdog_phase("MPI_Init", launch.timeout_s);
+    /* One after the other, lest all say it at once: the first's end is the launcher's to tell. */
+    int rank = launch_env_read().rank;
+    watchdog_phase("MPI_Init", launch.timeout_s + fmin(rank, MPI_INIT_TURNS) * init_turn_s);
     int code = MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided);
     watchdog_clear();
     if (!mpi_try(code, "MPI_Init_thread", err)) {
@@ -171,6 +176,7 @@ static bool start(const struct common_options *options, struct error *err) {
     status_set_place(launch.rank, launch.facts.host, "host");
     bool ok = make_communicators(err) &&
               (!options->dump_dir || flight_dump_to(options->dump_dir, launch.rank, err));
+    ok = ok && vigil_start(launch.rank, launch.world, launch.timeout_s, err);
     return ok || error_at_rank(err, launch.rank);
 }
 
@@ -287,6 +293,7 @@ int launch_finish(int code) {
         }
         MPI_Finalize();
         watchdog_clear();
+        flight_note_said(); /* all is said: nobody is to miss this process */
     }
     bool leader = launch.world_up ? launch.rank == 0 : launch_env_is_leader();
     code = leader ? code : 0;

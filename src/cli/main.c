@@ -6,6 +6,7 @@
 #include <msgpack.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/build_id.h"
 #include "base/flight_peers.h"
@@ -14,6 +15,7 @@
 #include "cli/launch_env.h"
 #include "cli/status.h"
 #include "cli/stdio_util.h"
+#include "cli/vigil.h"
 #include "comm/plugin.h"
 
 static const struct command *const commands[] = {
@@ -112,6 +114,12 @@ static int run_command(const struct command *command, int argc, char **argv) {
     bool ok = command->run(command, argc, argv, &err) && flush_results(&err);
     /* Before the ranks are up, all of them stop for the same reason, and rank 0 says it. */
     bool speaks = launch_is_up() || launch_env_is_leader();
+    struct error lost;
+    if (vigil_lost(&lost) || (!ok && !status_claim())) {
+        for (;;) { /* the vigil tells of it, and ends this process in a moment */
+            pause();
+        }
+    }
     if (!ok && speaks && !flight_neighbour_has_said()) {
         status_print_error(&err);
         flight_note_said();

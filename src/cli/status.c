@@ -2,6 +2,8 @@
 
 #include <errno.h>
 #include <jansson.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +21,8 @@ static const char *command = "";
 static const char *file;
 static struct place *places; /* owns [n_place]; lives as long as the process */
 static int n_place;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of the places */
+static atomic_flag claimed = ATOMIC_FLAG_INIT;
 
 void status_set_command(const char *name) {
     command = name;
@@ -39,7 +43,11 @@ void status_find_file(int argc, char **argv) {
     }
 }
 
-void status_set_place(int rank, const char *host, const char *device) {
+bool status_claim(void) {
+    return !atomic_flag_test_and_set(&claimed);
+}
+
+static void set_place(int rank, const char *host, const char *device) {
     if (rank >= n_place) {
         struct place *more = realloc(places, ((size_t)rank + 1) * sizeof *more);
         if (!more) {
@@ -53,15 +61,28 @@ void status_set_place(int rank, const char *host, const char *device) {
     snprintf(places[rank].device, sizeof places[rank].device, "%s", device);
 }
 
-static const struct place *place_of(int rank) {
-    return rank >= 0 && rank < n_place && places[rank].host[0] ? &places[rank] : NULL;
+void status_set_place(int rank, const char *host, const char *device) {
+    pthread_mutex_lock(&lock);
+    set_place(rank, host, device);
+    pthread_mutex_unlock(&lock);
+}
+
+/* False: it is not known. */
+static bool place_of(int rank, struct place *out) {
+    pthread_mutex_lock(&lock);
+    bool known = rank >= 0 && rank < n_place && places[rank].host[0];
+    if (known) {
+        *out = places[rank];
+    }
+    pthread_mutex_unlock(&lock);
+    return known;
 }
 
 /* "rank 3 (node7, host)", or "rank 3" where the place is not known. */
 static void describe_rank(int rank, char *out, size_t size) {
-    const struct place *p = place_of(rank);
-    if (p) {
-        snprintf(out, size, "rank %d (%s, %s)", rank, p->host, p->device);
+    struct place p;
+    if (place_of(rank, &p)) {
+        snprintf(out, size, "rank %d (%s, %s)", rank, p.host, p.device);
     } else {
         snprintf(out, size, "rank %d", rank);
     }
@@ -101,11 +122,12 @@ static json_t *status_json(const struct error *err) {
     json_object_set_new(j, "exit_code", json_integer(err ? error_exit_code(err->kind) : 0));
     json_object_set_new(j, "command", json_string(command));
     if (err) {
-        const struct place *p = err->has_rank ? place_of(err->rank) : NULL;
+        struct place p;
+        bool known = err->has_rank && place_of(err->rank, &p);
         json_object_set_new(j, "kind", json_string(error_kind_name(err->kind)));
         json_object_set_new(j, "rank", err->has_rank ? json_integer(err->rank) : json_null());
-        json_object_set_new(j, "host", p ? json_string(p->host) : json_null());
-        json_object_set_new(j, "device", p ? json_string(p->device) : json_null());
+        json_object_set_new(j, "host", known ? json_string(p.host) : json_null());
+        json_object_set_new(j, "device", known ? json_string(p.device) : json_null());
         /* a message may quote bytes of a file that are not UTF-8 */
         json_t *message = json_string(err->message);
         json_object_set_new(j, "message",

@@ -13,6 +13,10 @@ void status_find_file(int argc, char **argv);
 /* Where a rank runs, for "rank 3 (node7, cuda:1)". */
 void status_set_place(int rank, const char *host, const char *device);
 
+/* True for the first who asks: the end of this process is that one's to tell, by the line and the
+ * file, and nobody else's. */
+bool status_claim(void);
+
 enum { STATUS_LINE_SIZE = 1000 };
 
 /* The line of blame, with its newline and its end; returns its length. */

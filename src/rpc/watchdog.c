@@ -14,6 +14,8 @@
 
 enum { DUMP_LIMIT_S = 2 };
 
+static const double overslept_s = 1, grace_s = 3;
+
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed;
 static bool running;
@@ -51,7 +53,11 @@ static void *watch(void *unused) {
             pthread_cond_wait(&changed, &lock);
             continue;
         }
-        if (clock_now() >= phase_deadline) {
+        double late = clock_now() - phase_deadline;
+        if (late >
+            overslept_s) { /* this process was stopped, and may have been let go to be ended */
+            phase_deadline += late + grace_s;
+        } else if (late >= 0) {
             end_process();
         }
         next_look = phase_deadline;
@@ -102,6 +108,12 @@ static void set_phase(const char *name, double seconds) {
     if (name && phase_deadline < next_look) { /* else it looks early enough: steps come fast */
         pthread_cond_signal(&changed);
     }
+    pthread_mutex_unlock(&lock);
+}
+
+void watchdog_postpone(double seconds) {
+    pthread_mutex_lock(&lock);
+    phase_deadline += seconds;
     pthread_mutex_unlock(&lock);
 }
 

@@ -19,6 +19,9 @@ void watchdog_set_who(const char *who);
 void watchdog_phase(const char *name, double seconds);
 void watchdog_clear(void);
 
+/* The phase that there is, if any, gets so many seconds more. */
+void watchdog_postpone(double seconds);
+
 /* While set, a phase that takes too long ends the process with this line (whole, with its newline)
  * and exit code in place of its own: the process is at its end for a reason that is known, and what
  * is stuck is only the cleaning up. NULL: no more. */

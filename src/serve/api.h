@@ -20,6 +20,9 @@ struct api_error {
     const char *code; /* static; NULL: null */
     char param[80];   /* the field, "messages[1].content"; "": null */
     char message[400];
+    bool has_rank; /* it happened on a rank: told too, with the host where that is known */
+    int rank;
+    char host[128];
 };
 
 /* False, so that `return api_refuse(...)` reads well. param NULL: none. */

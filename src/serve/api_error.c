@@ -32,6 +32,8 @@ void api_error_from(struct api_error *out, const struct error *why) {
     }
     if (why->has_rank) {
         api_refuse(out, status, type, code, NULL, "rank %d: %s", why->rank, why->message);
+        out->has_rank = true;
+        out->rank = why->rank;
     } else {
         api_refuse(out, status, type, code, NULL, "%s", why->message);
     }
@@ -41,6 +43,11 @@ static bool put_or_null(struct buffer *out, const char *text, struct error *err)
     return text && text[0] ? api_put_text(out, text, err) : buffer_append(out, "null", 4, err);
 }
 
+static bool put_rank(const struct api_error *e, struct buffer *out, struct error *err) {
+    return !e->has_rank || (buffer_printf(out, err, ",\"rank\":%d,\"host\":", e->rank) &&
+                            put_or_null(out, e->host, err));
+}
+
 static bool put_error(const char *before, const struct api_error *e, const char *after,
                       struct buffer *out, struct error *err) {
     size_t size = out->size;
@@ -48,7 +55,8 @@ static bool put_error(const char *before, const struct api_error *e, const char 
               api_put_text(out, e->message, err) && buffer_printf(out, err, ",\"type\":") &&
               put_or_null(out, e->type, err) && buffer_printf(out, err, ",\"param\":") &&
               put_or_null(out, e->param, err) && buffer_printf(out, err, ",\"code\":") &&
-              put_or_null(out, e->code, err) && buffer_printf(out, err, "}}%s", after);
+              put_or_null(out, e->code, err) && put_rank(e, out, err) &&
+              buffer_printf(out, err, "}}%s", after);
     if (!ok) {
         out->size = size;
     }

@@ -42,11 +42,18 @@ void server_set_state(struct server *s, enum server_state state, const char *rea
     pthread_mutex_unlock(&s->lock);
 }
 
+void server_refusal(const struct server *s, const struct error *why, struct api_error *out) {
+    api_error_from(out, why);
+    if (why->has_rank && why->rank < pool_world(s->pool)) {
+        snprintf(out->host, sizeof out->host, "%s", pool_rank(s->pool, why->rank)->host);
+    }
+}
+
 /* Under the lock. */
 static void tell_state(const struct server *s, struct api_error *why) {
     const char *name = server_state_name(s->state);
     if (s->state == SERVER_FAILED) {
-        api_error_from(why, &s->cause);
+        server_refusal(s, &s->cause, why);
     } else if (s->state == SERVER_LOADING) {
         api_refuse(why, 503, "unavailable", name, NULL, "%s: %.0f %%", s->reason, 100 * s->loaded);
     } else {
@@ -111,8 +118,13 @@ bool server_wants_end(const struct server *s) {
 /* Whatever the main thread is in just now: it may be a long step. */
 static void say_last_words(struct server *s) {
     struct api_error e;
+    struct error lost;
+    bool is_lost = s->options.lost && s->options.lost(&lost);
     pthread_mutex_lock(&s->lock);
-    if (s->state != SERVER_FAILED) {
+    if (s->state != SERVER_FAILED && is_lost) {
+        s->state = SERVER_FAILED;
+        s->cause = lost;
+    } else if (s->state != SERVER_FAILED) {
         s->state = SERVER_DRAINING;
         snprintf(s->reason, sizeof s->reason, "the launcher is ending the job");
     }
@@ -267,7 +279,7 @@ static bool run(struct server *s, struct error *err) {
 /* Whatever went wrong, clients hear of it first, and for a while those who come to ask. */
 static void fail(struct server *s, const struct error *why) {
     struct api_error e;
-    api_error_from(&e, why);
+    server_refusal(s, why, &e);
     server_note_error(s, e.message);
     pthread_mutex_lock(&s->lock);
     s->state = SERVER_FAILED;

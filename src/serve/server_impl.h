@@ -65,6 +65,8 @@ void server_note_error(struct server *s, const char *message);
 void server_submit(struct server *s, struct job *j);
 /* Ends the server as a signal does. */
 void server_stop(struct server *s);
+/* A failure as a refusal, with the rank's host. */
+void server_refusal(const struct server *s, const struct error *why, struct api_error *out);
 /* The state, and a refusal with its reason where that is not READY. */
 enum server_state server_state(struct server *s, struct api_error *why);
 const char *server_state_name(enum server_state state);

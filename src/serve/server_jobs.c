@@ -53,7 +53,7 @@ static void put_failure(struct job *j, const struct error *why) {
         job_put(j, 200, &last, false);
     }
     buffer_finish(&last);
-    api_error_from(&e, why);
+    server_refusal(j->server, why, &e);
     if (e.status >= 500) { /* else the client's */
         server_note_error(j->server, e.message);
     }
@@ -221,7 +221,7 @@ void server_fail_jobs(struct server *s, const struct error *why) {
         scheduler_fail(s->scheduler, why);
         server_note_stats(s);
     }
-    api_error_from(&e, why);
+    server_refusal(s, why, &e);
     for (struct job *j = s->jobs; j; j = j->next) { /* commands, too */
         job_fail(j, &e);
     }

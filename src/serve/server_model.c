@@ -136,7 +136,7 @@ static bool find_model(const struct server *s, const char *wanted, char dir[PATH
 static void refuse_load(struct server *s, struct job *j, const char *dir, const struct error *why) {
     struct api_error e;
     char reason[sizeof s->reason];
-    api_error_from(&e, why); /* names the rank */
+    server_refusal(s, why, &e); /* names the rank */
     log_warn("cannot load %s: %s", dir, e.message);
     snprintf(reason, sizeof reason, "no model is loaded; the last load failed: %.150s", e.message);
     server_set_state(s, SERVER_UNLOADED, reason);
