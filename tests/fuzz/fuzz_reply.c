@@ -29,6 +29,14 @@ static size_t piece(const char *text, size_t n, size_t step) {
     return end;
 }
 
+/* Any token but that of the zero byte: jansson reads no key that holds one. */
+static int32_t token_at(const struct tokenizer *t, size_t at) {
+    int32_t id = (int32_t)(at % 1000);
+    size_t n;
+    const char *bytes = tokenizer_token_bytes(t, id, &n);
+    return memchr(bytes, 0, n) ? id + 1 : id;
+}
+
 static void reply(unsigned bits, const char *text, size_t n, size_t step, struct buffer *out) {
     const struct api_model model = {.name = "tiny", .tokenizer = fuzz_tokenizer("tiny-qwen3")};
     struct api_request q = request_of(bits);
@@ -39,7 +47,7 @@ static void reply(unsigned bits, const char *text, size_t n, size_t step, struct
     for (size_t at = 0, size = 1; size > 0; at += size) {
         size = piece(text + at, n - at, step);
         struct generation_event event = {.has_token = size > 0,
-                                         .token = {(int32_t)(at % 1000), -0.25},
+                                         .token = {token_at(model.tokenizer, at), -0.25},
                                          .text = text + at,
                                          .n_text = size,
                                          .n_top = bits & 128 ? 2 : 0,
