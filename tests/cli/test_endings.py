@@ -118,7 +118,7 @@ class TestStoppedRank(unittest.TestCase):
         self.assertEqual(len(lines), 1, lines)
         self.assertRegex(lines[0], r"^lockstep: rank 2 \(\S+, host\): deadline: hang: is stopped \(SIGSTOP\), last entered "
                          r"(layer \d+ (attention|mlp) all-reduce|embedding all-reduce|head gather) #\d+ \d+\.\d s ago; "
-                         r"the other 2 ranks are at #\d+$")
+                         r"(the other 2 ranks are|1 of the other 2 ranks is) at #\d+$")  # one may wait in the same as rank 2
         behind, others = map(int, re.findall(r"#(\d+)", lines[0]))
         self.assertLessEqual(others - behind, 1)
         self.assertLessEqual(self.TIMEOUT - 0.2, float(re.search(r"([\d.]+) s ago", lines[0])[1]))
@@ -129,7 +129,7 @@ class TestStoppedRank(unittest.TestCase):
         self.assertEqual(code, 4)
         self.assertLess(seconds, self.TIMEOUT + 5)
         self.assertEqual(len(lines), 1, lines)  # rank 0 wakes up when all is over, and has nothing to add
-        self.assertRegex(lines[0], r"^lockstep: rank 0 \(\S+, host\): deadline: no word from rank 0: hang: is stopped "
+        self.assertRegex(lines[0], r"^lockstep: rank 0 \(\S+, host\): deadline: (no word from rank 0: )?hang: is stopped "
                          r"\(SIGSTOP\), last entered .* #\d+ \d+\.\d s ago; the other rank is at #\d+$")
 
 
