@@ -13,7 +13,7 @@ import time
 from job import EXIT_CODES, WORLD, Mpirun, Trouble
 
 sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "../slurm"))
-import cluster as slurm  # noqa: E402
+import cluster as slurm
 
 FAR = WORLD - 1  # the rank of the second host
 TCP = ["--mca", "oob_tcp_if_include", "eth0", "--mca", "btl_tcp_if_include", "eth0"]

@@ -18,10 +18,10 @@ import tempfile
 import time
 
 sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "../serve"))
-import test_server  # noqa: E402
-from test_load import (BATCH, FLOOD, Client, Crowd, Form, chatty_model, check_all_free, check_all_places,  # noqa: E402
+import test_server
+from test_load import (BATCH, FLOOD, Client, Crowd, Form, chatty_model, check_all_free, check_all_places,
                        is_sanitized, memory, solo_runs)
-from test_server import Server, ranks_of  # noqa: E402
+from test_server import Server, ranks_of
 
 SECONDS = 1800
 LOOKS, LOOK_EACH_S = 12, 30 # at most so many, and as often, at what is left when nobody asks; the first ends the warm-up
@@ -119,7 +119,8 @@ class Mix(Crowd):
         """Then reads what there is, be it all, or so much that the server has given up on it."""
         start = time.monotonic()
         async with Client(self.server.port, *FLOOD, narrow=True) as c:
-            await asyncio.sleep(NOT_READING_S)
+            while time.monotonic() < start + NOT_READING_S and self.open.is_set():
+                await asyncio.sleep(0.2)
             reply = await c.read_all()
         if await self.refused(reply, start) or self.is_cut_off(reply, self.flood, start):
             return
