@@ -31,6 +31,7 @@ EXIT_CODES = {"kill": 137, "segv": 139, "abort": 134, "exit0": 1, "exit3": 3, "m
 class Mpirun:
     """On this host. Others (launchers.py) have more hosts, which are there while they are entered."""
     name = "mpirun"
+    has_grace = True  # a signal to it leaves the ranks time for last words
 
     def __init__(self, mpirun):
         self.mpirun = mpirun
@@ -57,10 +58,14 @@ class Mpirun:
     def host(self, rank):
         return socket.gethostname()
 
-    def exit_code(self, phase, event):
+    def exit_codes(self, phase, event):
+        """Those that are right."""
         if (phase, event) == ("start-up", "mpi_abort"):
-            return 1  # which before MPI_Init is Open MPI's own
-        return EXIT_CODES[event]
+            return [1]  # which before MPI_Init is Open MPI's own
+        return [EXIT_CODES[event]]
+
+    def signal_codes(self):
+        return [1]
 
     def signal(self, job, event, number):
         job.process.send_signal(number)

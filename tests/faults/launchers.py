@@ -13,7 +13,7 @@ import time
 from job import EXIT_CODES, WORLD, Mpirun, Trouble
 
 sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "../slurm"))
-import cluster as slurm  # noqa: E402
+import cluster as slurm
 
 FAR = WORLD - 1  # the rank of the second host
 TCP = ["--mca", "oob_tcp_if_include", "eth0", "--mca", "btl_tcp_if_include", "eth0"]
@@ -26,6 +26,7 @@ CLONE_NEWNET = 0x40000000
 
 class Srun(Mpirun):
     name = "srun"
+    has_grace = False
 
     def __init__(self):
         self.cluster = None
@@ -56,9 +57,12 @@ class Srun(Mpirun):
     def host(self, rank):
         return self.cluster.names[1 if rank == FAR else 0]
 
-    def exit_code(self, phase, event):
-        """The highest of all ranks': of those that end for the sake of one, 5."""
-        return {**EXIT_CODES, "exit0": 5, "exit3": 5}[event]
+    def exit_codes(self, phase, event):
+        """The highest of all ranks': 5 of those that end for the sake of one, 137 of whom srun kills."""
+        return [5, 137] if event in ("exit0", "exit3") else [EXIT_CODES[event]]
+
+    def signal_codes(self):
+        return [137]
 
     def signal(self, job, event, number):
         if event == "scancel":
@@ -178,8 +182,9 @@ class Hosts(Mpirun):
     def host(self, rank):
         return self.names[1 if rank == FAR else 0]
 
-    def exit_code(self, phase, event):
-        return {"cut": 4, "daemon": 205}.get(event) or super().exit_code(phase, event)
+    def exit_codes(self, phase, event):
+        """Of a host that is gone mpirun may know as soon as lockstep does."""
+        return {"cut": [4, 205], "daemon": [205]}.get(event) or super().exit_codes(phase, event)
 
     def pull_cable(self):
         self.on("hub", "ip link set port2 down")

@@ -93,11 +93,12 @@ def print_failure(run):
 
 
 def main(lockstep, mpirun, inject, *what):
-    launchers = {}
+    launchers, skipped = {}, 0
     for launcher in (Mpirun(mpirun), Srun(), Hosts(mpirun)):
         reason = launcher.missing()
         if reason:
             print(f"skipped: {launcher.name}: {reason}")
+            skipped += 1
         else:
             launchers[launcher.name] = launcher
     cells = [cell for word in what or ("quick",) for cell in select(word, list(launchers))]
@@ -111,7 +112,7 @@ def main(lockstep, mpirun, inject, *what):
             failed += 1
             print_failure(run)
     print(f"{len(cells)} cells, {failed} failed, {time.monotonic() - start:.0f} s")
-    return 1 if failed or not cells else 0
+    return 1 if failed or not (cells or skipped) else 0 if cells else 77
 
 
 if __name__ == "__main__":
