@@ -4,6 +4,8 @@
  * LOCKSTEP_FAULT_DIR/RANK.in is a FIFO of orders, one a line; RANK.out gets what there is to tell.
  * A rank holds at a point of its way, where it is told to ("hold free 1", or from its start by
  * LOCKSTEP_FAULT_HOLD="RANK POINT N"), says so and waits there for an order. */
+#undef _FORTIFY_SOURCE /* which defines some of the functions that are to be replaced */
+
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>

@@ -231,12 +231,13 @@ static void errors(void **state) {
 
     struct error why = {.kind = ERROR_RANK_LOST, .rank = 2, .has_rank = true, .message = "gone"};
     api_error_from(&e, &why);
+    strcpy(e.host, "node7");
     assert_int_equal(e.status, 503);
     assert_ok(api_error_event(&e, &out, &err), &err);
     assert_memory_equal(out.data, "data: ", 6);
     assert_memory_equal(out.data + out.size - 2, "\n\n", 2);
     static const char lost[] = "{'error':{'message':'rank 2: gone','type':'rank_lost',"
-                               "'param':null,'code':null}}";
+                               "'param':null,'code':null,'rank':2,'host':'node7'}}";
     assert_json((char *)out.data + 6, out.size - 8, lost);
     error_set(&why, ERROR_INPUT, "prompt: too long");
     api_error_from(&e, &why);
