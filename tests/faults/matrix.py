@@ -7,6 +7,7 @@ A cell's words may be "*"; full is crossed and sample. Prints a table and, for c
 """
 import itertools
 import os
+import signal
 import sys
 import time
 from collections import Counter
@@ -116,4 +117,5 @@ def main(lockstep, mpirun, inject, *what):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of what ends the run and its hosts
     sys.exit(main(os.path.abspath(sys.argv[1]), sys.argv[2], os.path.abspath(sys.argv[3]), *sys.argv[4:]))
