@@ -31,8 +31,8 @@ static struct {
     int rank, world;
     double timeout_s;
     struct pollfd *watched; /* owns [world]: fd -1 where there is nothing to watch */
-    double *stopped_s;      /* owns [world]: for how long each has been seen stopped */
-    atomic_bool begun;      /* the ranks know each other */
+    double *stopped_s; /* owns [world]: for how long each has been seen stopped; -1: it is not */
+    atomic_bool begun; /* the ranks know each other */
     pthread_mutex_t lock;
     struct error lost; /* under the lock; kind NONE: nobody is */
 } vigil = {.lock = PTHREAD_MUTEX_INITIALIZER};
@@ -101,6 +101,18 @@ static int find_siblings(int *pids, int world) {
         close(dir);
     }
     return n;
+}
+
+/* Else a script may stand between it and its ranks. */
+static bool launcher_is_parent(void) {
+    static const char *const known[] = {"mpirun\n", "mpiexec\n", "orterun\n", "orted\n"};
+    char name[32];
+    read_process(getppid(), "comm", name, sizeof name);
+    bool found = false;
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
+        found = found || strcmp(name, known[i]) == 0;
+    }
+    return found;
 }
 
 enum { MOST_SIBLINGS = 1024 }; /* beyond that nobody looks */
@@ -186,7 +198,8 @@ static void look_at_ended(int rank) {
 static void look_at_stopped(double passed_s) {
     for (int r = 0; r < vigil.world; r++) {
         bool stopped = vigil.watched[r].fd >= 0 && flight_process_state(r) == 'T';
-        vigil.stopped_s[r] = stopped ? vigil.stopped_s[r] + passed_s : 0;
+        bool before = vigil.stopped_s[r] >= 0;
+        vigil.stopped_s[r] = !stopped ? -1 : before ? vigil.stopped_s[r] + passed_s : 0;
         if (vigil.stopped_s[r] >= vigil.timeout_s && vigil_is_speaker()) {
             end(r);
         }
@@ -230,7 +243,8 @@ void vigil_look_at_siblings(void) {
     struct launch_env env = launch_env_read();
     bool all_here = launch_env_local_size() == env.size && env.size <= MOST_SIBLINGS;
     int lost = -1, first = env.size;
-    if (atomic_load(&vigil.begun) || !all_here || find_siblings(pids, env.size) == env.size) {
+    if (atomic_load(&vigil.begun) || !all_here || !launcher_is_parent() ||
+        find_siblings(pids, env.size) == env.size) {
         return;
     }
     for (int r = env.size - 1; r >= 0; r--) {
@@ -276,6 +290,7 @@ bool vigil_start(int rank, int world, double timeout_s, struct error *err) {
     int n = 0;
     for (int r = 0; r < world; r++) {
         vigil.watched[r] = (struct pollfd){.fd = flight_watch(r), .events = POLLIN};
+        vigil.stopped_s[r] = -1;
         n += vigil.watched[r].fd >= 0;
     }
     int failed = n > 0 ? pthread_create(&thread, NULL, watch, NULL) : 0;

@@ -161,7 +161,7 @@ class TestSlowRank(unittest.TestCase):
 class TestStreams(unittest.TestCase):
     def test_ctrl_c_while_loading(self):
         """Nobody waits for what is not wanted any more: not rank 0, and not the other one."""
-        slow = ["-x", f"LD_PRELOAD={SLOW_READ}"]
+        slow = ["-x", f"LD_PRELOAD={SLOW_READ}", "-x", "SLOW_READ_MS=8"]
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "status.json")
             command = [LOCKSTEP, "generate", "--prompt", "In the", "--threads", "1", "--status-file", path]

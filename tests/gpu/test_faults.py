@@ -51,14 +51,14 @@ FAULTS = {
                                                                "asynchronous error"]),
     "graph is not launched": ("cudaGraphLaunch", 2, "error", 3, ["device_failed: step: ",
                                                                "cudaGraphLaunch"]),
-    "process exits": ("ncclAllReduce", 21, "exit", 1, ["closed its connection"]),
+    "process exits": ("ncclAllReduce", 21, "exit", 1, ["rank_lost: its process has ended"]),
     "finalize fails": ("ncclCommFinalize", 1, "error", 0, []),
     "finalize never ends": ("ncclCommFinalize", 1, "hang", 0, []),
 }
 REPLAYED = {"replayed collective never ends", "replayed collective says remote", "replayed kernel 719"}
 # Which rank's name the line must carry: the rank of the fault, but for these, where nobody can know.
 ANYBODY = {"init never ends", "sanity never ends", "collective never ends",
-           "replayed collective never ends", "kernel that never ends", "process exits"}
+           "replayed collective never ends", "kernel that never ends"}
 SAMPLE = [("memory while loading", 1), ("memory of collectives", 0), ("memory of a collective", 1),
           ("kernel 719", 1),
           ("kernel 700", 0), ("kernel that never ends", 1), ("init refused", 0), ("init failed", 1),
