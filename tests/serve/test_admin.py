@@ -22,7 +22,7 @@ TINY = os.path.join(os.environ["LOCKSTEP_TEST_DATA"], "tiny-qwen3")
 # A reason that names them is cut, one of them in the middle of a character.
 BAD = ["bad" + "é" * 60, "bad+" + "é" * 60]
 CYCLES = 3 if os.environ.get("LOCKSTEP_TEST_SHORT") else 10
-SANITIZED = bool(os.environ.get("LOCKSTEP_TEST_SHORT"))  # then memory is theirs
+SANITIZED = "LOCKSTEP_TEST_SHORT" in os.environ or "TSAN_OPTIONS" in os.environ  # then memory is theirs
 LONG = {"tokens": 900, "ignore_eos": True, "stream": True}
 
 
