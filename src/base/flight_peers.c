@@ -12,6 +12,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/process.h"
+
 #define MEMORY_NAME "lockstep-flight"
 
 struct peer {
@@ -59,27 +61,6 @@ struct flight_address flight_share(int rank) {
     return a;
 }
 
-/* The state of a process and when it started. False: there is none. */
-static bool read_stat(int pid, char *state, uint64_t *started) {
-    char path[40], text[1024];
-    snprintf(path, sizeof path, "/proc/%d/stat", pid);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
-    if (fd >= 0) {
-        close(fd);
-    }
-    text[n > 0 ? n : 0] = 0;
-    char *at = strrchr(text, ')'); /* the name before it may hold anything */
-    if (!at || sscanf(at + 1, " %c", state) != 1) {
-        return false;
-    }
-    for (int field = 3; at && field <= 22; field++) {
-        at = strchr(at + 1, ' ');
-    }
-    *started = at ? strtoull(at, NULL, 10) : 0;
-    return true;
-}
-
 /* Another process may have that number by now, and its file may be anything. */
 static int open_memory(const struct flight_address *a) {
     static const char prefix[] = "/memfd:" MEMORY_NAME;
@@ -114,12 +95,13 @@ static const struct flight *map_memory(const struct flight_address *a) {
 }
 
 void flight_map(const struct flight_address *a) {
-    char state;
+    struct process_stat now;
     struct peer p = {.rank = a->rank, .pid = a->pid};
     if (a->rank == own_rank || a->fd < 0 || flight_of_rank(a->rank) ||
-        !read_stat(a->pid, &state, &p.started) || !(p.record = map_memory(a))) {
+        !process_stat(a->pid, &now) || !(p.record = map_memory(a))) {
         return;
     }
+    p.started = now.started;
     struct peer *more = realloc(peers, (size_t)(n_peer + 1) * sizeof *more);
     if (more) {
         peers = more;
@@ -151,12 +133,11 @@ bool flight_neighbour_has_said(void) {
 
 char flight_process_state(int rank) {
     const struct peer *p = find_peer(rank);
-    uint64_t started;
-    char state;
+    struct process_stat now;
     if (!p) {
         return 0;
     }
-    return read_stat(p->pid, &state, &started) && started == p->started ? state : 'X';
+    return process_stat(p->pid, &now) && now.started == p->started ? now.state : 'X';
 }
 
 int flight_watch(int rank) {

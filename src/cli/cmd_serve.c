@@ -10,7 +10,6 @@
 #include "base/buffer.h"
 #include "cli/command.h"
 #include "cli/launch.h"
-#include "cli/launch_env.h"
 #include "cli/vigil.h"
 #include "serve/origin.h"
 #include "serve/served.h"
@@ -209,8 +208,7 @@ static bool check_root(const char *dir, struct error *err) {
 /* What rank 0's machine alone has to have. */
 static bool read_files(struct serve_options *o, struct error *err) {
     const char *root = o->server.model_root;
-    return !launch_env_is_leader() ||
-           ((!root || check_root(root, err)) && (!o->key_file || read_key(o, err)));
+    return (!root || check_root(root, err)) && (!o->key_file || read_key(o, err));
 }
 
 /* The last part of the directory's path. */
@@ -228,17 +226,18 @@ static const char *name_of(struct serve_options *o, const char *dir) {
 }
 
 static bool lead(struct pool *pool, void *user, struct error *err) {
-    struct server_options *o = user;
-    o->interrupt_fd = launch_interrupt_fd(); /* there are these only now */
-    o->kill_fd = launch_kill_fd();
-    o->lost = vigil_lost;
-    return server_run(o, pool, err);
+    struct serve_options *o = user;
+    struct server_options *s = &o->server;
+    s->interrupt_fd = launch_interrupt_fd(); /* there are these only now */
+    s->kill_fd = launch_kill_fd();
+    s->lost = vigil_lost;
+    return read_files(o, err) && server_run(s, pool, err);
 }
 
 static bool run(struct serve_options *o, struct error *err) {
     struct server_options *s = &o->server;
     if (!common_options_apply(&o->common, err) || !check_access(o, err) ||
-        !check_name(s->model_name, err) || !read_files(o, err)) {
+        !check_name(s->model_name, err)) {
         return false;
     }
     s->dir = common_model(&o->common);
@@ -248,7 +247,7 @@ static bool run(struct serve_options *o, struct error *err) {
     s->interrupted = launch_interrupted;
     launch_grace(s->drain_s);
     launch_usr1_ends();
-    return launch_run(&o->common, lead, s, err);
+    return launch_run(&o->common, lead, o, err);
 }
 
 static bool run_serve(const struct command *self, int argc, char **argv, struct error *err) {

@@ -176,8 +176,8 @@ static bool start(const struct common_options *options, struct error *err) {
     log_set_rank(launch.rank);
     status_set_place(launch.rank, launch.facts.host, "host");
     bool ok = make_communicators(err) &&
+              vigil_start(launch.rank, launch.world, launch.timeout_s, err) &&
               (!options->dump_dir || flight_dump_to(options->dump_dir, launch.rank, err));
-    ok = ok && vigil_start(launch.rank, launch.world, launch.timeout_s, err);
     return ok || error_at_rank(err, launch.rank);
 }
 

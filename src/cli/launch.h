@@ -35,7 +35,8 @@ void launch_usr1_ends(void);
 int launch_interrupt_fd(void);
 
 /* Another, for when this process is about to be killed: mpirun ends its ranks with SIGCONT, SIGTERM
- * a second later and SIGKILL a second after that. Readable from that SIGTERM on. */
+ * a second later and SIGKILL a second after that. Readable from that SIGTERM on, and once a rank
+ * is lost (vigil.h). */
 int launch_kill_fd(void);
 
 /* True where the world is up: then every rank reports its own errors, with its rank. */

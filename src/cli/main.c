@@ -120,7 +120,7 @@ static int run_command(const struct command *command, int argc, char **argv) {
     bool speaks = launch_is_up() || launch_env_is_leader();
     struct error lost;
     if (vigil_lost(&lost) || (!ok && !status_claim())) {
-        for (;;) { /* the vigil tells of it, and ends this process in a moment */
+        for (;;) { /* another thread tells of it, and it or the launcher ends this process */
             pause();
         }
     }

@@ -16,6 +16,7 @@
 #include "base/clock.h"
 #include "base/flight_dump.h"
 #include "base/flight_peers.h"
+#include "base/process.h"
 #include "cli/interrupt.h"
 #include "cli/launch_env.h"
 #include "cli/status.h"
@@ -46,25 +47,11 @@ bool vigil_lost(struct error *out) {
 
 /* ---- the launcher's children on this host ---- */
 
-/* A file of another process in /proc, with a NUL behind; returns its length, 0 where it cannot be
- * read. Nothing here allocates: the main thread may be stuck wherever it is. */
-static size_t read_process(int pid, const char *name, char *out, size_t size) {
-    char path[64];
-    snprintf(path, sizeof path, "/proc/%d/%s", pid, name);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd < 0 ? -1 : read(fd, out, size - 1);
-    if (fd >= 0) {
-        close(fd);
-    }
-    out[n > 0 ? n : 0] = 0;
-    return n > 0 ? (size_t)n : 0;
-}
-
 /* The rank that the environment of a process gives it; -1: none, as of one that has ended. */
 static int rank_of_process(int pid) {
     static const char name[] = "OMPI_COMM_WORLD_RANK=";
     static char text[128 << 10];
-    size_t n = read_process(pid, "environ", text, sizeof text);
+    size_t n = process_read(pid, "environ", text, sizeof text);
     for (const char *at = text; at < text + n; at += strlen(at) + 1) {
         if (strncmp(at, name, sizeof name - 1) == 0) {
             return atoi(at + sizeof name - 1);
@@ -73,26 +60,29 @@ static int rank_of_process(int pid) {
     return -1;
 }
 
-static int parent_of_process(int pid) {
-    char text[512];
-    int parent = -1;
-    read_process(pid, "stat", text, sizeof text);
-    const char *at = strrchr(text, ')');
-    return at && sscanf(at + 1, " %*c %d", &parent) == 1 ? parent : -1;
-}
+enum { MOST_SIBLINGS = 1024 }; /* beyond that nobody looks */
 
-/* pids [world]: of the launcher's children, by rank, 0 where there is none. Returns how many. */
-static int find_siblings(int *pids, int world) {
+/* The launcher's children on this host by rank, 0 where there is none. Several threads may look. */
+static struct {
+    pthread_mutex_t lock;
+    int pids[MOST_SIBLINGS];
+} siblings = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+/* Under the siblings' lock. */
+static void find_siblings(int world) {
+    int *pids = siblings.pids;
+    memset(pids, 0, sizeof siblings.pids);
     static char entries[32 << 10];
-    int n = 0, dir = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int dir = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     for (long got; dir >= 0 && (got = syscall(SYS_getdents64, dir, entries, sizeof entries)) > 0;) {
         for (long at = 0; at < got;) {
             struct dirent64 *e = (struct dirent64 *)(entries + at);
             int pid = atoi(e->d_name);
-            int rank = pid > 0 && parent_of_process(pid) == getppid() ? rank_of_process(pid) : -1;
+            struct process_stat is;
+            bool sibling = pid > 0 && process_stat(pid, &is) && is.parent == getppid();
+            int rank = sibling ? rank_of_process(pid) : -1;
             if (rank >= 0 && rank < world && !pids[rank]) {
                 pids[rank] = pid;
-                n++;
             }
             at += e->d_reclen;
         }
@@ -100,14 +90,13 @@ static int find_siblings(int *pids, int world) {
     if (dir >= 0) {
         close(dir);
     }
-    return n;
 }
 
 /* Else a script may stand between it and its ranks. */
 static bool launcher_is_parent(void) {
     static const char *const known[] = {"mpirun\n", "mpiexec\n", "orterun\n", "orted\n"};
     char name[32];
-    read_process(getppid(), "comm", name, sizeof name);
+    process_read(getppid(), "comm", name, sizeof name);
     bool found = false;
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
         found = found || strcmp(name, known[i]) == 0;
@@ -115,17 +104,16 @@ static bool launcher_is_parent(void) {
     return found;
 }
 
-enum { MOST_SIBLINGS = 1024 }; /* beyond that nobody looks */
-
 /* All is said: this signal tells the others to leave it at that. */
 static void tell_siblings(void) {
-    static int pids[MOST_SIBLINGS];
-    find_siblings(pids, MOST_SIBLINGS);
+    pthread_mutex_lock(&siblings.lock);
+    find_siblings(MOST_SIBLINGS);
     for (int r = 0; r < MOST_SIBLINGS; r++) {
-        if (pids[r] && pids[r] != getpid()) {
-            kill(pids[r], SIGUSR2);
+        if (siblings.pids[r] && siblings.pids[r] != getpid()) {
+            kill(siblings.pids[r], SIGUSR2);
         }
     }
+    pthread_mutex_unlock(&siblings.lock);
 }
 
 /* ---- the end ---- */
@@ -239,17 +227,21 @@ static void say(const struct error *err) {
 }
 
 void vigil_look_at_siblings(void) {
-    static int pids[MOST_SIBLINGS];
     struct launch_env env = launch_env_read();
     bool all_here = launch_env_local_size() == env.size && env.size <= MOST_SIBLINGS;
     int lost = -1, first = env.size;
-    if (atomic_load(&vigil.begun) || !all_here || !launcher_is_parent() ||
-        find_siblings(pids, env.size) == env.size) {
+    if (atomic_load(&vigil.begun) || !all_here || !launcher_is_parent()) {
         return;
     }
+    pthread_mutex_lock(&siblings.lock);
+    find_siblings(env.size);
     for (int r = env.size - 1; r >= 0; r--) {
-        lost = pids[r] ? lost : r;
-        first = pids[r] ? r : first;
+        lost = siblings.pids[r] ? lost : r;
+        first = siblings.pids[r] ? r : first;
+    }
+    pthread_mutex_unlock(&siblings.lock);
+    if (lost < 0) {
+        return;
     }
     if (first == env.rank) {
         struct error err;

@@ -95,6 +95,16 @@ static void add_cors(struct MHD_Response *r, const struct exchange *x) {
     }
 }
 
+/* Takes the response. */
+static enum MHD_Result queue(struct MHD_Connection *c, struct exchange *x, int status,
+                             struct MHD_Response *r) {
+    add_cors(r, x);
+    x->status = status;
+    enum MHD_Result queued = MHD_queue_response(c, (unsigned)status, r);
+    MHD_destroy_response(r);
+    return queued;
+}
+
 static enum MHD_Result send_body(struct MHD_Connection *c, struct exchange *x,
                                  struct http_answer *a) {
     struct MHD_Response *r = MHD_create_response_from_buffer(
@@ -117,12 +127,8 @@ static enum MHD_Result send_body(struct MHD_Connection *c, struct exchange *x,
     if (a->status == MHD_HTTP_TOO_MANY_REQUESTS || a->status == MHD_HTTP_SERVICE_UNAVAILABLE) {
         MHD_add_response_header(r, MHD_HTTP_HEADER_RETRY_AFTER, "1");
     }
-    add_cors(r, x);
-    x->status = a->status;
     x->routine = a->routine;
-    enum MHD_Result queued = MHD_queue_response(c, (unsigned)a->status, r);
-    MHD_destroy_response(r);
-    return queued;
+    return queue(c, x, a->status, r);
 }
 
 static enum MHD_Result send_error(struct MHD_Connection *c, struct exchange *x, int status,
@@ -166,11 +172,7 @@ static enum MHD_Result send_stream(struct MHD_Connection *c, struct exchange *x)
     }
     MHD_add_response_header(r, MHD_HTTP_HEADER_CONTENT_TYPE, "text/event-stream");
     MHD_add_response_header(r, MHD_HTTP_HEADER_CACHE_CONTROL, "no-cache");
-    add_cors(r, x);
-    x->status = MHD_HTTP_OK;
-    enum MHD_Result queued = MHD_queue_response(c, MHD_HTTP_OK, r);
-    MHD_destroy_response(r);
-    return queued;
+    return queue(c, x, MHD_HTTP_OK, r);
 }
 
 /* The job's answer, once it is known what that is. */
@@ -231,11 +233,7 @@ static enum MHD_Result send_preflight(struct MHD_Connection *c, struct exchange 
         MHD_add_response_header(r, MHD_HTTP_HEADER_ACCESS_CONTROL_ALLOW_HEADERS, wanted);
     }
     MHD_add_response_header(r, MHD_HTTP_HEADER_ACCESS_CONTROL_MAX_AGE, "600");
-    add_cors(r, x);
-    x->status = MHD_HTTP_NO_CONTENT;
-    enum MHD_Result queued = MHD_queue_response(c, MHD_HTTP_NO_CONTENT, r);
-    MHD_destroy_response(r);
-    return queued;
+    return queue(c, x, MHD_HTTP_NO_CONTENT, r);
 }
 
 /* In a time that does not depend on where they differ. */

@@ -133,6 +133,18 @@ class TestStoppedRank(unittest.TestCase):
                          r"\(SIGSTOP\), last entered .* #\d+ \d+\.\d s ago; the other rank is at #\d+$")
 
 
+class TestOneLine(unittest.TestCase):
+    def test_what_all_ranks_or_rank_0_alone_cannot_have(self):
+        for words in (["generate", "--prompt", "a", "--dump-dir", "/proc/none"],
+                      ["serve", "--port", "0", "--model-root", "/etc/passwd"],
+                      ["serve", "--port", "0", "--api-key-file", "/nonexistent"]):
+            done = subprocess.run([MPIEXEC, "-n", "3", LOCKSTEP, *words], env=ENV, capture_output=True, text=True,
+                                  timeout=60, check=False)
+            self.assertEqual(done.returncode, 2, done.stderr)
+            self.assertEqual(len(blame(done.stderr)), 1, done.stderr)
+            self.assertIn(words[-2], blame(done.stderr)[0])
+
+
 class TestSlowRank(unittest.TestCase):
     def test_a_rank_may_load_for_longer_than_the_timeout(self):
         command = [LOCKSTEP, "generate", "--prompt", "In the beginning", "--max-tokens", "2",
