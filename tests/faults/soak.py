@@ -20,7 +20,7 @@ import time
 sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "../serve"))
 import test_server
 from test_load import (BATCH, FLOOD, Client, Crowd, Form, chatty_model, check_all_free, check_all_places,
-                       is_sanitized, memory, solo_runs)
+                       is_sanitized, memory, solo_runs, read_some)
 from test_server import Server, ranks_of
 
 SECONDS = 1800
@@ -102,13 +102,7 @@ class Mix(Crowd):
         path, body, want = self.solo[i]
         start = time.monotonic()
         async with Client(self.server.port, path, body) as c:
-            most = self.rng.uniform(0, 1) * len(want)
-            try:
-                async with asyncio.timeout(self.rng.choice((0.02, 0.3, 3))):
-                    while len(c.reply.raw) < most and await c.read(2000):
-                        pass
-            except TimeoutError:
-                pass
+            await read_some(c, self.rng, len(want))
         if await self.refused(c.reply, start):
             return
         assert c.reply.status in (0, 200), bytes(c.reply.raw)

@@ -14,7 +14,7 @@ import time
 import unittest
 
 import test_server
-from test_server import SLOW, Server, completion, ranks_of
+from test_server import SLOW, OneServer, Server, completion, ranks_of
 
 CHATTY = os.path.join(os.environ["LOCKSTEP_TEST_DATA"], "tiny-qwen3")
 
@@ -27,15 +27,8 @@ def raw_request(port, body, path="/v1/completions"):
     return s
 
 
-class Clients(unittest.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        cls.server = Server("--max-batch", "1", "--served-model-name", 'a"b', *SLOW)
-
-    @classmethod
-    def tearDownClass(cls):
-        code, said = cls.server.stop()
-        assert code == 0, said
+class Clients(OneServer):
+    words = ("--max-batch", "1", "--served-model-name", 'a"b', *SLOW)
 
     def assert_freed(self, cancelled):
         self.server.wait_for("request_cancelled_total", cancelled)

@@ -172,6 +172,17 @@ async def ask(port, path, body):
 
 # ---- the crowd ----
 
+async def read_some(client, rng, most):
+    """A part of the answer, or nothing if it does not come soon: of somebody who then goes away."""
+    wanted = rng.uniform(0, 1) * most
+    try:
+        async with asyncio.timeout(rng.choice((0.02, 0.3, 3))):
+            while len(client.reply.raw) < wanted and await client.read(2000):
+                pass
+    except TimeoutError:
+        pass
+
+
 class Crowd:
     def __init__(self, server, form, solo, rng):
         self.server, self.form, self.solo, self.rng = server, form, solo, rng
@@ -203,13 +214,7 @@ class Crowd:
         """One who goes away: while waiting, or when part of the answer is there."""
         path, body, want = self.solo[i]
         async with Client(self.server.port, path, body) as c:
-            most = self.rng.uniform(0, 1) * len(want)
-            try:
-                async with asyncio.timeout(self.rng.choice((0.02, 0.3, 3))):
-                    while len(c.reply.raw) < most and await c.read(2000):
-                        pass
-            except TimeoutError:
-                pass
+            await read_some(c, self.rng, len(want))
         if c.reply.status == 429:
             self.count["told to come again"] += 1
             return

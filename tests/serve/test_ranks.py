@@ -15,21 +15,12 @@ import unittest
 
 import page_mock
 import test_server
-from test_server import SLOW, Server, completion, ranks_of
+from test_server import OneServer, completion, ranks_of
 
 WORLD = 2
 
 
-class Ranks(unittest.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        cls.server = Server(*SLOW)
-
-    @classmethod
-    def tearDownClass(cls):
-        code, said = cls.server.stop()
-        assert code == 0, said
-
+class Ranks(OneServer):
     def ranks(self):
         return self.server.ask("GET", "/ranks")[1]
 

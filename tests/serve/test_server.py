@@ -131,16 +131,22 @@ def text_of(chunks):
     return "".join(c["choices"][0]["text"] for c in chunks if c["choices"])
 
 
-class Requests(unittest.TestCase):
+class OneServer(unittest.TestCase):
+    """Cases of one server, which drains well when they are over."""
+
+    words = SLOW
+
     @classmethod
     def setUpClass(cls):
-        cls.server = Server(*SLOW)
+        cls.server = Server(*cls.words)
 
     @classmethod
     def tearDownClass(cls):
         code, said = cls.server.stop()
         assert code == 0, said
 
+
+class Requests(OneServer):
     def test_text_is_generates(self):
         done = subprocess.run(
             [LOCKSTEP, "generate", "--prompt", PROMPT, "--temperature", "0", "--max-tokens", "24", "--json",
