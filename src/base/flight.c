@@ -24,7 +24,7 @@ struct flight {
     _Atomic uint64_t n_entry; /* of all times */
     _Atomic uint64_t n_collective;
     _Atomic uint64_t place;
-    _Atomic uint64_t said;
+    _Atomic uint64_t said;          /* 1 + the exit code; 0: nothing */
     _Atomic uint64_t owner_version; /* odd while it is written */
     _Atomic uint64_t owner[OWNER_WORDS];
     _Atomic uint64_t rpc_entry; /* which entry `rpc` repeats */
@@ -167,8 +167,8 @@ uint64_t flight_collectives(void) {
     return get_own(&own->n_collective);
 }
 
-void flight_note_said(void) {
-    put(&own->said, 1);
+void flight_note_said(int exit_code) {
+    put(&own->said, (uint64_t)exit_code + 1);
 }
 
 /* ---- reading ---- */
@@ -229,8 +229,8 @@ bool flight_read_owner(const struct flight *f, struct flight_owner *out) {
     return false; /* there is none yet, or its writer stands still in the middle */
 }
 
-bool flight_has_said(const struct flight *f) {
-    return get(&f->said) != 0;
+int flight_said(const struct flight *f) {
+    return (int)(get(&f->said) & 0xff) - 1;
 }
 
 int flight_read(const struct flight *f, struct flight_entry out[FLIGHT_ENTRIES]) {

@@ -89,15 +89,16 @@ void flight_leave(uint64_t entry, double now);
 /* The number of the last collective entered. */
 uint64_t flight_collectives(void);
 
-/* This rank has said why the run ends: what others say from then on follows from that. Any thread.
- */
-void flight_note_said(void);
+/* This rank has said why the run ends, and ends with this exit code: what others say from then on
+ * follows from that. 0: it has come to its good end, and there is nothing to say. Any thread. */
+void flight_note_said(int exit_code);
 
 /* ---- reading: anybody's record, at any time ---- */
 
 bool flight_is(const struct flight *f, uint64_t token);
 bool flight_read_owner(const struct flight *f, struct flight_owner *out);
-bool flight_has_said(const struct flight *f);
+/* The exit code; -1: it has said nothing. */
+int flight_said(const struct flight *f);
 
 /* The entries that can be had, oldest first. Returns their number. */
 int flight_read(const struct flight *f, struct flight_entry out[FLIGHT_ENTRIES]);

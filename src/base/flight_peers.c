@@ -126,7 +126,7 @@ const struct flight *flight_of_rank(int rank) {
 bool flight_neighbour_has_said(void) {
     bool said = false;
     for (int i = 0; i < n_peer; i++) {
-        said = said || flight_has_said(peers[i].record);
+        said = said || flight_said(peers[i].record) >= 0;
     }
     return said;
 }

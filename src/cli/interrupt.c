@@ -63,12 +63,15 @@ void launch_grace(double more_s) {
 
 static void end_process(const char *why) {
     char line[400];
-    int n = snprintf(line, sizeof line, "lockstep: %s: %s: %s\n", who,
-                     error_kind_name(ERROR_INTERRUPTED), why);
+    struct error err;
+    error_set(&err, ERROR_INTERRUPTED, "%s", why);
+    int n = snprintf(line, sizeof line, "lockstep: %s: %s: %s\n", who, error_kind_name(err.kind),
+                     err.message);
     if (status_claim() && write(STDERR_FILENO, line, (size_t)n) < 0) {
         /* nowhere left to complain */
     }
-    _exit(error_exit_code(ERROR_INTERRUPTED));
+    vigil_note_said(&err, true);
+    _exit(error_exit_code(err.kind));
 }
 
 static bool means_end(int signal_number) {

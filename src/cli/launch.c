@@ -17,6 +17,7 @@
 #include "cli/launch_env.h"
 #include "cli/status.h"
 #include "cli/vigil.h"
+#include "cli/vigil_link.h"
 #include "rpc/watchdog.h"
 #include "worker/facts.h"
 #include "worker/worker.h"
@@ -40,6 +41,10 @@ bool launch_is_up(void) {
 
 int launch_rank(void) {
     return launch.rank;
+}
+
+bool launch_is_clean(void) {
+    return launch.clean;
 }
 
 /* ---- before MPI_Init ---- */
@@ -139,12 +144,31 @@ static bool start_mpi(struct error *err) {
     return launch_env_check_world(launch.world, err);
 }
 
+/* Where ranks run on several hosts: for their vigils to find each other. */
+static bool share_addresses(struct error *err) {
+    struct vigil_address own, *all;
+    const int size = (int)sizeof own;
+    if (launch.facts.local_size == launch.world) {
+        return true;
+    }
+    all = calloc((size_t)launch.world, sizeof *all);
+    if (!all) {
+        return error_set(err, ERROR_MEMORY, "cannot hold %d addresses", launch.world);
+    }
+    vigil_link_open(&own);
+    bool ok = mpi_try(MPI_Allgather(&own, size, MPI_BYTE, all, size, MPI_BYTE, launch.control),
+                      "MPI_Allgather", err) &&
+              vigil_link_meet(launch.rank, launch.world, all, err);
+    free(all);
+    return ok;
+}
+
 static bool make_communicators(struct error *err) {
     watchdog_phase("the set-up of MPI communicators", launch.timeout_s);
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     bool ok = mpi_try(MPI_Comm_dup(MPI_COMM_WORLD, &launch.control), "MPI_Comm_dup", err) &&
               mpi_try(MPI_Comm_dup(MPI_COMM_WORLD, &launch.tensor), "MPI_Comm_dup", err) &&
-              host_facts_read(launch.control, &launch.facts, err);
+              host_facts_read(launch.control, &launch.facts, err) && share_addresses(err);
     watchdog_clear();
     return ok;
 }
@@ -217,7 +241,8 @@ static bool lead_pool(const struct pool_options *options, const char *trace, lau
         }
     }
     launch.clean = pool_shutdown(pool, &at_end);
-    if (!ok && pool_is_broken(pool)) {
+    struct error lost;
+    if (!ok && pool_is_broken(pool) && !vigil_lost(&lost)) {
         expect_the_worst(err);
     }
     pool_destroy(pool);
@@ -294,7 +319,8 @@ int launch_finish(int code) {
         }
         MPI_Finalize();
         watchdog_clear();
-        flight_note_said(); /* all is said: nobody is to miss this process */
+        flight_note_said(0); /* nobody is to miss this process */
+        vigil_link_say(VIGIL_BYE, NULL);
     }
     bool leader = launch.world_up ? launch.rank == 0 : launch_env_is_leader();
     code = leader ? code : 0;

@@ -42,6 +42,8 @@ int launch_kill_fd(void);
 /* True where the world is up: then every rank reports its own errors, with its rank. */
 bool launch_is_up(void);
 int launch_rank(void);
+/* True where every rank is on its way to a common end. */
+bool launch_is_clean(void);
 
 /* Ends MPI: MPI_Finalize where every rank is known to come along, else MPI_Abort with the code.
  * Returns the exit code for this process: rank 0 passes it on, the others end with 0. */

@@ -2,6 +2,7 @@
 #include "config.h"
 
 #include <limits.h>
+#include <math.h>
 #include <mpi.h>
 #include <msgpack.h>
 #include <stdio.h>
@@ -10,8 +11,8 @@
 
 #include "base/build_id.h"
 #include "base/clock.h"
-#include "base/flight_peers.h"
 #include "cli/command.h"
+#include "cli/interrupt.h"
 #include "cli/launch.h"
 #include "cli/launch_env.h"
 #include "cli/status.h"
@@ -108,8 +109,12 @@ static int end_of_output(void) {
     return error_exit_code(err.kind);
 }
 
-/* For a rank that speaks before this one: one line is enough. */
-static const double others_first_s = 0.3;
+/* For a rank that speaks before this one: one line is enough. And for the vigil, which knows sooner
+ * or later that a rank is lost, while MPI only says that a connection is. */
+static const double others_first_s = 0.3, vigil_first_s = 0.5;
+
+/* What mpirun leaves its ranks between TERM and KILL, and some more. */
+static const double killed_s = 2;
 
 static int run_command(const struct command *command, int argc, char **argv) {
     struct error err = {0};
@@ -119,17 +124,27 @@ static int run_command(const struct command *command, int argc, char **argv) {
     /* Before the ranks are up, all of them stop for the same reason, and rank 0 says it. */
     bool speaks = launch_is_up() || launch_env_is_leader();
     struct error lost;
+    if (!ok && launch_is_up() && err.kind == ERROR_COMM) {
+        clock_sleep(vigil_first_s);
+    }
+    if (ok && isfinite(interrupt_killed_at())) { /* that is no good end, and is told as such */
+        clock_sleep(killed_s);
+    }
     if (vigil_lost(&lost) || (!ok && !status_claim())) {
         for (;;) { /* another thread tells of it, and it or the launcher ends this process */
             pause();
         }
     }
-    if (!ok && launch_is_up() && !vigil_is_speaker()) {
+    bool ends_all = !ok && launch_is_up() && !launch_is_clean();
+    if (!ok && launch_is_up() && !vigil_is_first()) {
+        if (ends_all) {
+            vigil_pass_on(&err);
+        }
         clock_sleep(others_first_s);
     }
-    if (!ok && speaks && !flight_neighbour_has_said()) {
+    if (!ok && speaks && !vigil_has_been_said()) {
         status_print_error(&err);
-        flight_note_said();
+        vigil_note_said(&err, ends_all);
     }
     if (launch_is_up() ? launch_rank() == 0 : launch_env_is_leader()) {
         status_write_file(ok ? NULL : &err);

@@ -20,18 +20,26 @@
 #include "cli/interrupt.h"
 #include "cli/launch_env.h"
 #include "cli/status.h"
+#include "cli/vigil_link.h"
 #include "rpc/blame.h"
 #include "rpc/watchdog.h"
 
 enum { LOOK_MS = 500 };
-static const double last_words_s = 1;  /* for what the server's clients are told to reach them */
-static const double own_words_s = 0.7; /* for a command to say that it was interrupted */
-static const double killing_s = 0.5;   /* after its SIGTERM mpirun kills rank by rank */
+static const double last_words_s = 1;   /* for what the server's clients are told to reach them */
+static const double own_words_s = 0.7;  /* for a command to say that it was interrupted */
+static const double killing_s = 0.5;    /* after its SIGTERM mpirun kills rank by rank */
+static const double silence_s = 3;      /* of another host's rank that means nothing */
+static const double host_first_s = 0.2; /* ranks of its host know more of one that has ended */
+/* For the launcher's own daemons to find that a host is cut off: those that have just sent
+ * something there wait for minutes. */
+static const double daemon_s = 3;
 
 static struct {
     int rank, world;
     double timeout_s;
-    struct pollfd *watched; /* owns [world]: fd -1 where there is nothing to watch */
+    char launcher[32]; /* its name, where it is watched */
+    /* owns [world + 2]: fd -1 where there is nothing to watch; then the links, and the launcher */
+    struct pollfd *watched;
     double *stopped_s; /* owns [world]: for how long each has been seen stopped; -1: it is not */
     atomic_bool begun; /* the ranks know each other */
     pthread_mutex_t lock;
@@ -93,10 +101,10 @@ static void find_siblings(int world) {
 }
 
 /* Else a script may stand between it and its ranks. */
-static bool launcher_is_parent(void) {
-    static const char *const known[] = {"mpirun\n", "mpiexec\n", "orterun\n", "orted\n"};
-    char name[32];
-    process_read(getppid(), "comm", name, sizeof name);
+static bool launcher_is_parent(char name[32]) {
+    static const char *const known[] = {"mpirun", "mpiexec", "orterun", "orted"};
+    process_read(getppid(), "comm", name, 32);
+    name[strcspn(name, "\n")] = 0;
     bool found = false;
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
         found = found || strcmp(name, known[i]) == 0;
@@ -129,6 +137,31 @@ bool vigil_is_speaker(void) {
     return true;
 }
 
+bool vigil_is_first(void) {
+    for (int r = 0; r < vigil.rank; r++) {
+        char state = flight_process_state(r);
+        if (state ? !strchr("TtZX", state) : vigil_link_lives(r)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool vigil_has_been_said(void) {
+    return flight_neighbour_has_said() || vigil_link_has_said();
+}
+
+void vigil_note_said(const struct error *err, bool ends_all) {
+    flight_note_said(error_exit_code(err->kind));
+    if (ends_all) {
+        vigil_link_say(VIGIL_SAID, err);
+    }
+}
+
+void vigil_pass_on(const struct error *err) {
+    vigil_link_say(VIGIL_LOST, err);
+}
+
 /* Who ended, or else who stands still, and where. */
 static bool find(int suspect, struct error *err) {
     struct blame_rank *ranks = calloc((size_t)vigil.world, sizeof *ranks);
@@ -149,36 +182,65 @@ static void note_place(int rank) {
     }
 }
 
-static void end(int rank) {
+/* The file is rank 0's while it may live, even on a host that is out of reach: ranks may share
+ * their files all the same. */
+static void tell(const struct error *err, bool cut) {
+    bool said = vigil_has_been_said(), first = vigil_is_first();
+    if (!said && first) {
+        vigil_note_said(err, true);
+        status_print_error(err);
+        tell_siblings();
+    } else if (!said) {
+        vigil_link_say(VIGIL_LOST, err);
+    }
+    if ((!said && first && !cut) || vigil.rank == 0) {
+        status_write_file(err);
+    }
+}
+
+static void end_with(const struct error *err, int exit_code) {
+    bool cut = err->has_rank && vigil_link_is_out_of_reach(err->rank);
+    double end = clock_now() + (cut ? daemon_s : last_words_s);
+    pthread_mutex_lock(&vigil.lock);
+    vigil.lost = *err;
+    pthread_mutex_unlock(&vigil.lock);
+    interrupt_raise_kill();
+    watchdog_postpone(2 * (last_words_s + daemon_s));
+    if (cut && vigil.rank != 0) { /* a line of this host's would be such a thing to send */
+        clock_sleep(daemon_s);
+    }
+    if (status_claim()) { /* else the main thread does */
+        tell(err, cut);
+    }
+    flight_dump(err->message);
+    do {
+        clock_sleep(last_words_s);
+    } while (clock_now() < end && !isfinite(interrupt_killed_at()));
+    _exit(exit_code);
+}
+
+/* said: the exit code with which that rank has ended, and told why; or not above 0. */
+static void end(int rank, int said) {
     struct error err = {0};
     if (!find(rank, &err)) {
         error_set(&err, ERROR_RANK_LOST, "its process has ended");
         error_at_rank(&err, rank);
     }
     note_place(err.rank);
-    pthread_mutex_lock(&vigil.lock);
-    vigil.lost = err;
-    pthread_mutex_unlock(&vigil.lock);
-    interrupt_raise_kill();
-    if (vigil_is_speaker() && !flight_neighbour_has_said() && status_claim()) {
-        flight_note_said();
-        status_print_error(&err);
-        status_write_file(&err);
-        tell_siblings();
-    }
-    watchdog_postpone(2 * last_words_s);
-    flight_dump(err.message);
-    clock_sleep(last_words_s);
-    _exit(error_exit_code(err.kind));
+    end_with(&err, said > 0 ? said : error_exit_code(err.kind));
 }
 
-/* A rank has ended: well, with its own words, by the launcher's hand, or else it is lost. */
+static bool is_killing(void) {
+    return clock_now() - interrupt_killed_at() > killing_s;
+}
+
+/* A rank has ended: well, by the launcher's hand, or else all others shall. */
 static void look_at_ended(int rank) {
     const struct flight *f = flight_of_rank(rank);
+    int said = f ? flight_said(f) : 0;
     vigil.watched[rank].fd = -1; /* once is enough; the descriptor is left to the process' end */
-    bool killing = clock_now() - interrupt_killed_at() > killing_s;
-    if (f && !flight_has_said(f) && !killing) {
-        end(rank);
+    if (said != 0 && !is_killing()) {
+        end(rank, said);
     }
 }
 
@@ -189,22 +251,90 @@ static void look_at_stopped(double passed_s) {
         bool before = vigil.stopped_s[r] >= 0;
         vigil.stopped_s[r] = !stopped ? -1 : before ? vigil.stopped_s[r] + passed_s : 0;
         if (vigil.stopped_s[r] >= vigil.timeout_s && vigil_is_speaker()) {
-            end(r);
+            end(r, 0);
         }
     }
 }
 
+/* Without the launcher, or its daemon on this host, nobody ends the ranks any more. */
+static void end_without_launcher(void) {
+    struct error err;
+    error_set(&err, ERROR_RANK_LOST, "%s, which started it, has ended", vigil.launcher);
+    error_at_rank(&err, vigil.rank);
+    end_with(&err, error_exit_code(err.kind));
+}
+
+static int watch_launcher(void) {
+    return launcher_is_parent(vigil.launcher) ? (int)syscall(SYS_pidfd_open, getppid(), 0U) : -1;
+}
+
+/* ---- other hosts ---- */
+
+/* "rank 0 is in step #91, layer 3 mlp all-reduce #1234" */
+static const char *own_place(char *out, size_t size) {
+    struct blame_rank self;
+    char request[BLAME_ENTRY_SIZE], collective[BLAME_ENTRY_SIZE];
+    blame_look(&self, vigil.rank, NULL);
+    bool in_request = self.rpc.number > 0 && self.rpc.leave_ns == 0;
+    bool in_collective = self.collective.number > 0 && self.collective.leave_ns == 0;
+    snprintf(out, size, "rank %d is %s%s%s%s", vigil.rank, in_request ? "in " : "idle",
+             in_request ? blame_entry_text(&self.rpc, request) : "", in_collective ? ", " : "",
+             in_collective ? blame_entry_text(&self.collective, collective) : "");
+    return out;
+}
+
+static void end_far(int rank, double silent_s) {
+    struct error err;
+    char place[3 * BLAME_ENTRY_SIZE];
+    own_place(place, sizeof place);
+    if (silent_s > 0) {
+        error_set(&err, ERROR_DEADLINE, "hang: no sign of life for %.3g s%s; %s", silent_s,
+                  vigil_link_is_out_of_reach(rank) ? ", nor of its host" : ", though of its host",
+                  place);
+    } else {
+        error_set(&err, ERROR_RANK_LOST, "its process has ended; %s", place);
+    }
+    error_at_rank(&err, rank);
+    end_with(&err, error_exit_code(err.kind));
+}
+
+static void look_at_links(double passed_s) {
+    struct error why;
+    double patience_s = fmax(vigil.timeout_s, silence_s);
+    vigil_link_turn(passed_s);
+    if (vigil_link_heard(&why)) {
+        end_with(&why, error_exit_code(why.kind));
+    }
+    int ended = vigil_link_ended(), silent = vigil_link_silent(patience_s);
+    if (ended >= 0 && !is_killing()) {
+        clock_sleep(host_first_s);
+        vigil_link_turn(0);
+        if (vigil_link_heard(&why)) {
+            end_with(&why, error_exit_code(why.kind));
+        }
+        end_far(ended, 0);
+    }
+    if (silent >= 0) {
+        end_far(silent, patience_s);
+    }
+}
+
 static void *watch(void *unused) {
-    double before = clock_now();
+    double before = clock_now(), turn = before;
     (void)unused;
     for (;;) {
-        int n = poll(vigil.watched, (nfds_t)vigil.world, LOOK_MS);
+        int n = poll(vigil.watched, (nfds_t)vigil.world + 2, LOOK_MS);
         for (int r = 0; n > 0 && r < vigil.world; r++) {
             if (vigil.watched[r].revents) {
                 look_at_ended(r);
             }
         }
+        if (n > 0 && vigil.watched[vigil.world + 1].revents) {
+            end_without_launcher();
+        }
         double now = clock_now();
+        look_at_links(fmin(now - turn, 2e-3 * LOOK_MS));
+        turn = now;
         if (now - before >= 1e-3 * LOOK_MS) {
             look_at_stopped(fmin(now - before, 2e-3 * LOOK_MS));
             before = now;
@@ -220,7 +350,7 @@ static void say(const struct error *err) {
     gethostname(host, sizeof host - 1);
     if (status_claim()) {
         status_set_place(err->rank, host, "host");
-        flight_note_said();
+        flight_note_said(error_exit_code(err->kind));
         status_print_error(err);
         status_write_file(err);
     }
@@ -230,7 +360,8 @@ void vigil_look_at_siblings(void) {
     struct launch_env env = launch_env_read();
     bool all_here = launch_env_local_size() == env.size && env.size <= MOST_SIBLINGS;
     int lost = -1, first = env.size;
-    if (atomic_load(&vigil.begun) || !all_here || !launcher_is_parent()) {
+    char name[32];
+    if (atomic_load(&vigil.begun) || !all_here || !launcher_is_parent(name)) {
         return;
     }
     pthread_mutex_lock(&siblings.lock);
@@ -257,15 +388,24 @@ void vigil_say_ended(void) {
     struct launch_env env = launch_env_read();
     struct error err;
     clock_sleep(own_words_s);
-    if (env.rank == 0 && launch_env_local_size() == env.size && !flight_neighbour_has_said()) {
+    bool all_known = launch_env_local_size() == env.size || vigil_link_is_whole();
+    if (env.rank == 0 && all_known && !vigil_has_been_said()) {
         error_set(&err, ERROR_INTERRUPTED, "the launcher is ending the job");
         error_at_rank(&err, 0);
         say(&err);
     }
 }
 
+static void tell_of_watchdog(void) {
+    struct error err;
+    error_set(&err, ERROR_DEADLINE, "is stuck: its own line says where");
+    error_at_rank(&err, vigil.rank);
+    vigil_link_say(VIGIL_SAID, &err);
+    tell_siblings();
+}
+
 void vigil_begin(void) {
-    watchdog_on_end(tell_siblings);
+    watchdog_on_end(tell_of_watchdog);
 }
 
 bool vigil_start(int rank, int world, double timeout_s, struct error *err) {
@@ -273,7 +413,7 @@ bool vigil_start(int rank, int world, double timeout_s, struct error *err) {
     vigil.rank = rank;
     vigil.world = world;
     vigil.timeout_s = timeout_s;
-    vigil.watched = calloc((size_t)world, sizeof *vigil.watched);
+    vigil.watched = calloc((size_t)world + 2, sizeof *vigil.watched);
     vigil.stopped_s = calloc((size_t)world, sizeof *vigil.stopped_s);
     if (!vigil.watched || !vigil.stopped_s) {
         return error_set(err, ERROR_MEMORY, "cannot watch over %d ranks", world);
@@ -285,6 +425,9 @@ bool vigil_start(int rank, int world, double timeout_s, struct error *err) {
         vigil.stopped_s[r] = -1;
         n += vigil.watched[r].fd >= 0;
     }
+    vigil.watched[world] = (struct pollfd){.fd = vigil_link_fd(), .events = POLLIN};
+    vigil.watched[world + 1] = (struct pollfd){.fd = watch_launcher(), .events = POLLIN};
+    n += vigil.watched[world].fd >= 0 || vigil.watched[world + 1].fd >= 0;
     int failed = n > 0 ? pthread_create(&thread, NULL, watch, NULL) : 0;
     if (failed) {
         return error_set(err, ERROR_INTERNAL, "cannot start a thread: %s", strerror(failed));

@@ -1,5 +1,6 @@
-/* Watches the other ranks of this host, whatever the main thread is in: one whose process ends
- * without having said why, or that is stopped for longer than the deadline, ends the job. */
+/* Watches the other ranks, whatever the main thread is in: one whose process ends without having
+ * said why, or that is stopped for longer than the deadline, ends the job. Those of this host are
+ * seen as processes, those of others through links (vigil_link.h). */
 #pragma once
 
 #include <stdbool.h>
@@ -23,6 +24,18 @@ void vigil_say_ended(void);
 
 /* Of the ranks of this host that can speak this is the lowest. */
 bool vigil_is_speaker(void);
+
+/* And of all that are known to live: what ends the job is this one's to say. */
+bool vigil_is_first(void);
+
+/* Another rank has said why the run ends, or has come to its good end. */
+bool vigil_has_been_said(void);
+
+/* This rank has said so; ends_all: and every other one shall end for it. Any thread. */
+void vigil_note_said(const struct error *err, bool ends_all);
+
+/* The job ends for this reason, which the first one shall say. */
+void vigil_pass_on(const struct error *err);
 
 /* Whether a rank is lost, and which; from any thread. In a moment this process ends. */
 bool vigil_lost(struct error *out);

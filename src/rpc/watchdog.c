@@ -38,7 +38,7 @@ static void end_process(void) {
     if (write(STDERR_FILENO, line, (size_t)n) < 0) {
         /* nowhere left to complain */
     }
-    flight_note_said();
+    flight_note_said(code);
     alarm(DUMP_LIMIT_S); /* the file system may be what is stuck */
     line[n > 0 ? n - 1 : 0] = 0;
     flight_dump(line);

@@ -27,13 +27,17 @@ struct server {
     bool stuck;           /* a send never ended: MPI may still read the buffers */
 };
 
+/* A notice that a leader does not take within a second will not be missed: it has no use for it. */
+static const double notice_s = 1;
+
 static bool send_message(struct server *s, struct buffer *frame, const struct message *m,
                          struct error *err) {
+    double patience_s = frame == &s->notice ? fmin(notice_s, s->timeout_s) : s->timeout_s;
     if (!message_encode(frame, m, err) ||
         !transport_post(s->t, 0, message_side(m->type), frame->data, frame->size, err)) {
         return false;
     }
-    if (!transport_flush(s->t, s->timeout_s, err)) {
+    if (!transport_flush(s->t, patience_s, err)) {
         s->stuck = true;
         return false;
     }
