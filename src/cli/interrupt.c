@@ -124,8 +124,13 @@ static void *read_signals(void *set) {
             if (!told) {
                 vigil_say_ended();
             }
-        } else if (means_end(got) && clock_now() - first > echo_s) {
-            end_process("a second signal");
+        } else if (means_end(got)) {
+            if (launch_env_read().launcher == LAUNCHER_SRUN) { /* which kills half a minute later */
+                vigil_end_in_init(told);
+            }
+            if (clock_now() - first > echo_s) {
+                end_process("a second signal");
+            }
         }
         if (means_end(got) && !launch_interrupted()) {
             first = clock_now();

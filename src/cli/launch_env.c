@@ -56,6 +56,11 @@ int launch_env_local_size(void) {
     return n > 1 ? n : 1;
 }
 
+int launch_env_local_rank(void) {
+    int rank = env_int("OMPI_COMM_WORLD_LOCAL_RANK");
+    return rank >= 0 ? rank : env_int("SLURM_LOCALID");
+}
+
 /* MPI would not find the other processes: each would be a world of its own. */
 bool launch_env_check(struct error *err) {
     struct launch_env env = launch_env_read();

@@ -29,6 +29,9 @@ bool launch_env_is_leader(void);
 /* Ranks on this host, as far as the environment tells; at least 1. */
 int launch_env_local_size(void);
 
+/* Which of them this is, from 0; -1 when unknown. */
+int launch_env_local_rank(void);
+
 /* Before MPI_Init: will the processes find each other? Errors: COMM_INIT, saying what to type. */
 bool launch_env_check(struct error *err);
 

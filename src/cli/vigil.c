@@ -1,11 +1,8 @@
 #include "cli/vigil.h"
 
-#include <dirent.h>
-#include <fcntl.h>
 #include <math.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,9 +13,9 @@
 #include "base/clock.h"
 #include "base/flight_dump.h"
 #include "base/flight_peers.h"
-#include "base/process.h"
 #include "cli/interrupt.h"
 #include "cli/launch_env.h"
+#include "cli/siblings.h"
 #include "cli/status.h"
 #include "cli/vigil_link.h"
 #include "rpc/blame.h"
@@ -29,15 +26,15 @@ static const double last_words_s = 1;   /* for what the server's clients are tol
 static const double own_words_s = 0.7;  /* for a command to say that it was interrupted */
 static const double killing_s = 0.5;    /* after its SIGTERM mpirun kills rank by rank */
 static const double silence_s = 3;      /* of another host's rank that means nothing */
-static const double host_first_s = 0.2; /* ranks of its host know more of one that has ended */
+static const double host_first_s = 0.2; /* for better words of a rank's own host */
 /* For the launcher's own daemons to find that a host is cut off: those that have just sent
  * something there wait for minutes. */
-static const double daemon_s = 3;
+static const double daemon_s = 3.8;
 
 static struct {
     int rank, world;
     double timeout_s;
-    char launcher[32]; /* its name, where it is watched */
+    char launcher[SIBLINGS_NAME]; /* its name, where it is watched */
     /* owns [world + 2]: fd -1 where there is nothing to watch; then the links, and the launcher */
     struct pollfd *watched;
     double *stopped_s; /* owns [world]: for how long each has been seen stopped; -1: it is not */
@@ -51,77 +48,6 @@ bool vigil_lost(struct error *out) {
     *out = vigil.lost;
     pthread_mutex_unlock(&vigil.lock);
     return out->kind != ERROR_NONE;
-}
-
-/* ---- the launcher's children on this host ---- */
-
-/* The rank that the environment of a process gives it; -1: none, as of one that has ended. */
-static int rank_of_process(int pid) {
-    static const char name[] = "OMPI_COMM_WORLD_RANK=";
-    static char text[128 << 10];
-    size_t n = process_read(pid, "environ", text, sizeof text);
-    for (const char *at = text; at < text + n; at += strlen(at) + 1) {
-        if (strncmp(at, name, sizeof name - 1) == 0) {
-            return atoi(at + sizeof name - 1);
-        }
-    }
-    return -1;
-}
-
-enum { MOST_SIBLINGS = 1024 }; /* beyond that nobody looks */
-
-/* The launcher's children on this host by rank, 0 where there is none. Several threads may look. */
-static struct {
-    pthread_mutex_t lock;
-    int pids[MOST_SIBLINGS];
-} siblings = {.lock = PTHREAD_MUTEX_INITIALIZER};
-
-/* Under the siblings' lock. */
-static void find_siblings(int world) {
-    int *pids = siblings.pids;
-    memset(pids, 0, sizeof siblings.pids);
-    static char entries[32 << 10];
-    int dir = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    for (long got; dir >= 0 && (got = syscall(SYS_getdents64, dir, entries, sizeof entries)) > 0;) {
-        for (long at = 0; at < got;) {
-            struct dirent64 *e = (struct dirent64 *)(entries + at);
-            int pid = atoi(e->d_name);
-            struct process_stat is;
-            bool sibling = pid > 0 && process_stat(pid, &is) && is.parent == getppid();
-            int rank = sibling ? rank_of_process(pid) : -1;
-            if (rank >= 0 && rank < world && !pids[rank]) {
-                pids[rank] = pid;
-            }
-            at += e->d_reclen;
-        }
-    }
-    if (dir >= 0) {
-        close(dir);
-    }
-}
-
-/* Else a script may stand between it and its ranks. */
-static bool launcher_is_parent(char name[32]) {
-    static const char *const known[] = {"mpirun", "mpiexec", "orterun", "orted"};
-    process_read(getppid(), "comm", name, 32);
-    name[strcspn(name, "\n")] = 0;
-    bool found = false;
-    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
-        found = found || strcmp(name, known[i]) == 0;
-    }
-    return found;
-}
-
-/* All is said: this signal tells the others to leave it at that. */
-static void tell_siblings(void) {
-    pthread_mutex_lock(&siblings.lock);
-    find_siblings(MOST_SIBLINGS);
-    for (int r = 0; r < MOST_SIBLINGS; r++) {
-        if (siblings.pids[r] && siblings.pids[r] != getpid()) {
-            kill(siblings.pids[r], SIGUSR2);
-        }
-    }
-    pthread_mutex_unlock(&siblings.lock);
 }
 
 /* ---- the end ---- */
@@ -189,7 +115,7 @@ static void tell(const struct error *err, bool cut) {
     if (!said && first) {
         vigil_note_said(err, true);
         status_print_error(err);
-        tell_siblings();
+        siblings_tell();
     } else if (!said) {
         vigil_link_say(VIGIL_LOST, err);
     }
@@ -198,24 +124,33 @@ static void tell(const struct error *err, bool cut) {
     }
 }
 
+/* Until clients have heard of it, and the launcher of a host that is cut off. */
+static void linger(bool cut) {
+    double end = clock_now() + (cut ? daemon_s : last_words_s);
+    clock_sleep(last_words_s);
+    while (clock_now() < end && !isfinite(interrupt_killed_at())) {
+        clock_sleep(0.1);
+    }
+}
+
 static void end_with(const struct error *err, int exit_code) {
     bool cut = err->has_rank && vigil_link_is_out_of_reach(err->rank);
-    double end = clock_now() + (cut ? daemon_s : last_words_s);
     pthread_mutex_lock(&vigil.lock);
     vigil.lost = *err;
     pthread_mutex_unlock(&vigil.lock);
     interrupt_raise_kill();
     watchdog_postpone(2 * (last_words_s + daemon_s));
-    if (cut && vigil.rank != 0) { /* a line of this host's would be such a thing to send */
-        clock_sleep(daemon_s);
+    bool waits_first = cut && vigil.rank != 0; /* a line of its own would be such a thing to send */
+    if (waits_first) {
+        linger(cut);
     }
     if (status_claim()) { /* else the main thread does */
         tell(err, cut);
     }
     flight_dump(err->message);
-    do {
-        clock_sleep(last_words_s);
-    } while (clock_now() < end && !isfinite(interrupt_killed_at()));
+    if (!waits_first) {
+        linger(cut);
+    }
     _exit(exit_code);
 }
 
@@ -265,7 +200,7 @@ static void end_without_launcher(void) {
 }
 
 static int watch_launcher(void) {
-    return launcher_is_parent(vigil.launcher) ? (int)syscall(SYS_pidfd_open, getppid(), 0U) : -1;
+    return siblings_launcher(vigil.launcher) ? (int)syscall(SYS_pidfd_open, getppid(), 0U) : -1;
 }
 
 /* ---- other hosts ---- */
@@ -283,39 +218,46 @@ static const char *own_place(char *out, size_t size) {
     return out;
 }
 
-static void end_far(int rank, double silent_s) {
-    struct error err;
+static void end_far(const struct error *err, int rank) {
+    struct error at = *err;
     char place[3 * BLAME_ENTRY_SIZE];
-    own_place(place, sizeof place);
-    if (silent_s > 0) {
-        error_set(&err, ERROR_DEADLINE, "hang: no sign of life for %.3g s%s; %s", silent_s,
-                  vigil_link_is_out_of_reach(rank) ? ", nor of its host" : ", though of its host",
-                  place);
-    } else {
-        error_set(&err, ERROR_RANK_LOST, "its process has ended; %s", place);
+    size_t used = strlen(at.message);
+    snprintf(at.message + used, sizeof at.message - used, "; %s", own_place(place, sizeof place));
+    error_at_rank(&at, rank);
+    end_with(&at, error_exit_code(at.kind));
+}
+
+static void end_silent(int rank) {
+    struct error err;
+    error_set(&err, ERROR_DEADLINE, "hang: no sign of life for %.2g s, %s of its host",
+              vigil_link_silence(rank), vigil_link_is_out_of_reach(rank) ? "nor" : "though");
+    end_far(&err, rank);
+}
+
+/* The ranks of its host know more of it. */
+static void end_ended(int rank) {
+    struct error err;
+    clock_sleep(host_first_s);
+    vigil_link_turn(0);
+    if (vigil_link_heard(&err)) {
+        end_with(&err, error_exit_code(err.kind));
     }
-    error_at_rank(&err, rank);
-    end_with(&err, error_exit_code(err.kind));
+    error_set(&err, ERROR_RANK_LOST, "its process has ended");
+    end_far(&err, rank);
 }
 
 static void look_at_links(double passed_s) {
     struct error why;
-    double patience_s = fmax(vigil.timeout_s, silence_s);
     vigil_link_turn(passed_s);
     if (vigil_link_heard(&why)) {
         end_with(&why, error_exit_code(why.kind));
     }
-    int ended = vigil_link_ended(), silent = vigil_link_silent(patience_s);
+    int ended = vigil_link_ended(), silent = vigil_link_silent(fmax(vigil.timeout_s, silence_s));
     if (ended >= 0 && !is_killing()) {
-        clock_sleep(host_first_s);
-        vigil_link_turn(0);
-        if (vigil_link_heard(&why)) {
-            end_with(&why, error_exit_code(why.kind));
-        }
-        end_far(ended, 0);
+        end_ended(ended);
     }
     if (silent >= 0) {
-        end_far(silent, patience_s);
+        end_silent(silent);
     }
 }
 
@@ -356,38 +298,62 @@ static void say(const struct error *err) {
     }
 }
 
+static void say_lost_in_init(int lost) {
+    struct error err;
+    if (lost >= 0) {
+        error_set(&err, ERROR_RANK_LOST, "its process has ended in MPI_Init");
+    } else {
+        error_set(&err, ERROR_INTERRUPTED, "the launcher is ending the job in MPI_Init");
+    }
+    error_at_rank(&err, lost >= 0 ? lost : launch_env_read().rank);
+    say(&err);
+}
+
 void vigil_look_at_siblings(void) {
-    struct launch_env env = launch_env_read();
-    bool all_here = launch_env_local_size() == env.size && env.size <= MOST_SIBLINGS;
-    int lost = -1, first = env.size;
-    char name[32];
-    if (atomic_load(&vigil.begun) || !all_here || !launcher_is_parent(name)) {
+    int lost;
+    if (atomic_load(&vigil.begun)) {
         return;
     }
-    pthread_mutex_lock(&siblings.lock);
-    find_siblings(env.size);
-    for (int r = env.size - 1; r >= 0; r--) {
-        lost = siblings.pids[r] ? lost : r;
-        first = siblings.pids[r] ? r : first;
-    }
-    pthread_mutex_unlock(&siblings.lock);
+    bool first = siblings_is_first(&lost);
     if (lost < 0) {
         return;
     }
-    if (first == env.rank) {
-        struct error err;
-        error_set(&err, ERROR_RANK_LOST, "its process has ended in MPI_Init");
-        error_at_rank(&err, lost);
-        say(&err);
+    if (first) {
+        say_lost_in_init(lost);
     }
     clock_sleep(0.1); /* so that the speaker's line is out */
     _exit(error_exit_code(ERROR_RANK_LOST));
 }
 
+void vigil_end_in_init(bool told) {
+    int lost;
+    if (atomic_load(&vigil.begun)) {
+        return;
+    }
+    bool first = siblings_is_first(&lost) && !told;
+    if (first) {
+        say_lost_in_init(lost);
+    }
+    clock_sleep(0.1);
+    _exit(!first      ? 1 /* srun's own is the highest of all, and shall be that of who speaks */
+          : lost >= 0 ? error_exit_code(ERROR_RANK_LOST)
+                      : error_exit_code(ERROR_INTERRUPTED));
+}
+
 void vigil_say_ended(void) {
     struct launch_env env = launch_env_read();
     struct error err;
+    int lost, silent = vigil_link_silent(silence_s);
+    if (silent >= 0 && vigil_link_is_out_of_reach(silent)) { /* which is why */
+        end_silent(silent);
+    }
     clock_sleep(own_words_s);
+    if (!atomic_load(&vigil.begun)) {
+        if (siblings_is_first(&lost)) {
+            say_lost_in_init(lost);
+        }
+        return;
+    }
     bool all_known = launch_env_local_size() == env.size || vigil_link_is_whole();
     if (env.rank == 0 && all_known && !vigil_has_been_said()) {
         error_set(&err, ERROR_INTERRUPTED, "the launcher is ending the job");
@@ -401,7 +367,7 @@ static void tell_of_watchdog(void) {
     error_set(&err, ERROR_DEADLINE, "is stuck: its own line says where");
     error_at_rank(&err, vigil.rank);
     vigil_link_say(VIGIL_SAID, &err);
-    tell_siblings();
+    siblings_tell();
 }
 
 void vigil_begin(void) {

@@ -18,6 +18,10 @@ bool vigil_start(int rank, int world, double timeout_s, struct error *err);
  * of this host has ended, by their launcher's children. Ends this process then. */
 void vigil_look_at_siblings(void);
 
+/* For when it wants an end and the ranks do not know each other yet: there is nothing to finish,
+ * and this process ends. told: another rank has said why. */
+void vigil_end_in_init(bool told);
+
 /* The launcher ends the job, and not because of a rank of this host: where nobody on another host
  * may know better, and the command does not say so itself at once, rank 0 says that. */
 void vigil_say_ended(void);

@@ -429,6 +429,13 @@ int vigil_link_silent(double seconds) {
     return found;
 }
 
+double vigil_link_silence(int rank) {
+    pthread_mutex_lock(&links.lock);
+    double silence = links.peers ? links.peers[rank].silent_s : 0;
+    pthread_mutex_unlock(&links.lock);
+    return silence;
+}
+
 bool vigil_link_lives(int rank) {
     pthread_mutex_lock(&links.lock);
     bool lives =

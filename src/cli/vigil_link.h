@@ -30,6 +30,8 @@ void vigil_link_turn(double passed_s);
 /* The first rank whose process has ended without a word, or was silent for so long; -1: none. */
 int vigil_link_ended(void);
 int vigil_link_silent(double seconds);
+/* For how long that one has been. */
+double vigil_link_silence(int rank);
 
 /* It was heard of a moment ago. */
 bool vigil_link_lives(int rank);

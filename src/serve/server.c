@@ -115,11 +115,22 @@ bool server_wants_end(const struct server *s) {
 
 /* ---- the last second ---- */
 
+/* The launcher may know sooner than this rank that one is lost, and not say which. */
+static bool find_lost(const struct server *s, struct error *lost) {
+    static const double patience_s = 0.3;
+    double end = clock_now() + patience_s;
+    bool found = false;
+    while (s->options.lost && !(found = s->options.lost(lost)) && clock_now() < end) {
+        clock_sleep(0.01);
+    }
+    return found;
+}
+
 /* Whatever the main thread is in just now: it may be a long step. */
 static void say_last_words(struct server *s) {
     struct api_error e;
     struct error lost;
-    bool is_lost = s->options.lost && s->options.lost(&lost);
+    bool is_lost = find_lost(s, &lost);
     pthread_mutex_lock(&s->lock);
     if (s->state != SERVER_FAILED && is_lost) {
         s->state = SERVER_FAILED;

@@ -58,7 +58,10 @@ class Srun(Mpirun):
         return self.cluster.names[1 if rank == FAR else 0]
 
     def exit_codes(self, phase, event):
-        """The highest of all ranks': 5 of those that end for the sake of one, 137 of whom srun kills."""
+        """The highest of all ranks': 5 of those that end for the sake of one, 137 of whom srun kills. Of a 0 it
+        takes no notice, and until the ranks know each other nor does anybody else."""
+        if (phase, event) == ("start-up", "exit0"):
+            return [4]
         return [5, 137] if event in ("exit0", "exit3") else [EXIT_CODES[event]]
 
     def signal_codes(self):
