@@ -116,6 +116,21 @@ static const double others_first_s = 0.3, vigil_first_s = 0.5;
 /* What mpirun leaves its ranks between TERM and KILL, and some more. */
 static const double killed_s = 2;
 
+/* Where another thread tells of this end it, or the launcher, also ends this process. */
+static void leave_it_to_others(bool ok, const struct error *err) {
+    struct error lost;
+    if (!ok && launch_is_up() && err->kind == ERROR_COMM) {
+        clock_sleep(vigil_first_s);
+    } else if (ok && isfinite(interrupt_killed_at())) { /* that is no good end, and told as such */
+        clock_sleep(killed_s);
+    }
+    if (vigil_lost(&lost) || (!ok && !status_claim())) {
+        for (;;) {
+            pause();
+        }
+    }
+}
+
 static int run_command(const struct command *command, int argc, char **argv) {
     struct error err = {0};
     status_set_command(command->name);
@@ -123,18 +138,7 @@ static int run_command(const struct command *command, int argc, char **argv) {
     bool ok = command->run(command, argc, argv, &err) && flush_results(&err);
     /* Before the ranks are up, all of them stop for the same reason, and rank 0 says it. */
     bool speaks = launch_is_up() || launch_env_is_leader();
-    struct error lost;
-    if (!ok && launch_is_up() && err.kind == ERROR_COMM) {
-        clock_sleep(vigil_first_s);
-    }
-    if (ok && isfinite(interrupt_killed_at())) { /* that is no good end, and is told as such */
-        clock_sleep(killed_s);
-    }
-    if (vigil_lost(&lost) || (!ok && !status_claim())) {
-        for (;;) { /* another thread tells of it, and it or the launcher ends this process */
-            pause();
-        }
-    }
+    leave_it_to_others(ok, &err);
     bool ends_all = !ok && launch_is_up() && !launch_is_clean();
     if (!ok && launch_is_up() && !vigil_is_first()) {
         if (ends_all) {
@@ -142,11 +146,12 @@ static int run_command(const struct command *command, int argc, char **argv) {
         }
         clock_sleep(others_first_s);
     }
-    if (!ok && speaks && !vigil_has_been_said()) {
+    bool says = !ok && speaks && !vigil_has_been_said();
+    if (says) {
         status_print_error(&err);
         vigil_note_said(&err, ends_all);
     }
-    if (launch_is_up() ? launch_rank() == 0 : launch_env_is_leader()) {
+    if (says || (launch_is_up() ? launch_rank() == 0 : launch_env_is_leader())) {
         status_write_file(ok ? NULL : &err);
     }
     return launch_finish(ok ? 0 : error_exit_code(err.kind));

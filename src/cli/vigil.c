@@ -108,10 +108,13 @@ static void note_place(int rank) {
     }
 }
 
-/* The file is rank 0's while it may live, even on a host that is out of reach: ranks may share
- * their files all the same. */
+/* Who says the line writes the file, and so does rank 0, whose it is, where another host has said
+ * it. Not without rank 0 while that may live on a host that is out of reach: ranks may share their
+ * files all the same. */
 static void tell(const struct error *err, bool cut) {
+    struct error why;
     bool said = vigil_has_been_said(), first = vigil_is_first();
+    bool writes = vigil.rank == 0 ? !said || vigil_link_heard(&why) : !said && first && !cut;
     if (!said && first) {
         vigil_note_said(err, true);
         status_print_error(err);
@@ -119,7 +122,7 @@ static void tell(const struct error *err, bool cut) {
     } else if (!said) {
         vigil_link_say(VIGIL_LOST, err);
     }
-    if ((!said && first && !cut) || vigil.rank == 0) {
+    if (writes) {
         status_write_file(err);
     }
 }
@@ -266,6 +269,9 @@ static void *watch(void *unused) {
     (void)unused;
     for (;;) {
         int n = poll(vigil.watched, (nfds_t)vigil.world + 2, LOOK_MS);
+        double now = clock_now();
+        look_at_links(fmin(now - turn, 2e-3 * LOOK_MS)); /* first: they tell why others end */
+        turn = now;
         for (int r = 0; n > 0 && r < vigil.world; r++) {
             if (vigil.watched[r].revents) {
                 look_at_ended(r);
@@ -274,9 +280,6 @@ static void *watch(void *unused) {
         if (n > 0 && vigil.watched[vigil.world + 1].revents) {
             end_without_launcher();
         }
-        double now = clock_now();
-        look_at_links(fmin(now - turn, 2e-3 * LOOK_MS));
-        turn = now;
         if (now - before >= 1e-3 * LOOK_MS) {
             look_at_stopped(fmin(now - before, 2e-3 * LOOK_MS));
             before = now;

@@ -166,10 +166,10 @@ static void on_connected(struct peer *p) {
     socklen_t size = sizeof failed;
     getsockopt(p->fd, SOL_SOCKET, SO_ERROR, &failed, &size);
     bool doubted = p->state == LINK_DOUBTED;
-    if (failed && doubted) {
+    if (doubted && failed && failed != ECONNRESET) {
         drop(p);
         enter(p, failed == ECONNREFUSED ? LINK_ENDED : LINK_AWAITED);
-    } else if (failed) {
+    } else if (failed) { /* or it was just closing its port */
         fail(p);
     } else if (rank_of(p) >
                links.rank) { /* if it lives it connects again itself; if not, this ends */

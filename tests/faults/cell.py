@@ -23,9 +23,9 @@ LINKS = ["flap", "cut", "daemon"]  # of the rank on another host: the cable for 
 NOBODY = "-"  # the rank of what happens to no rank
 DEATH_S, HANG_S = 5, TIMEOUT + 5  # until nothing runs any more
 FLAP_S, FLAP_TIMEOUT = 3, 15  # TCP sends again at 3.0 s and then at 6.2 s
-# In MPI_Init a deadline is all that a rank has, and once one ends mpirun waits for minutes for the host that is
-# cut off, unless it has noticed by then, which takes it 7 s.
-CUT_TIMEOUT = 10
+# In MPI_Init a deadline is all that a rank has. mpirun had better notice before that, within 7 s, and the other
+# host's daemon, which has just sent something, takes until the kernel gives up.
+CUT_TIMEOUT, GIVE_UP_S = 10, 25
 DRAIN_S = 25 + 5  # --drain-timeout is 25
 STREAMS = 8
 DEMO = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../models/kjv-qwen3-3m")
@@ -34,7 +34,7 @@ HOLDS = {"start-up": "MPI_Init 1", "init": "MPI_Bcast 1", "load": "pread 5"}
 
 def limit(phase, event):
     if (phase, event) == ("start-up", "cut"):
-        return CUT_TIMEOUT + 5
+        return GIVE_UP_S
     return HANG_S if event in HANGS or event == "cut" else DEATH_S
 
 

@@ -18,7 +18,8 @@ import cluster as slurm
 FAR = WORLD - 1  # the rank of the second host
 TCP = ["--mca", "oob_tcp_if_include", "eth0", "--mca", "btl_tcp_if_include", "eth0"]
 # Without these mpirun itself takes minutes to believe that a host is gone, and stays until then; with
-# them 5 to 7 s, which 3 s without a cable do not reach.
+# them 5 to 7 s, which 3 s without a cable do not reach. Where it has just sent something they do not count, but
+# the kernel's tcp_retries2: 15 minutes, and 13 to 25 s with 5 (see HOST).
 KEEPALIVE = [w for k, v in (("time", 2), ("intvl", 1), ("probes", 5))
              for w in ("--mca", f"oob_tcp_keepalive_{k}", str(v))]
 CLONE_NEWNET = 0x40000000
@@ -86,6 +87,7 @@ HOST = """
 mount -t tmpfs -o mode=1777 tmpfs /dev/shm
 mount --bind "$2/hosts" /etc/hosts
 echo "$1" > /proc/sys/kernel/hostname
+echo 5 > /proc/sys/net/ipv4/tcp_retries2
 ip link set lo up
 echo $$ > "$2/$1.new"
 mv "$2/$1.new" "$2/$1"
