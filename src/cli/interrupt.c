@@ -25,6 +25,9 @@ static atomic_int grace_s = GRACE_S;
 /* timeout(1) and launchers deliver one wish twice: to the process and to its group. */
 static const double echo_s = 0.5;
 
+/* For the vigil of a rank that was stopped to find that it is missed. */
+static const double vigil_first_s = 0.1;
+
 /* Between mpirun's SIGCONT and its SIGTERM: a second, or what its settings say. */
 static const double ladder_s = 5;
 
@@ -63,7 +66,12 @@ void launch_grace(double more_s) {
 
 static void end_process(const char *why) {
     char line[400];
-    struct error err;
+    struct error err, lost;
+    clock_sleep(vigil_first_s);
+    while (
+        vigil_lost(&lost)) { /* which is why there are signals, and the vigil ends this process */
+        pause();
+    }
     error_set(&err, ERROR_INTERRUPTED, "%s", why);
     int n = snprintf(line, sizeof line, "lockstep: %s: %s: %s\n", who, error_kind_name(err.kind),
                      err.message);

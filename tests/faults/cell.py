@@ -166,11 +166,10 @@ class Run:
             self.launcher.signal(job, cell.event, SIGNALS.get(cell.event))
             time.sleep(0.2)
             job.order(self.actor, "go")  # it was only to be there
+        elif cell.event == "daemon":  # the rank stays where it is, lest it be done before anybody has noticed
+            self.launcher.kill_daemon(job)
         elif cell.event in LINKS:
-            if cell.event == "daemon":
-                self.launcher.kill_daemon(job)
-            else:
-                self.launcher.pull_cable()
+            self.launcher.pull_cable()
             job.order(self.actor, "go")
         elif cell.event in FILES:
             weights = os.path.join(self.models, "victim", "model.safetensors")
