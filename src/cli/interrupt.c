@@ -126,6 +126,7 @@ static void *read_signals(void *set) {
             told = true;
             watchdog_postpone(ladder_s);
         } else if (is_ladder(got, continued)) { /* no need to end what will be killed */
+            vigil_end_in_init(told);
             atomic_store(&killed_at, clock_now());
             interrupt_raise_kill();
             flight_dump("the launcher ends this rank"); /* as after another one's death */

@@ -23,7 +23,7 @@
 #include "worker/worker.h"
 
 enum { FAREWELL_S = 10, MPI_INIT_TURNS = 3 };
-static const double init_turn_s = 1;
+static const double init_turn_s = 1, far_turn_s = 3; /* mpirun ends its own host's ranks first */
 
 static struct {
     bool mpi_up;
@@ -128,8 +128,10 @@ static bool mpi_try(int code, const char *what, struct error *err) {
 static bool start_mpi(struct error *err) {
     int provided = 0;
     /* One after the other, lest all say it at once: the first's end is the launcher's to tell. */
-    int rank = launch_env_read().rank;
-    watchdog_phase("MPI_Init", launch.timeout_s + fmin(rank, MPI_INIT_TURNS) * init_turn_s);
+    int rank = launch_env_read().rank, local = launch_env_local_rank();
+    bool far = local >= 0 && local != rank;
+    watchdog_phase("MPI_Init", launch.timeout_s + fmin(rank, MPI_INIT_TURNS) * init_turn_s +
+                                   (far ? far_turn_s : 0));
     int code = MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided);
     watchdog_clear();
     if (!mpi_try(code, "MPI_Init_thread", err)) {

@@ -346,17 +346,11 @@ void vigil_end_in_init(bool told) {
 void vigil_say_ended(void) {
     struct launch_env env = launch_env_read();
     struct error err;
-    int lost, silent = vigil_link_silent(silence_s);
+    int silent = vigil_link_silent(silence_s);
     if (silent >= 0 && vigil_link_is_out_of_reach(silent)) { /* which is why */
         end_silent(silent);
     }
     clock_sleep(own_words_s);
-    if (!atomic_load(&vigil.begun)) {
-        if (siblings_is_first(&lost)) {
-            say_lost_in_init(lost);
-        }
-        return;
-    }
     bool all_known = launch_env_local_size() == env.size || vigil_link_is_whole();
     if (env.rank == 0 && all_known && !vigil_has_been_said()) {
         error_set(&err, ERROR_INTERRUPTED, "the launcher is ending the job");
