@@ -194,8 +194,8 @@ static bool start(const struct common_options *options, struct error *err) {
     gethostname(launch.facts.host, sizeof launch.facts.host - 1);
     snprintf(who, sizeof who, "rank %d (%s)", launch_env_read().rank, launch.facts.host);
     watchdog_set_who(who);
-    vigil_begin();
-    if (!interrupt_start(who, err) || !watchdog_start(err) || !start_mpi(err)) {
+    if (!interrupt_start(who, err) || !vigil_begin(err) || !watchdog_start(err) ||
+        !start_mpi(err)) {
         return false;
     }
     launch.world_up = true;

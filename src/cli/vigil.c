@@ -22,7 +22,8 @@
 #include "rpc/watchdog.h"
 
 enum { LOOK_MS = 500 };
-static const double last_words_s = 1;   /* for what the server's clients are told to reach them */
+static const double last_words_s = 1; /* for what the server's clients are told to reach them */
+static const double others_words_s = 0.3;
 static const double own_words_s = 0.7;  /* for a command to say that it was interrupted */
 static const double killing_s = 0.5;    /* after its SIGTERM mpirun kills rank by rank */
 static const double silence_s = 3;      /* of another host's rank that means nothing */
@@ -34,9 +35,7 @@ static const double daemon_s = 3.8;
 static struct {
     int rank, world;
     double timeout_s;
-    char launcher[SIBLINGS_NAME]; /* its name, where it is watched */
-    /* owns [world + 2]: fd -1 where there is nothing to watch; then the links, and the launcher */
-    struct pollfd *watched;
+    struct pollfd *watched; /* owns [world + 1]: fd -1 where there is nothing; then the links */
     double *stopped_s; /* owns [world]: for how long each has been seen stopped; -1: it is not */
     atomic_bool begun; /* the ranks know each other */
     pthread_mutex_t lock;
@@ -127,10 +126,12 @@ static void tell(const struct error *err, bool cut) {
     }
 }
 
-/* Until clients have heard of it, and the launcher of a host that is cut off. */
+/* Until rank 0's clients have heard of it, the others from another rank, and the launcher of a host
+ * that is cut off. */
 static void linger(bool cut) {
-    double end = clock_now() + (cut ? daemon_s : last_words_s);
-    clock_sleep(last_words_s);
+    double least_s = vigil.rank == 0 ? last_words_s : others_words_s;
+    double end = clock_now() + (cut ? daemon_s : least_s);
+    clock_sleep(least_s);
     while (clock_now() < end && !isfinite(interrupt_killed_at())) {
         clock_sleep(0.1);
     }
@@ -192,18 +193,6 @@ static void look_at_stopped(double passed_s) {
             end(r, 0);
         }
     }
-}
-
-/* Without the launcher, or its daemon on this host, nobody ends the ranks any more. */
-static void end_without_launcher(void) {
-    struct error err;
-    error_set(&err, ERROR_RANK_LOST, "%s, which started it, has ended", vigil.launcher);
-    error_at_rank(&err, vigil.rank);
-    end_with(&err, error_exit_code(err.kind));
-}
-
-static int watch_launcher(void) {
-    return siblings_launcher(vigil.launcher) ? (int)syscall(SYS_pidfd_open, getppid(), 0U) : -1;
 }
 
 /* ---- other hosts ---- */
@@ -268,7 +257,7 @@ static void *watch(void *unused) {
     double before = clock_now(), turn = before;
     (void)unused;
     for (;;) {
-        int n = poll(vigil.watched, (nfds_t)vigil.world + 2, LOOK_MS);
+        int n = poll(vigil.watched, (nfds_t)vigil.world + 1, LOOK_MS);
         double now = clock_now();
         look_at_links(fmin(now - turn, 2e-3 * LOOK_MS)); /* first: they tell why others end */
         turn = now;
@@ -276,9 +265,6 @@ static void *watch(void *unused) {
             if (vigil.watched[r].revents) {
                 look_at_ended(r);
             }
-        }
-        if (n > 0 && vigil.watched[vigil.world + 1].revents) {
-            end_without_launcher();
         }
         if (now - before >= 1e-3 * LOOK_MS) {
             look_at_stopped(fmin(now - before, 2e-3 * LOOK_MS));
@@ -367,16 +353,51 @@ static void tell_of_watchdog(void) {
     siblings_tell();
 }
 
-void vigil_begin(void) {
+/* ---- the launcher ---- */
+
+/* Without it, or its daemon on this host, nobody ends the ranks any more. */
+static void *watch_launcher(void *unused) {
+    char name[SIBLINGS_NAME];
+    struct error err;
+    struct pollfd p = {.fd = -1, .events = POLLIN};
+    (void)unused;
+    if (siblings_launcher(name)) {
+        p.fd = (int)syscall(SYS_pidfd_open, getppid(), 0U);
+    }
+    if (p.fd < 0) {
+        return NULL;
+    }
+    while (poll(&p, 1, -1) < 1) {
+    }
+    error_set(&err, ERROR_RANK_LOST, "%s, which started it, has ended", name);
+    if (!atomic_load(&vigil.begun)) { /* nobody is there to be told */
+        _exit(error_exit_code(err.kind));
+    }
+    error_at_rank(&err, vigil.rank);
+    end_with(&err, error_exit_code(err.kind));
+    return NULL;
+}
+
+static bool start_thread(void *(*run)(void *), struct error *err) {
+    pthread_t thread;
+    int failed = pthread_create(&thread, NULL, run, NULL);
+    if (failed) {
+        return error_set(err, ERROR_INTERNAL, "cannot start a thread: %s", strerror(failed));
+    }
+    pthread_detach(thread);
+    return true;
+}
+
+bool vigil_begin(struct error *err) {
     watchdog_on_end(tell_of_watchdog);
+    return start_thread(watch_launcher, err);
 }
 
 bool vigil_start(int rank, int world, double timeout_s, struct error *err) {
-    pthread_t thread;
     vigil.rank = rank;
     vigil.world = world;
     vigil.timeout_s = timeout_s;
-    vigil.watched = calloc((size_t)world + 2, sizeof *vigil.watched);
+    vigil.watched = calloc((size_t)world + 1, sizeof *vigil.watched);
     vigil.stopped_s = calloc((size_t)world, sizeof *vigil.stopped_s);
     if (!vigil.watched || !vigil.stopped_s) {
         return error_set(err, ERROR_MEMORY, "cannot watch over %d ranks", world);
@@ -389,14 +410,6 @@ bool vigil_start(int rank, int world, double timeout_s, struct error *err) {
         n += vigil.watched[r].fd >= 0;
     }
     vigil.watched[world] = (struct pollfd){.fd = vigil_link_fd(), .events = POLLIN};
-    vigil.watched[world + 1] = (struct pollfd){.fd = watch_launcher(), .events = POLLIN};
-    n += vigil.watched[world].fd >= 0 || vigil.watched[world + 1].fd >= 0;
-    int failed = n > 0 ? pthread_create(&thread, NULL, watch, NULL) : 0;
-    if (failed) {
-        return error_set(err, ERROR_INTERNAL, "cannot start a thread: %s", strerror(failed));
-    }
-    if (n > 0) {
-        pthread_detach(thread);
-    }
-    return true;
+    n += vigil.watched[world].fd >= 0;
+    return n == 0 || start_thread(watch, err);
 }

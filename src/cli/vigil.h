@@ -7,8 +7,9 @@
 
 #include "base/error.h"
 
-/* Before MPI_Init: whom the watchdog ends tells the other processes of the launcher so. */
-void vigil_begin(void);
+/* Before MPI_Init, after interrupt_start: watches the launcher, or its daemon on this host, and has
+ * whom the watchdog ends tell the others so. Errors: INTERNAL. */
+bool vigil_begin(struct error *err);
 
 /* Starts the thread; once the ranks of this host know each other (host_facts_read). timeout_s: for
  * a stopped rank to go on. Errors: INTERNAL. */
