@@ -31,7 +31,7 @@ enum state {
     LINK_UP,
     LINK_DOUBTED, /* it closed without a word: does its port still answer? */
     LINK_ENDED,
-    LINK_LEFT /* it said goodbye */
+    LINK_LEFT /* it has said goodbye, or that the job ends */
 };
 
 struct peer {
@@ -165,14 +165,13 @@ static void on_connected(struct peer *p) {
     int failed = 0;
     socklen_t size = sizeof failed;
     getsockopt(p->fd, SOL_SOCKET, SO_ERROR, &failed, &size);
-    bool doubted = p->state == LINK_DOUBTED;
+    bool doubted = p->state == LINK_DOUBTED, connects_itself = rank_of(p) > links.rank;
     if (doubted && failed && failed != ECONNRESET) {
         drop(p);
         enter(p, failed == ECONNREFUSED ? LINK_ENDED : LINK_AWAITED);
     } else if (failed) { /* or it was just closing its port */
         fail(p);
-    } else if (rank_of(p) >
-               links.rank) { /* if it lives it connects again itself; if not, this ends */
+    } else if (connects_itself) { /* if it lives; else this is closed, too */
         watch_fd(p->fd, EPOLLIN, rank_of(p));
         enter(p, LINK_GREETING);
     } else {
@@ -358,6 +357,9 @@ static void look_at_times(double now, double passed_s) {
         if (p->state == LINK_DOUBTED && since_s > try_s) {
             drop(p);
             enter(p, LINK_AWAITED);
+        } else if (p->state == LINK_AWAITED && p->known && r < links.rank && since_s > try_s) {
+            p->doubts = 0; /* the way there may be open again */
+            doubt(p);
         } else if ((p->state == LINK_CONNECTING && since_s > try_s) ||
                    (p->state == LINK_GREETING && since_s > hello_s)) {
             fail(p);
@@ -372,7 +374,8 @@ static void look_at_times(double now, double passed_s) {
 
 static void say_to_all(const struct vigil_frame *f) {
     for (int r = 0; r < links.world; r++) {
-        if (links.peers[r].state == LINK_UP) {
+        enum state state = links.peers[r].state;
+        if (state == LINK_UP || state == LINK_LEFT) {
             send_frame(&links.peers[r], f);
         }
     }
@@ -449,7 +452,8 @@ bool vigil_link_is_out_of_reach(int rank) {
     pthread_mutex_lock(&links.lock);
     const struct peer *p = links.peers ? &links.peers[rank] : NULL;
     bool out = p && is_missed(p) && p->silent_s >= lives_s &&
-               (p->fd < 0 || (ioctl(p->fd, SIOCOUTQ, &unsent) == 0 && unsent > 0));
+               (p->fd < 0 || p->state == LINK_DOUBTED ||
+                (ioctl(p->fd, SIOCOUTQ, &unsent) == 0 && unsent > 0));
     pthread_mutex_unlock(&links.lock);
     return out;
 }
