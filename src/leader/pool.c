@@ -39,7 +39,8 @@ bool pool_create(struct pool **out, const struct pool_options *options, struct e
     p->ranks = calloc((size_t)p->world, sizeof *p->ranks);
     p->loads = calloc((size_t)p->world, sizeof *p->loads);
     p->places = calloc((size_t)p->world, sizeof *p->places);
-    if (!p->ranks || !p->loads || !p->places) {
+    p->prints = calloc((size_t)p->world, sizeof *p->prints);
+    if (!p->ranks || !p->loads || !p->places || !p->prints) {
         error_set(err, ERROR_MEMORY, "cannot allocate a table of %d ranks", p->world);
         goto fail;
     }
@@ -87,6 +88,7 @@ void pool_destroy(struct pool *p) {
     free(p->ranks);
     free(p->loads);
     free(p->places);
+    free(p->prints);
     free(p);
 }
 
@@ -245,10 +247,14 @@ bool pool_own_share(struct pool *p, const struct message *request, struct messag
         error_at_rank(err, 0);
         message_from_error(reply, MESSAGE_ERROR, request->seq, err);
     }
+    pool_trace_own(p, reply);
+    return ok;
+}
+
+void pool_trace_own(struct pool *p, const struct message *reply) {
     if (p->trace && message_encode(&p->own, reply, NULL)) {
         trace_frame(p->trace, TRACE_RECEIVED, 0, SIDE_REPLY, p->own.data, p->own.size);
     }
-    return ok;
 }
 
 /* Decodes a reply. A hello_ok that cannot be read may come from another version, and says so. */
@@ -353,9 +359,8 @@ bool pool_keep_error(struct error *kept, const struct error *fresh) {
     return false;
 }
 
-/* A rank that loads is given time as long as it shows progress. */
-static bool collect_patiently(struct pool *p, int rank, enum message_type expect, double deadline,
-                              struct message *reply, struct error *err) {
+bool pool_collect_patiently(struct pool *p, int rank, enum message_type expect, double deadline,
+                            struct message *reply, struct error *err) {
     for (;;) {
         if (pool_collect(p, rank, expect, deadline - clock_now(), reply, err)) {
             p->mute = p->mute == rank ? -1 : p->mute;
@@ -389,7 +394,7 @@ bool pool_ask_all(struct pool *p, struct message *request, pool_reply *on_reply,
     }
     double deadline = clock_now() + patience(p, p->options.timeout_s);
     for (int r = 1; r < p->world; r++) {
-        if (!collect_patiently(p, r, expect, deadline, &reply, &e) ||
+        if (!pool_collect_patiently(p, r, expect, deadline, &reply, &e) ||
             (on_reply && !on_reply(user, r, &reply, &e))) {
             error_at_rank(&e, r);
             pool_keep_error(&first, &e);

@@ -230,6 +230,7 @@ static bool on_measured(void *user, int rank, const struct message *reply, struc
     const struct message_loaded *m = &l->measured;
     (void)err;
     l->measured = reply->loaded;
+    pool_note_print(p, rank, m);
     snprintf(l->measured_text, sizeof l->measured_text,
              "needs %.20s (weights %.20s, KV cache %.20s, buffers %.20s), %.20s are free",
              show_bytes(m->bytes_held).text, show_bytes(m->weights).text, show_bytes(m->kv).text,
@@ -276,13 +277,12 @@ static void advise(const struct pool *p, char *out, size_t size) {
     }
 }
 
-/* Every rank's memory, before the first of them allocates any of it. */
-static bool measure(struct pool *p, struct message load, struct error *err) {
+bool pool_look_before_load(struct pool *p, struct message load, struct error *err) {
     enum { LIST = 300 }; /* of a message's 480 bytes */
     char advice[100];
     int n_fit = 0;
     load.load.measure = 1;
-    if (!pool_ask_all(p, &load, on_measured, p, err)) {
+    if (!pool_ask_all(p, &load, on_measured, p, err) || !pool_same_model(p, &load, err)) {
         return false;
     }
     for (int r = 0; r < p->world; r++) {
@@ -311,6 +311,7 @@ struct loading {
 static bool on_loaded(void *user, int rank, const struct message *reply, struct error *err) {
     struct loading *l = user;
     l->bytes += reply->loaded.bytes;
+    pool_note_print(l->pool, rank, &reply->loaded);
     return pool_note_progress(l->pool, rank, reply->loaded.bytes, reply->loaded.bytes, err);
 }
 
@@ -340,7 +341,7 @@ bool pool_measure_load(struct pool *p, const struct model_params *params, struct
         return false;
     }
     m.load.measure = 1;
-    if (!pool_ask_all(p, &m, on_measured, p, err)) {
+    if (!pool_ask_all(p, &m, on_measured, p, err) || !pool_same_model(p, &m, err)) {
         return false;
     }
     *out = (struct pool_fit){.fits = true, .positions = UINT64_MAX};
@@ -363,13 +364,14 @@ bool pool_load(struct pool *p, const struct model_params *params,
         return false;
     }
     memset(p->loads, 0, (size_t)p->world * sizeof *p->loads);
-    if (!measure(p, m, err)) {
+    if (!pool_look_before_load(p, m, err)) {
         return false;
     }
     struct model_progress own = {.report = own_progress, .user = p};
     p->progress = progress;
     worker_set_progress(p->worker, &own);
     bool ok = pool_ask_all(p, &m, on_loaded, &loading, err);
+    ok = ok && pool_same_model(p, &m, err); /* once more: of what was read */
     worker_set_progress(p->worker, NULL);
     p->progress = NULL;
     if (ok && bytes_read) {
@@ -396,6 +398,16 @@ bool pool_unload(struct pool *p, struct message_unloaded *ranks, struct error *e
 
 /* ---- step ---- */
 
+/* Nobody is sent a step's results; in a trace they are a reply of rank 0's, for `replay`. */
+static void trace_results(struct pool *p, const struct step *step,
+                          const struct step_result *results) {
+    struct message m = {.type = MESSAGE_STEPPED, .seq = p->seq};
+    if (p->trace && results) {
+        m.stepped.digest = worker_digest(p->worker, step, results);
+        pool_trace_own(p, &m);
+    }
+}
+
 bool pool_step(struct pool *p, const struct step *step, struct step_result *results,
                struct error *err) {
     struct message m;
@@ -410,7 +422,12 @@ bool pool_step(struct pool *p, const struct step *step, struct step_result *resu
     }
     if (worker_step(p->worker, step, results, err)) {
         pool_done(p);
+        trace_results(p, step, results);
         return true;
+    }
+    if (p->trace) {
+        message_from_error(&m, MESSAGE_ERROR, p->seq, err);
+        pool_trace_own(p, &m);
     }
     pool_own_failure(p, err);
     if (p->settled < p->seq) {

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/hash.h"
 #include "format/safetensors.h"
 #include "model/footprint.h"
 #include "model/model_impl.h"
@@ -137,7 +138,8 @@ static bool load_local(struct model *m, const struct model_progress *progress, s
     const struct model_params *p = &m->params;
     struct nn_context *nn = &m->nn;
     struct st_set *set = NULL;
-    bool ok = st_open(&set, p->dir, err) && weights_check(&m->config, set, err);
+    bool ok = st_open(&set, p->dir, err) && weights_check(&m->config, set, err) &&
+              fingerprint_read(&m->fingerprint, &m->config, set, p->file, err);
     m->bytes = ok ? bytes_of(m, set) : 0;
     ok = ok && weights_load(&m->weights, &m->config, nn, set, progress, err) &&
          kv_cache_init(&m->kv, nn, m->config.n_layer, p->n_block, err) &&
@@ -196,16 +198,17 @@ static bool model_create(struct model **out, const struct model_params *params,
 }
 
 bool model_measure(const struct model_params *params, struct device *device, struct comm *comm,
-                   struct footprint_fit *out, struct error *err) {
+                   struct footprint_fit *fit, struct fingerprint *print, struct error *err) {
     struct model *m;
     struct st_set *set = NULL;
     if (!model_create(&m, params, device, comm, err)) {
         return false;
     }
-    bool ok = st_open(&set, params->dir, err) && weights_check(&m->config, set, err);
+    bool ok = st_open(&set, params->dir, err) && weights_check(&m->config, set, err) &&
+              fingerprint_read(print, &m->config, set, params->file, err);
     if (ok) {
         struct footprint_params sizes = sizes_of(m, set);
-        *out = footprint_measure(&m->config, &m->nn.shard, &sizes, memory_for_model(m));
+        *fit = footprint_measure(&m->config, &m->nn.shard, &sizes, memory_for_model(m));
     }
     st_close(set);
     free(m);
@@ -304,6 +307,27 @@ bool model_step(struct model *m, const struct step *step, struct step_result *re
     return ok && d->ops->sync(d, err);
 }
 
+uint64_t model_digest(const struct model *m, const struct step *step,
+                      const struct step_result *results) {
+    uint64_t h = HASH_START;
+    for (int i = 0; i < step->n_seq; i++) {
+        const struct step_result *r = &results[i];
+        size_t n_tok = (size_t)step->seqs[i].n_tok, n = (size_t)r->n_candidate;
+        size_t rows = step->seqs[i].output == STEP_OUTPUT_ALL_LOGITS ? n_tok : 1;
+        if (r->logits) {
+            h = hash_words(h, r->logits, rows * (size_t)m->config.vocab * sizeof *r->logits);
+        }
+        if (r->values) {
+            h = hash_words(h, r->values, n * sizeof *r->values);
+            h = hash_words(h, r->ids, n * sizeof *r->ids);
+        }
+        if (r->logprobs) {
+            h = hash_words(h, r->logprobs, n_tok * sizeof *r->logprobs);
+        }
+    }
+    return h;
+}
+
 const struct model_config *model_get_config(const struct model *m) {
     return &m->config;
 }
@@ -318,6 +342,10 @@ uint64_t model_bytes_read(const struct model *m) {
 
 uint64_t model_nonfinite(const struct model *m) {
     return m->weights.n_nonfinite;
+}
+
+const struct fingerprint *model_fingerprint(const struct model *m) {
+    return &m->fingerprint;
 }
 
 void model_destroy(struct model *m) {

@@ -9,6 +9,7 @@
 #include "comm/comm.h"
 #include "device/device.h"
 #include "model/config.h"
+#include "model/fingerprint.h"
 #include "model/footprint.h"
 #include "nn/step.h"
 
@@ -20,6 +21,7 @@ struct model_params {
     int32_t ctx;     /* positions of one sequence */
     int32_t n_block; /* KV blocks of KV_BLOCK positions, shared by all sequences */
     int32_t max_tok; /* tokens of one step, all sequences together */
+    int32_t file;    /* the fingerprint is of this file of weights; 0: of all */
 };
 
 /* Told now and then while loading: bytes read so far and in all, of this rank. A false return, with
@@ -29,10 +31,10 @@ struct model_progress {
     void *user;
 };
 
-/* What model_load would allocate on this rank, held to what is free: reads the headers alone and
- * allocates nothing. Errors: those of model_load but MEMORY. */
+/* What model_load would allocate on this rank, held to what is free, and the model's fingerprint:
+ * reads what that takes, and allocates nothing. Errors: those of model_load but MEMORY. */
 bool model_measure(const struct model_params *params, struct device *device, struct comm *comm,
-                   struct footprint_fit *out, struct error *err);
+                   struct footprint_fit *fit, struct fingerprint *print, struct error *err);
 
 /* Reads this rank's shard. No communication: one rank may take far longer than another, and only
  * the control plane knows whether it still makes progress. Who called it on all ranks unloads those
@@ -58,11 +60,16 @@ struct step_result {
 bool model_step(struct model *m, const struct step *step, struct step_result *results,
                 struct error *err);
 
+/* A hash of the bits of a step's results, on rank 0. */
+uint64_t model_digest(const struct model *m, const struct step *step,
+                      const struct step_result *results);
+
 const struct model_config *model_get_config(const struct model *m);
 /* Bytes of weights, KV cache and buffers on this rank. */
 size_t model_bytes(const struct model *m);
 /* Bytes read from disk, and how many weights were NaN or infinite, on this rank. */
 uint64_t model_bytes_read(const struct model *m);
 uint64_t model_nonfinite(const struct model *m);
+const struct fingerprint *model_fingerprint(const struct model *m);
 
 void model_destroy(struct model *m);

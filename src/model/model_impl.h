@@ -72,6 +72,7 @@ struct model {
     struct activations act;
     struct batch batch;
     struct output out;
+    struct fingerprint fingerprint;
     size_t bytes; /* allocated on this rank for weights, KV and buffers */
 };
 

@@ -7,19 +7,9 @@
 #include <string.h>
 
 #include "rpc/frame_map.h"
+#include "rpc/message_spec.h"
 
 /* ---- what each message carries ---- */
-
-enum field_type { FIELD_I32, FIELD_U64, FIELD_F64, FIELD_TEXT };
-
-struct field {
-    const char *key;
-    enum field_type type;
-    size_t offset; /* in struct message */
-    size_t size;   /* of a text's array */
-};
-
-enum { MAX_FIELDS = 32 };
 
 #define FIELD(kind, part, name)                                                                    \
     { #name, kind, offsetof(struct message, part.name), sizeof((struct message *)0)->part.name }
@@ -68,14 +58,16 @@ static const struct {
     [MESSAGE_LOAD] = {"load",
                       SIDE_REQUEST,
                       {TEXT(load, dir), I32(load, ctx), I32(load, n_block), I32(load, max_tok),
-                       I32(load, measure)}},
+                       I32(load, measure), I32(load, file)}},
     [MESSAGE_LOADED] = {"loaded",
                         SIDE_REPLY,
                         {U64(loaded, bytes), F64(loaded, seconds), U64(loaded, bytes_held),
-                         U64(loaded, nonfinite), U64(loaded, weights), U64(loaded, kv),
+                         U64(loaded, nonfinite), U64(loaded, config), U64(loaded, headers),
+                         U64(loaded, content), U64(loaded, weights), U64(loaded, kv),
                          U64(loaded, buffers), U64(loaded, free), I32(loaded, fits),
                          U64(loaded, positions), I32(loaded, world)}},
     [MESSAGE_STEP] = {"step", SIDE_REQUEST, {{0}}}, /* nested: see encode_step, decode_step */
+    [MESSAGE_STEPPED] = {"stepped", SIDE_REPLY, {U64(stepped, digest)}},
     [MESSAGE_UNLOAD] = {"unload", SIDE_REQUEST, {{0}}},
     [MESSAGE_UNLOADED] = {"unloaded",
                           SIDE_REPLY,
@@ -114,6 +106,10 @@ const char *message_name(enum message_type type) {
 
 enum message_side message_side(enum message_type type) {
     return specs[type].side;
+}
+
+const struct field *message_fields(enum message_type type) {
+    return specs[type].fields;
 }
 
 /* ---- encoding ---- */

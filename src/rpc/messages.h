@@ -17,7 +17,7 @@
 #include "nn/step.h"
 
 enum {
-    PROTOCOL_VERSION = 6,
+    PROTOCOL_VERSION = 7,
     FRAME_MAX_BYTES = 64 << 20,
     MESSAGE_PATH_MAX = 4096,
 };
@@ -25,7 +25,7 @@ enum {
 /* Who says it. The tag of a frame; a type is only understood on its own side. */
 enum message_side { SIDE_REQUEST, SIDE_REPLY, SIDE_NOTICE, SIDE_COUNT };
 
-/* The reply to a request is the type after it. A step has none. */
+/* The reply to a request is the type after it. A step's goes into rank 0's trace alone. */
 enum message_type {
     MESSAGE_HELLO,
     MESSAGE_HELLO_OK,
@@ -42,6 +42,7 @@ enum message_type {
     MESSAGE_LOAD,
     MESSAGE_LOADED,
     MESSAGE_STEP,
+    MESSAGE_STEPPED,
     MESSAGE_UNLOAD,
     MESSAGE_UNLOADED,
     MESSAGE_STATS,
@@ -133,19 +134,25 @@ struct message_load {
     int32_t n_block;
     int32_t max_tok;
     int32_t measure; /* 1: only answers what it would take, and whether it fits */
+    int32_t file;    /* 0: the fingerprint is of all files of weights; else of this one alone */
 };
 
 struct message_loaded {
     uint64_t bytes; /* read from disk */
     double seconds;
-    uint64_t bytes_held; /* weights, KV cache and buffers */
-    uint64_t nonfinite;  /* weights that are NaN or infinite */
+    uint64_t bytes_held;               /* weights, KV cache and buffers */
+    uint64_t nonfinite;                /* weights that are NaN or infinite */
+    uint64_t config, headers, content; /* what must be the same everywhere: model/fingerprint.h */
     /* Measured: */
     uint64_t weights, kv, buffers;
     uint64_t free;      /* that this rank may take */
     int32_t fits;       /* 1: it does */
     uint64_t positions; /* of a KV cache that would fit, where this one does not; 0: none would */
     int32_t world;      /* ranks with as much each among which it would; 0: no number */
+};
+
+struct message_stepped {
+    uint64_t digest; /* of the results: worker_digest */
 };
 
 struct message_unloaded {
@@ -207,6 +214,7 @@ struct message {
         struct message_load load;
         struct message_loaded loaded;
         struct step step; /* decoded: borrowed from the decoder, until it decodes again */
+        struct message_stepped stepped;
         struct message_unloaded unloaded;
         struct message_stats stats;
         struct message_error error; /* ERROR and TROUBLE */

@@ -386,8 +386,9 @@ static bool load_progress(void *user, uint64_t done, uint64_t total, struct erro
 static bool measure_load(struct worker *w, const struct model_params *params, struct message *reply,
                          struct error *err) {
     struct footprint_fit fit;
+    struct fingerprint print;
     guard(w, "a look at the GPU's memory", w->options.timeout_s + slack_s);
-    bool ok = model_measure(params, w->device, w->comm, &fit, err);
+    bool ok = model_measure(params, w->device, w->comm, &fit, &print, err);
     unguard(w);
     if (!ok) {
         return false;
@@ -402,6 +403,9 @@ static bool measure_load(struct worker *w, const struct model_params *params, st
         .fits = fit.fits,
         .positions = fit.positions,
         .world = fit.world,
+        .config = print.config,
+        .headers = print.headers,
+        .content = print.content,
     };
     return true;
 }
@@ -415,8 +419,11 @@ static bool handle_load(struct worker *w, const struct message *request, struct 
     if (w->model) {
         return error_set(err, ERROR_PROTOCOL, "a model is loaded already");
     }
-    struct model_params params = {
-        .dir = load->dir, .ctx = load->ctx, .n_block = load->n_block, .max_tok = load->max_tok};
+    struct model_params params = {.dir = load->dir,
+                                  .ctx = load->ctx,
+                                  .n_block = load->n_block,
+                                  .max_tok = load->max_tok,
+                                  .file = load->file};
     if (load->measure) {
         return measure_load(w, &params, reply, err);
     }
@@ -429,12 +436,16 @@ static bool handle_load(struct worker *w, const struct message *request, struct 
     if (!ok) {
         return false;
     }
+    const struct fingerprint *print = model_fingerprint(w->model);
     reply->type = MESSAGE_LOADED;
     reply->loaded = (struct message_loaded){
         .bytes = model_bytes_read(w->model),
         .seconds = clock_now() - start,
         .bytes_held = model_bytes(w->model),
         .nonfinite = model_nonfinite(w->model),
+        .config = print->config,
+        .headers = print->headers,
+        .content = print->content,
     };
     return true;
 }
@@ -454,6 +465,11 @@ bool worker_step(struct worker *w, const struct step *step, struct step_result *
     w->stats.transfer_s += w->comm->stats.transfer_s - before.transfer_s;
     w->stats.n_step++;
     return ok || error_wrap(err, "step");
+}
+
+uint64_t worker_digest(const struct worker *w, const struct step *step,
+                       const struct step_result *results) {
+    return model_digest(w->model, step, results);
 }
 
 static bool handle_unload(struct worker *w, const struct message *request, struct message *reply,

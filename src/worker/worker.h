@@ -52,6 +52,10 @@ bool worker_join(struct worker *w, bool go, struct error *err);
 bool worker_step(struct worker *w, const struct step *step, struct step_result *results,
                  struct error *err);
 
+/* The digest of such results, on rank 0. */
+uint64_t worker_digest(const struct worker *w, const struct step *step,
+                       const struct step_result *results);
+
 /* Called while this rank waits inside a collective; see comm.h. */
 void worker_set_poll(struct worker *w, transport_hook *poll, void *user);
 /* Told while a model loads. */
