@@ -10,12 +10,6 @@
 
 /* ---- progress while loading: a line that is rewritten on a terminal, nothing in a log ---- */
 
-static bool wants_progress(const struct common_options *c) {
-    /* Under mpirun stderr is never a terminal; --progress always is for those who know better. */
-    return strcmp(c->progress, "always") == 0 ||
-           (strcmp(c->progress, "auto") == 0 && isatty(STDERR_FILENO));
-}
-
 static bool report(void *user, uint64_t done, uint64_t total, struct error *err) {
     const bool *show = user;
     if (launch_interrupted()) {
@@ -29,7 +23,7 @@ static bool report(void *user, uint64_t done, uint64_t total, struct error *err)
 
 static bool load_model(struct session *s, struct pool *pool, struct error *err) {
     const struct common_options *c = s->common;
-    bool progress = wants_progress(c);
+    bool progress = common_wants_progress(c);
     struct engine_options options = {
         .dir = s->model,
         .ctx = c->ctx,

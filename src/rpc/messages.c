@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "format/show.h"
 #include "rpc/frame_map.h"
 #include "rpc/message_spec.h"
 
@@ -460,9 +461,11 @@ static bool read_head(const msgpack_object_map *map, enum message_side side, str
     out->type = find_type(type, side);
     if (out->type == MESSAGE_COUNT) {
         static const char *const side_names[SIDE_COUNT] = {"request", "reply", "notice"};
-        int shown = type->via.str.size < 40 ? (int)type->via.str.size : 40;
-        return error_set(err, ERROR_PROTOCOL, "unknown %s '%.*s'", side_names[side], shown,
-                         type->via.str.ptr);
+        char name[41] = "";
+        size_t n = type->via.str.size < sizeof name - 1 ? type->via.str.size : sizeof name - 1;
+        memcpy(name, type->via.str.ptr, n);
+        return error_set(err, ERROR_PROTOCOL, "unknown %s '%s'", side_names[side],
+                         show_text(name).text);
     }
     if (!seq || seq->type != MSGPACK_OBJECT_POSITIVE_INTEGER) {
         return error_set(err, ERROR_PROTOCOL, "%s: field 's' is %s", message_name(out->type),

@@ -39,6 +39,7 @@ void fuzz_one(struct fuzz_input in) {
     }
     if (!message_decode(&decoder, in.data, in.size, side, &m, &err)) {
         FUZZ_CHECK(err.kind == ERROR_PROTOCOL);
+        fuzz_message(err.message);
         return;
     }
     FUZZ_CHECK(m.type < MESSAGE_COUNT && message_side(m.type) == side);
