@@ -77,7 +77,8 @@ bool pool_measure(struct pool *p, enum sweep_collective which, uint64_t bytes, i
                   int warmup, struct sweep_sample *out, struct error *err);
 
 /* progress (may be NULL) gets the sums over all ranks, a total of 0 before all have told theirs;
- * *bytes_read is a sum too. */
+ * *bytes_read is a sum too. Errors: those of model_load, with the rank, and RANK_MISMATCH (a rank
+ * has other files than most). */
 bool pool_load(struct pool *p, const struct model_params *params,
                const struct model_progress *progress, uint64_t *bytes_read, struct error *err);
 
@@ -97,7 +98,7 @@ struct pool_fit {
     uint64_t positions;
 };
 
-/* Loads nothing. Errors: those of model_measure, with the rank. */
+/* Loads nothing. Errors: those of model_measure, with the rank, and RANK_MISMATCH. */
 bool pool_measure_load(struct pool *p, const struct model_params *params, struct pool_fit *out,
                        struct error *err);
 
