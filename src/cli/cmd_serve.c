@@ -111,7 +111,7 @@ static int options_table(struct serve_options *o, struct option *table) {
          .arg = "SECONDS",
          .min = 0,
          .max = 86400,
-         .help = "for running requests to finish, after SIGTERM\n(default: 25)"},
+         .help = "for running requests to finish once an end is asked\nfor (default: 25)"},
         {.type = OPTION_STRING,
          .name = "log-format",
          .value = &o->log_format,

@@ -13,6 +13,9 @@ enum {
     WIRE_EAGER = 3968,        /* ... which Open MPI's shared memory takes without a handshake; the
                                * first chunk of longer ones, too: it tells that the sender is here */
     WIRE_SPINS_PER_POLL = 64, /* looks at the clock and polls this often */
+    /* About 60 us. The rank that is waited for may have been woken on this very core, as after an
+     * idle time: without this, each would spin its time slices away before the other's turn. */
+    WIRE_SPINS_FIRST_YIELD = 512,
     /* About 2 ms. Where every rank has its core, a shorter spin only gives time slices away to
      * other programs on a shared machine (wire.spins_per_yield is lower where ranks share). */
     WIRE_SPINS_PER_YIELD = 16384
@@ -196,7 +199,7 @@ bool wire_wait(struct wire *w, struct error *err) {
             w->n = 0;
             return true;
         }
-        if (spin % w->spins_per_yield == 0) {
+        if (spin % w->spins_per_yield == 0 || spin == WIRE_SPINS_FIRST_YIELD) {
             sched_yield();
         }
         if (spin % WIRE_SPINS_PER_POLL == 0) {

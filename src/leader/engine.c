@@ -102,7 +102,8 @@ static bool cut_to_memory(const struct engine *e, const struct engine_options *o
 }
 
 static bool choose_sizes(struct engine *e, const struct engine_options *o, struct error *err) {
-    if (!engine_context(&e->config, o->ctx, &e->ctx, err)) {
+    int most = e->config.max_positions, asked = o->ctx_at_most && o->ctx > most ? most : o->ctx;
+    if (!engine_context(&e->config, asked, &e->ctx, err)) {
         return false;
     }
     e->max_seqs = o->max_seqs;

@@ -19,10 +19,11 @@ struct engine;   /* opaque */
 struct sequence; /* opaque: one growing list of positions in the KV cache */
 
 struct engine_options {
-    const char *dir; /* borrowed */
-    int ctx;         /* positions of one sequence; 0: the smaller of the model's and 4096 */
-    int max_seqs;    /* sequences in one step */
-    int n_block;     /* KV blocks of all sequences; 0: for max_seqs of a whole context */
+    const char *dir;  /* borrowed */
+    int ctx;          /* positions of one sequence; 0: the smaller of the model's and 4096 */
+    bool ctx_at_most; /* a model with fewer positions gets what it has, and is not refused */
+    int max_seqs;     /* sequences in one step */
+    int n_block;      /* KV blocks of all sequences; 0: for max_seqs of a whole context */
     /* Fewer blocks than that, where their memory holds no more: */
     bool cut_kv;
     uint64_t kv_memory; /* bytes of a rank; 0: nine tenths of what is free */

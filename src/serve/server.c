@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/small_file.h"
 #include "base/wakeup.h"
 #include "serve/server_impl.h"
 
@@ -44,8 +45,8 @@ void server_set_state(struct server *s, enum server_state state, const char *rea
 
 void server_refusal(const struct server *s, const struct error *why, struct api_error *out) {
     api_error_from(out, why);
-    if (why->has_rank && why->rank < pool_world(s->pool)) {
-        snprintf(out->host, sizeof out->host, "%s", pool_rank(s->pool, why->rank)->host);
+    if (why->has_rank && why->rank < s->n_host) {
+        snprintf(out->host, sizeof out->host, "%s", s->hosts[why->rank].name);
     }
 }
 
@@ -235,13 +236,6 @@ static void address_of(const struct server *s, char *out, size_t size) {
     snprintf(out, size, strchr(host, ':') ? "[%s]:%d" : "%s:%d", host, http_port(s->http));
 }
 
-static bool write_port(const char *path, const char *address, struct error *err) {
-    FILE *f = fopen(path, "we");
-    bool ok = f && fprintf(f, "%s\n", address) > 0;
-    ok = (f ? fclose(f) == 0 : false) && ok;
-    return ok || error_set(err, ERROR_IO, "--port-file %s: %s", path, strerror(errno));
-}
-
 static bool open_port(struct server *s, struct error *err) {
     const struct server_options *o = &s->options;
     const struct http_options http = {.host = o->host,
@@ -250,19 +244,38 @@ static bool open_port(struct server *s, struct error *err) {
                                       .cors_origin = o->cors_origin,
                                       .json_log = o->json_log};
     char address[300];
+    if (o->port_file) {
+        small_file_remove(o->port_file); /* of an earlier server: nobody shall go there */
+    }
     if (!http_start(&s->http, &http, server_handle, s, err)) {
         return false;
     }
     address_of(s, address, sizeof address);
-    if (o->port_file && !write_port(o->port_file, address, err)) {
-        return false;
+    if (o->port_file && !small_file_write(o->port_file, address)) {
+        return error_set(err, ERROR_IO, "--port-file %s: %s", o->port_file, strerror(errno));
     }
     log_info("listening on http://%s", address);
     return true;
 }
 
+static bool note_hosts(struct server *s, struct error *err) {
+    int n = pool_world(s->pool);
+    struct server_host *hosts = calloc((size_t)n, sizeof *hosts);
+    if (!hosts) {
+        return error_set(err, ERROR_MEMORY, "cannot allocate a table of %d hosts", n);
+    }
+    for (int r = 0; r < n; r++) {
+        snprintf(hosts[r].name, sizeof hosts[r].name, "%s", pool_rank(s->pool, r)->host);
+    }
+    pthread_mutex_lock(&s->lock);
+    s->hosts = hosts;
+    s->n_host = n;
+    pthread_mutex_unlock(&s->lock);
+    return true;
+}
+
 static bool run(struct server *s, struct error *err) {
-    if (!open_port(s, err) || !pool_hello(s->pool, err)) {
+    if (!open_port(s, err) || !pool_hello(s->pool, err) || !note_hosts(s, err)) {
         return false;
     }
     server_set_state(s, SERVER_CHECKING, NULL);
@@ -357,7 +370,11 @@ bool server_run(const struct server_options *options, struct pool *pool, struct 
         return false; /* HTTP goes on, and says why, until the process ends */
     }
     bool ok = !s->engine || server_unload(s, NULL, err);
+    if (options->port_file) {
+        small_file_remove(options->port_file);
+    }
     finish(s);
+    free(s->hosts);
     free(s);
     return ok;
 }

@@ -29,13 +29,18 @@ struct server {
     struct scheduler *scheduler;
     struct http *http;
     struct job *command;         /* a load or an unload that waits for its turn; holds */
-    struct scheduler_stats past; /* of models that are unloaded */
+    struct scheduler_stats past; /* of the model that is loaded, from before it was unloaded */
     pthread_t watcher;           /* waits for the kill_fd, and for end_fd */
     bool watching;
-    int end_fd;              /* see base/wakeup.h, as the next: the watcher's end */
-    int wake_fd;             /* there is something for the main thread */
-    atomic_bool stop;        /* somebody wants an end */
-    atomic_bool killed;      /* this process has less than a second left */
+    int end_fd;         /* see base/wakeup.h, as the next: the watcher's end */
+    int wake_fd;        /* there is something for the main thread */
+    atomic_bool stop;   /* somebody wants an end */
+    atomic_bool killed; /* this process has less than a second left */
+    /* [n_host], by rank: set once, under the lock, and kept when the pool is gone; 0: not known */
+    struct server_host {
+        char name[128];
+    } * hosts;
+    int n_host;
     struct rank_stats ranks; /* has its own lock */
     pthread_mutex_t lock;
     /* Under the lock. */

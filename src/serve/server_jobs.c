@@ -18,7 +18,9 @@ static void count_end(struct server *s, const struct job *j, const struct genera
     double now = clock_now();
     pthread_mutex_lock(&s->lock);
     struct metrics *m = &s->metrics;
-    if (event->error) {
+    if (event->error && event->error->kind == ERROR_INTERRUPTED) {
+        m->finished[FINISH_INTERRUPTED]++;
+    } else if (event->error) {
         m->failed++;
     } else {
         m->finished[event->finish]++;
@@ -140,7 +142,9 @@ static void schedule(struct server *s, struct job *j) {
 /* One at a time: who comes while another waits can try again. */
 static void keep_command(struct server *s, struct job *j) {
     struct api_error why;
-    if (s->command) {
+    if (server_state(s, &why) == SERVER_FAILED) {
+        job_fail(j, &why);
+    } else if (s->command) {
         api_refuse(&why, 409, "conflict", "busy", NULL, "another load or unload is under way");
         job_fail(j, &why);
     } else {

@@ -22,11 +22,13 @@ static bool report(void *user, uint64_t done, uint64_t total, struct error *err)
     return true;
 }
 
+/* --ctx is for the model that the server starts with; another may have fewer positions. */
 static bool open_engine(struct server *s, const char *dir, const struct served *model,
                         struct error *err) {
     const struct server_options *o = &s->options;
     struct engine_options engine = {.dir = dir,
                                     .ctx = o->ctx,
+                                    .ctx_at_most = strcmp(dir, o->dir) != 0,
                                     .max_seqs = o->max_batch,
                                     .max_tok = o->max_batch + o->prefill_chunk,
                                     .cut_kv = true,
@@ -43,6 +45,10 @@ static void set_model(struct server *s, struct served *model) {
     pthread_mutex_lock(&s->lock);
     struct served *old = s->model;
     s->model = model;
+    if (model && strcmp(s->model_name, model->name) != 0) { /* what is counted bears its name */
+        s->past = (struct scheduler_stats){0};
+        s->metrics = (struct metrics){0};
+    }
     if (model) {
         snprintf(s->model_name, sizeof s->model_name, "%s", model->name);
     }
