@@ -478,7 +478,7 @@ class FullDisks(unittest.TestCase):
 
     def test_log(self):
         for form in "text", "json":
-            server = Server("--log-format", form, np=0, log="/dev/full")
+            server = Server("--log-format", form, "--threads", "1", np=0, log="/dev/full")
             self.works(server)
             before = cpu_seconds(server.leader())
             time.sleep(1)
@@ -486,7 +486,7 @@ class FullDisks(unittest.TestCase):
             self.assertEqual(self.ends(server), 0)
 
     def test_trace_and_status(self):
-        server = Server("--trace-rpc", "/dev/full", "--status-file", "/dev/full")
+        server = Server("--trace-rpc", "/dev/full", "--status-file", "/dev/full", "--threads", "1")
         self.works(server)
         code, said = server.stop()
         self.assertEqual(code, 0, said)
@@ -526,8 +526,8 @@ class FullDisks(unittest.TestCase):
 
     def on_a_full_file_system(self, folder):
         at = lambda name: os.path.join(folder, name)
-        server = Server("--trace-rpc", at("trace"), "--status-file", at("status"), "--dump-dir", at("dumps"), np=0,
-                        log=at("log"))
+        server = Server("--trace-rpc", at("trace"), "--status-file", at("status"), "--dump-dir", at("dumps"),
+                        "--threads", "1", np=0, log=at("log"))
         with open(at("filler"), "wb", buffering=0) as f, contextlib.suppress(OSError):
             while f.write(bytes(4096)):
                 pass
