@@ -151,6 +151,7 @@ bool interrupt_start(const char *name, struct error *err) {
         return false;
     }
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error like a full disk */
     pthread_sigmask(SIG_BLOCK, &set, NULL);
     int failed = pthread_create(&thread, NULL, read_signals, &set);
     if (failed) {

@@ -274,9 +274,10 @@ static bool decode_reply(struct pool *p, const struct frame *f, struct message *
 bool pool_collect(struct pool *p, int rank, enum message_type expect, double timeout_s,
                   struct message *reply, struct error *err) {
     const char *what = message_name(expect - 1); /* the request */
+    double end = clock_now() + timeout_s;
     struct frame f;
     do {
-        if (!transport_receive(p->t, rank, SIDE_REPLY, timeout_s, &f, err)) {
+        if (!transport_receive(p->t, rank, SIDE_REPLY, fmax(0, end - clock_now()), &f, err)) {
             if (err->kind == ERROR_DEADLINE && !err->has_rank) {
                 error_set(err, ERROR_DEADLINE, "%s: no reply in time (--timeout)", what);
                 p->mute = p->mute < 0 ? rank : p->mute;

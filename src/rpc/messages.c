@@ -508,5 +508,7 @@ void message_from_error(struct message *m, enum message_type type, uint64_t seq,
 }
 
 bool message_to_error(const struct message *m, struct error *err) {
-    return error_set(err, error_kind_from_name(m->error.kind), "%s", m->error.message);
+    error_set(err, error_kind_from_name(m->error.kind), "%s", m->error.message);
+    show_in_place(err->message); /* whatever the other rank says goes to a terminal */
+    return false;
 }

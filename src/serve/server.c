@@ -157,13 +157,14 @@ static void *watch_for_kill(void *user) {
 static void nap(struct server *s, bool waiting) {
     struct pollfd fds[] = {{.fd = s->wake_fd, .events = POLLIN},
                            {.fd = s->options.interrupt_fd, .events = POLLIN}};
-    poll(fds, 2, waiting ? TICK_MS : pool_world(s->pool) > 1 ? HEARTBEAT_MS : -1);
+    poll(fds, 2, waiting ? TICK_MS : HEARTBEAT_MS);
     wakeup_lower(s->wake_fd);
 }
 
 /* One turn: what came in, what went away, and a step where there is something to do. *idle: there
  * was not; *any: somebody's reply is not all sent yet. */
 static bool turn(struct server *s, bool *idle, bool *any, struct error *err) {
+    http_expire(s->http);
     server_take_inbox(s);
     *any = server_look_after_jobs(s);
     *idle = !s->scheduler || scheduler_idle(s->scheduler);

@@ -69,6 +69,7 @@ bool server_load(struct server *s, const char *dir, const char *name, struct err
         served_release(model);
         return false;
     }
+    model->api.ctx = engine_ctx(s->engine);
     set_model(s, model);
     int blocks = engine_blocks(s->engine), most = engine_blocks_for(engine_ctx(s->engine));
     log_info("loaded %s: %.1f MB in %.2f s; KV cache of %d positions, contexts of %d", dir,
