@@ -25,6 +25,7 @@ struct scheduler {
     int n_waiting;
     int blocks_used;
     bool stepping;
+    double since; /* the last step's end, or the first request's arrival after idling */
     struct engine_part *parts;   /* owns [max_batch] */
     struct step_result *results; /* owns [max_batch] */
     struct scheduler_stats stats;
@@ -71,6 +72,9 @@ bool scheduler_add(struct scheduler *s, const struct generate_request *request,
     if (s->n_running + s->n_waiting >= s->options.max_batch + s->options.max_waiting) {
         return error_set(err, ERROR_BUSY, "%d requests run and %d wait already", s->n_running,
                          s->n_waiting);
+    }
+    if (scheduler_idle(s)) {
+        s->since = clock_now();
     }
     struct ticket *t = calloc(1, sizeof *t);
     if (!t) {
@@ -204,9 +208,8 @@ static void take_results(struct scheduler *s) {
 }
 
 bool scheduler_step(struct scheduler *s, struct error *err) {
-    double start = clock_now();
     admit(s);
-    int n = choose_parts(s, start);
+    int n = choose_parts(s, clock_now());
     if (n == 0) {
         return true;
     }
@@ -219,9 +222,11 @@ bool scheduler_step(struct scheduler *s, struct error *err) {
     take_results(s);
     s->stepping = false;
     sweep(s);
+    double now = clock_now();
     s->stats.n_step++;
     s->stats.step_seconds += step;
-    s->stats.leader_seconds += clock_now() - start - step;
+    s->stats.leader_seconds += now - s->since - step;
+    s->since = now;
     return true;
 }
 

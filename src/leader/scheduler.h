@@ -22,7 +22,9 @@ struct scheduler_stats {
     /* So far: */
     uint64_t n_step;
     uint64_t prompt_tokens, generated_tokens; /* fed; sampled */
-    double step_seconds, leader_seconds;      /* in the ranks; around it */
+    /* In the ranks; and all other time from one step's end, or from the first request after an idle
+     * time, to the next one's, whatever the caller does in it. */
+    double step_seconds, leader_seconds;
 };
 
 /* Told on the thread of scheduler_step, in order; the last one has finished set, and after it the

@@ -44,12 +44,16 @@ static const struct {
 
 enum { N_ISA = sizeof isas / sizeof isas[0] };
 
-static const struct host_kernels *best_kernels(void) {
-    int i = N_ISA - 1;
-    while (!isas[i].usable()) {
-        i--;
+const struct host_kernels *host_kernels_best(void) {
+    static _Atomic(const struct host_kernels *) best; /* cpuid is slow on a virtual machine */
+    if (!best) {
+        int i = N_ISA - 1;
+        while (!isas[i].usable()) {
+            i--;
+        }
+        best = isas[i].kernels;
     }
-    return isas[i].kernels;
+    return best;
 }
 
 /* NULL when unknown or not usable here. */
@@ -63,7 +67,7 @@ static const struct host_kernels *kernels_named(const char *isa) {
 }
 
 const char *host_isa_best(void) {
-    return best_kernels()->name;
+    return host_kernels_best()->name;
 }
 
 bool host_isa_usable(const char *isa) {
@@ -203,7 +207,7 @@ static const struct device_ops host_ops = {
 bool host_device_create(const struct host_options *options, struct device **out,
                         struct error *err) {
     const struct host_kernels *kernels =
-        options->isa ? kernels_named(options->isa) : best_kernels();
+        options->isa ? kernels_named(options->isa) : host_kernels_best();
     if (!kernels) {
         return unknown_isa(options->isa, err);
     }

@@ -20,7 +20,7 @@ struct host_device {
     int n_thread;
     struct host_scratch *scratch; /* one per thread, its own */
     struct host_scratch x;        /* linear: packed tokens */
-    struct host_scratch items;    /* attention: work items; top_k: candidates */
+    struct host_scratch items;    /* attention: work items */
     struct device_batch batch;    /* the current one; borrows */
 };
 
@@ -87,5 +87,8 @@ bool host_rope_append(struct device *, void *qkv, const struct attention_shape *
 bool host_attention(struct device *, void *out, const void *qkv, const struct attention_shape *,
                     struct kv_layer kv, struct error *err);
 size_t host_kv_block_bytes(const struct device *, int n_kv_head, int head_dim);
+/* The k <= n largest of x[0..n), largest first, ties by lower index, NaN as -inf. */
+void host_select(const struct host_kernels *, float *values, int32_t *ids, const float *x, int n,
+                 int k);
 bool host_top_k(struct device *, float *values, int32_t *ids, const float *x, int n, int dim, int k,
                 int index_first, struct error *err);
