@@ -1,6 +1,7 @@
 /* What pool.c and pool_requests.c share. */
 #pragma once
 
+#include "leader/fit.h"
 #include "leader/pool.h"
 #include "rpc/blame.h"
 #include "rpc/trace.h"
@@ -19,8 +20,6 @@ struct pool_place {
 struct pool_load_state {
     double heard; /* when, on the monotonic clock */
     uint64_t done, total;
-    struct message_loaded measured;
-    char measured_text[160];
 };
 
 struct pool {
@@ -36,6 +35,7 @@ struct pool {
     struct buffer own;                     /* rank 0's own reply, for the trace */
     struct message_hello_ok *ranks;        /* owns [world] */
     struct pool_load_state *loads;         /* owns [world] */
+    struct fit_rank *fits;                 /* owns [world] memory, as last measured */
     struct pool_place *places;             /* owns [world] */
     const struct model_progress *progress; /* while loading; may be NULL */
     double send_seconds;                   /* of steps to the ranks, so far */
@@ -45,6 +45,7 @@ struct pool {
     int mute;             /* the first rank that did not answer the last request; -1: none */
     struct error trouble; /* the one heard during the request under way; kind NONE: none */
     bool stuck;           /* a send never ended: MPI may still read the buffers */
+    bool astray;          /* a step failed on its way: the ranks may be anywhere in it */
     double last_poll;
     char isa[32];
     char device[8];        /* "cuda" or "host" */

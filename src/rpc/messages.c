@@ -73,8 +73,8 @@ static const struct {
                         SIDE_REPLY,
                         {U64(loaded, bytes), F64(loaded, seconds), U64(loaded, bytes_held),
                          U64(loaded, nonfinite), U64(loaded, weights), U64(loaded, kv),
-                         U64(loaded, buffers), U64(loaded, free), I32(loaded, fits),
-                         U64(loaded, positions), I32(loaded, world)}},
+                         U64(loaded, buffers), U64(loaded, free_own), U64(loaded, free_group),
+                         U64(loaded, group), U64(loaded, free_host)}},
     [MESSAGE_STEP] = {"step", SIDE_REQUEST, {{0}}}, /* nested: see encode_step, decode_step */
     [MESSAGE_UNLOAD] = {"unload", SIDE_REQUEST, {{0}}},
     [MESSAGE_UNLOADED] = {"unloaded",
@@ -487,6 +487,30 @@ bool message_decode(struct message_decoder *d, const void *bytes, size_t n, enum
     return frame_map_read(bytes, n, &room, &d->zone, &map, err) &&
            read_head(&map, side, out, err) && read_fields(&map, out, err) &&
            (out->type != MESSAGE_STEP || read_step(d, &map, n, &out->step, err));
+}
+
+size_t message_step_bytes(int n_seq, int n_tok, int n_block) {
+    enum { FRAME = 64, SEQ = 160 }; /* all keys and heads of a frame, and of a sequence */
+    return FRAME + (size_t)n_seq * SEQ + 4 * (2 * (size_t)n_tok + (size_t)n_block);
+}
+
+bool message_decoder_reserve(struct message_decoder *d, int n_seq, size_t frame_bytes,
+                             struct error *err) {
+    enum { FRAME_PAIRS = 8, SEQ_PAIRS = 8 }; /* and to spare */
+    size_t unpacked =
+        FRAME_PAIRS * sizeof(msgpack_object_kv) +
+        ((size_t)n_seq + 1) * (sizeof(msgpack_object) + SEQ_PAIRS * sizeof(msgpack_object_kv));
+    msgpack_zone *zone = msgpack_zone_new(unpacked);
+    if (zone) {
+        if (d->zone) {
+            msgpack_zone_free(d->zone);
+        }
+        d->zone = zone;
+    }
+    d->ints = regrow(d->ints, &d->int_capacity, frame_bytes / 4 + 1, sizeof *d->ints);
+    d->seqs = regrow(d->seqs, &d->seq_capacity, (size_t)n_seq + 1, sizeof *d->seqs);
+    return (zone && d->ints && d->seqs) ||
+           error_set(err, ERROR_MEMORY, "cannot hold steps of %d sequences", n_seq);
 }
 
 void message_decoder_finish(struct message_decoder *d) {

@@ -17,7 +17,7 @@
 #include "nn/step.h"
 
 enum {
-    PROTOCOL_VERSION = 6,
+    PROTOCOL_VERSION = 7,
     FRAME_MAX_BYTES = 64 << 20,
     MESSAGE_PATH_MAX = 4096,
 };
@@ -142,10 +142,9 @@ struct message_loaded {
     uint64_t nonfinite;  /* weights that are NaN or infinite */
     /* Measured: */
     uint64_t weights, kv, buffers;
-    uint64_t free;      /* that this rank may take */
-    int32_t fits;       /* 1: it does */
-    uint64_t positions; /* of a KV cache that would fit, where this one does not; 0: none would */
-    int32_t world;      /* ranks with as much each among which it would; 0: no number */
+    /* Free, UINT64_MAX where nothing limits: to this rank alone, to the ranks of its control group
+     * (or of its GPU), which has a number among those of the host, and to those of its host. */
+    uint64_t free_own, free_group, group, free_host;
 };
 
 struct message_unloaded {
@@ -235,6 +234,13 @@ struct message_decoder {
  * out->type its type, or MESSAGE_COUNT. Errors: PROTOCOL, MEMORY. */
 bool message_decode(struct message_decoder *d, const void *bytes, size_t n, enum message_side side,
                     struct message *out, struct error *err);
+
+/* Most bytes of the frame of a step of n_seq sequences with so many tokens and KV blocks together.
+ */
+size_t message_step_bytes(int n_seq, int n_tok, int n_block);
+/* Room for such frames, so that reading one allocates nothing. Errors: MEMORY. */
+bool message_decoder_reserve(struct message_decoder *d, int n_seq, size_t frame_bytes,
+                             struct error *err);
 
 void message_decoder_finish(struct message_decoder *d);
 

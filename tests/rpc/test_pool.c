@@ -178,8 +178,9 @@ static void lead_bad_load(const struct pool_options *o) {
     struct pool *p = new_pool(o);
     struct error err;
     struct model_params params = {.dir = "/nonexistent", .ctx = 64, .n_block = 1, .max_tok = 64};
+    const struct pool_load_options options = {0};
     CHECK_OK(pool_start(p, &err), &err);
-    CHECK(!pool_load(p, &params, NULL, NULL, &err) && err.kind == ERROR_IO && err.has_rank);
+    CHECK(!pool_load(p, &params, &options, NULL, &err) && err.kind == ERROR_IO && err.has_rank);
     CHECK(strstr(err.message, "load: ") && strstr(err.message, "/nonexistent"));
     CHECK_OK(pool_sanity(p, NULL, &err), &err);
     end_pool(p);

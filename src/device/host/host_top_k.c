@@ -51,13 +51,17 @@ static void select_best(const struct host_kernels *kernels, struct candidate *he
     }
 }
 
+bool host_top_k_reserve(struct host_device *h, int k, struct error *err) {
+    return host_scratch_reserve(&h->items, (size_t)k * sizeof(struct candidate), err);
+}
+
 bool host_top_k(struct device *d, float *values, int32_t *ids, const float *x, int n, int dim,
                 int k, int index_first, struct error *err) {
     struct host_device *h = host_of(d);
     if (k < 1 || k > dim) {
         return error_set(err, ERROR_SHAPE, "the %d largest of %d values", k, dim);
     }
-    if (!host_scratch_reserve(&h->items, (size_t)k * sizeof(struct candidate), err)) {
+    if (!host_top_k_reserve(h, k, err)) {
         return false;
     }
     struct candidate *heap = h->items.data;
