@@ -49,8 +49,9 @@ bool pool_serve(const struct pool_options *options, struct error *err);
 /* pool_hello and pool_check. */
 bool pool_start(struct pool *p, struct error *err);
 
-/* Asks every rank what it is. Errors: VERSION (names both builds), RANK_MISMATCH. */
-bool pool_hello(struct pool *p, struct error *err);
+/* Asks every rank what it is, and one of each host for what killed runs have left there
+ * (leftovers). Errors: VERSION (names both builds), RANK_MISMATCH. */
+bool pool_hello(struct pool *p, bool leftovers, struct error *err);
 
 /* ping of every rank, init, sanity. */
 bool pool_check(struct pool *p, struct error *err);

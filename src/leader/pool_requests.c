@@ -35,9 +35,10 @@ static bool on_hello(void *user, int rank, const struct message *reply, struct e
     return check_hello(&reply->hello_ok, rank, err);
 }
 
-bool pool_hello(struct pool *p, struct error *err) {
+bool pool_hello(struct pool *p, bool leftovers, struct error *err) {
     struct message m = {.type = MESSAGE_HELLO};
     m.hello.protocol = PROTOCOL_VERSION;
+    m.hello.leftovers = leftovers;
     snprintf(m.hello.build, sizeof m.hello.build, "%s", build_id());
     return pool_ask_all(p, &m, on_hello, p, err);
 }
@@ -218,7 +219,7 @@ bool pool_check(struct pool *p, struct error *err) {
 }
 
 bool pool_start(struct pool *p, struct error *err) {
-    return pool_hello(p, err) && pool_check(p, err);
+    return pool_hello(p, false, err) && pool_check(p, err);
 }
 
 /* ---- step ---- */

@@ -58,6 +58,7 @@ enum message_type {
 struct message_hello {
     int32_t protocol;
     char build[32];
+    int32_t leftovers; /* 1: look for what killed runs have left in memory */
 };
 
 /* What a rank says about itself. */
@@ -89,6 +90,11 @@ struct message_hello_ok {
     char nccl[32];      /* "2.28.9" */
     int32_t nccl_code;  /* 22809 */
     int32_t gpu_shared; /* 1: NCCL is told to let ranks share a GPU */
+    /* What killed runs have left in memory, where hello asks for it, by one rank of each host. */
+    int32_t leftovers; /* files */
+    uint64_t leftover_bytes;
+    char leftover_pattern[200];            /* for rm */
+    int32_t leftover_runs, leftover_named; /* in all, and of them in the pattern */
 };
 
 struct message_pong {

@@ -262,7 +262,7 @@ static bool open_port(struct server *s, struct error *err) {
 }
 
 static bool run(struct server *s, struct error *err) {
-    if (!open_port(s, err) || !pool_hello(s->pool, err)) {
+    if (!open_port(s, err) || !pool_hello(s->pool, false, err)) {
         return false;
     }
     server_set_state(s, SERVER_CHECKING, NULL);

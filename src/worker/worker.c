@@ -19,6 +19,7 @@
 #include "device/host/host.h"
 #include "device/host/host_limits.h"
 #include "rpc/watchdog.h"
+#include "worker/segments.h"
 
 enum { ECHO_MAX_BYTES = 1 << 20, ECHO_MAX_COUNT = 1 << 20 };
 
@@ -178,9 +179,18 @@ static void describe_gpu(const struct gpu *g, struct message_hello_ok *h) {
     }
 }
 
+static void find_leftovers(struct message_hello_ok *h) {
+    struct segments s;
+    segments_find(&s);
+    h->leftovers = s.n;
+    h->leftover_bytes = s.bytes;
+    h->leftover_runs = s.n_job;
+    h->leftover_named = s.n_named;
+    snprintf(h->leftover_pattern, sizeof h->leftover_pattern, "%s", s.pattern);
+}
+
 static bool handle_hello(struct worker *w, const struct message *request, struct message *reply,
                          struct error *err) {
-    (void)request; /* the leader compares, and names both sides */
     const struct host_facts *f = &w->options.facts;
     struct message_hello_ok *h = &reply->hello_ok;
     if (!find_gpu(w, err)) {
@@ -209,6 +219,9 @@ static bool handle_hello(struct worker *w, const struct message *request, struct
     snprintf(h->host, sizeof h->host, "%s", f->host);
     list_isas(h->isas, sizeof h->isas);
     describe_gpu(&w->gpu, h);
+    if (request->hello.leftovers && f->local_rank == 0) {
+        find_leftovers(h);
+    }
     return true;
 }
 

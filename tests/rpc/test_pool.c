@@ -321,9 +321,9 @@ static void other_build(const struct pool_options *o) {
 static void lead_other_build(const struct pool_options *o) {
     struct pool *p = new_pool(o);
     struct error err;
-    CHECK(!pool_hello(p, &err) && err.kind == ERROR_VERSION && err.rank == world - 1);
+    CHECK(!pool_hello(p, false, &err) && err.kind == ERROR_VERSION && err.rank == world - 1);
     CHECK(strstr(err.message, "feedfacefeedface") && strstr(err.message, "far"));
-    CHECK(!pool_hello(p, &err) && err.kind == ERROR_VERSION && strstr(err.message, "99"));
+    CHECK(!pool_hello(p, false, &err) && err.kind == ERROR_VERSION && strstr(err.message, "99"));
     end_pool(p);
 }
 
@@ -359,7 +359,7 @@ static void rich(const struct pool_options *o) {
 static void lead_rich(const struct pool_options *o) {
     struct pool *p = new_pool(o);
     struct error err;
-    CHECK_OK(pool_hello(p, &err), &err);
+    CHECK_OK(pool_hello(p, false, &err), &err);
     CHECK(strcmp(pool_rank(p, world - 1)->device, "cuda:1") == 0);
     CHECK(!pool_init(p, &err) && err.kind == ERROR_DEVICE && err.rank == world - 1);
     CHECK(strcmp(pool_device(p), "host") == 0);
@@ -454,7 +454,7 @@ static void lead_miscount(const struct pool_options *o) {
     struct pool *p = new_pool(o);
     struct error err;
     uint64_t *sums = calloc((size_t)world, sizeof *sums);
-    CHECK_OK(pool_hello(p, &err), &err);
+    CHECK_OK(pool_hello(p, false, &err), &err);
     CHECK_OK(pool_init(p, &err), &err);
     CHECK(!pool_sanity(p, sums, &err) && err.kind == ERROR_WRONG_RESULT);
     CHECK(error_exit_code(err.kind) == 7 && err.has_rank && err.rank == world - 1);
@@ -482,7 +482,7 @@ static void trouble(const struct pool_options *o) {
 static void lead_trouble(const struct pool_options *o) {
     struct pool *p = new_pool(o);
     struct error err;
-    CHECK_OK(pool_hello(p, &err), &err);
+    CHECK_OK(pool_hello(p, false, &err), &err);
     double start = clock_now();
     CHECK_OK(pool_init(p, &err), &err);
     CHECK(!pool_sanity(p, NULL, &err));
