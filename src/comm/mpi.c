@@ -221,6 +221,15 @@ static bool mpi_reserve(struct comm *base, size_t n, int n_leaf, size_t bytes, s
                         most > bytes ? most : bytes, err);
 }
 
+static void mpi_release(struct comm *base) {
+    struct comm_mpi *c = (struct comm_mpi *)base;
+    if (!base->broken) { /* else MPI may still write there */
+        free(c->scratch);
+        c->scratch = NULL;
+        c->scratch_bytes = 0;
+    }
+}
+
 static const struct comm_ops mpi_ops = {
     .name = "mpi",
     .exact = true,
@@ -228,6 +237,7 @@ static const struct comm_ops mpi_ops = {
     .alloc = comm_host_alloc,
     .free = comm_host_free,
     .reserve = mpi_reserve,
+    .release = mpi_release,
     .all_reduce_tree = mpi_tree_all_reduce,
     .all_reduce_u32 = mpi_all_reduce_u32,
     .all_reduce_max_u32 = mpi_all_reduce_max_u32,

@@ -374,6 +374,9 @@ void model_destroy(struct model *m) {
         activations_finish(m);
         kv_cache_finish(&m->kv, m->nn.device);
         weights_finish(&m->weights, m->nn.device);
+        if (m->nn.comm->ops->release) {
+            m->nn.comm->ops->release(m->nn.comm);
+        }
     }
     free(m);
 }

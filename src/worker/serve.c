@@ -240,6 +240,9 @@ static bool serve_request(struct server *s, const struct frame *f, bool *done, s
     if (handled && request.type == MESSAGE_INIT) {
         s->timeout_s = request.init.timeout_s;
     }
+    if (handled && request.type == MESSAGE_UNLOAD) { /* what was set aside for steps goes, too */
+        message_decoder_finish(&s->requests);
+    }
     *done = request.type == MESSAGE_SHUTDOWN;
     return request.type != MESSAGE_INIT || serve_join(s, err);
 }
