@@ -310,7 +310,7 @@ static bool lead(struct pool *pool, void *user, struct error *err) {
     r->world = trace_reader_world(trace);
     r->build = show_text(trace_reader_build(trace));
     /* The first hello is this run's own: it says who the ranks are. */
-    bool begun = check_world(r, pool_world(pool), err) && pool_hello(pool, err);
+    bool begun = check_world(r, pool_world(pool), err) && pool_hello(pool, false, err);
     bool ok = begun && replay_all(r, pool, err);
     if (begun) {
         ok = report(r, ok, ok ? err : &ignored) && ok && verdict(r, err);

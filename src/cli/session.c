@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "cli/launch.h"
+#include "cli/stdio_util.h"
 
 /* ---- progress while loading: a line that is rewritten on a terminal, nothing in a log ---- */
 
@@ -28,7 +29,7 @@ static bool load_model(struct session *s, struct pool *pool, struct error *err) 
         .dir = s->model,
         .ctx = c->ctx,
         .max_seqs = 1,
-        .progress = {.report = report, .user = &progress},
+        .load = {.progress = {.report = report, .user = &progress}, .show = stdio_note},
     };
     bool ok = engine_open(&s->engine, pool, &options, err);
     if (progress) {

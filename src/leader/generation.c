@@ -180,7 +180,7 @@ bool generation_take(struct generation *g, int n, const struct step_result *r,
         return true;
     }
     buffer_clear(&g->text);
-    if (!pick(g, r, &e.token.id, err)) {
+    if (!step_result_check(r, err) || !pick(g, r, &e.token.id, err)) {
         return false;
     }
     g->last = e.token.id;

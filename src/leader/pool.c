@@ -9,6 +9,8 @@
 #include "base/log.h"
 #include "leader/pool_impl.h"
 
+enum { NOTICE_BYTES = 4096 }; /* as much as any takes */
+
 /* ---- life ---- */
 
 static struct worker_options worker_options_of(const struct pool_options *o) {
@@ -38,10 +40,15 @@ bool pool_create(struct pool **out, const struct pool_options *options, struct e
     p->world = transport_world(p->t);
     p->ranks = calloc((size_t)p->world, sizeof *p->ranks);
     p->loads = calloc((size_t)p->world, sizeof *p->loads);
+    p->fits = calloc((size_t)p->world, sizeof *p->fits);
     p->places = calloc((size_t)p->world, sizeof *p->places);
     p->prints = calloc((size_t)p->world, sizeof *p->prints);
-    if (!p->ranks || !p->loads || !p->places || !p->prints) {
+    if (!p->ranks || !p->loads || !p->fits || !p->places || !p->prints) {
         error_set(err, ERROR_MEMORY, "cannot allocate a table of %d ranks", p->world);
+        goto fail;
+    }
+    /* Where memory is short, there is room to call a request off. */
+    if (!buffer_reserve(&p->notice, NOTICE_BYTES, err)) {
         goto fail;
     }
     transport_set_hook(p->t, pool_read_notices, p);
@@ -87,6 +94,7 @@ void pool_destroy(struct pool *p) {
     trace_close(p->trace);
     free(p->ranks);
     free(p->loads);
+    free(p->fits);
     free(p->places);
     free(p->prints);
     free(p);
@@ -230,6 +238,7 @@ bool pool_send(struct pool *p, struct message *request, int rank, struct error *
     }
     for (int r = first > 0 ? first : 1; r < end; r++) {
         if (!transport_post(p->t, r, SIDE_REQUEST, p->frame.data, p->frame.size, err)) {
+            p->astray = true;
             return error_at_rank(err, r);
         }
     }
@@ -319,7 +328,7 @@ bool pool_ask(struct pool *p, int rank, struct message *request, struct message 
 
 bool pool_is_broken(struct pool *p) {
     const struct comm *c = worker_comm(p->worker);
-    return p->stuck || (c && c->broken);
+    return p->stuck || p->astray || (c && c->broken);
 }
 
 void pool_call_off(struct pool *p, const struct error *cause) {

@@ -54,8 +54,8 @@ double scheduler_begun(const struct ticket *t);
 bool scheduler_idle(const struct scheduler *s);
 
 /* One step, if there is anything to do. A request that fails alone gets its error as its last
- * event. Errors: those of engine_step; then only scheduler_fail and scheduler_destroy may follow.
- */
+ * event, and so do those of a step that rank 0 could not even begin. Errors: those of engine_step;
+ * then only scheduler_fail and scheduler_destroy may follow. */
 bool scheduler_step(struct scheduler *s, struct error *err);
 
 /* Ends every request with a last event that carries this error. */

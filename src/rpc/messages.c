@@ -24,19 +24,42 @@ static const struct {
     enum message_side side;
     struct field fields[MAX_FIELDS]; /* ends with key NULL */
 } specs[MESSAGE_COUNT] = {
-    [MESSAGE_HELLO] = {"hello", SIDE_REQUEST, {I32(hello, protocol), TEXT(hello, build)}},
-    [MESSAGE_HELLO_OK] =
-        {"hello_ok",
-         SIDE_REPLY,
-         {I32(hello_ok, protocol),   TEXT(hello_ok, build),     TEXT(hello_ok, version),
-          TEXT(hello_ok, mpi),       TEXT(hello_ok, msgpack),   I32(hello_ok, rank),
-          TEXT(hello_ok, host),      I32(hello_ok, pid),        I32(hello_ok, local_rank),
-          I32(hello_ok, local_size), I32(hello_ok, cores),      I32(hello_ok, cores_host),
-          I32(hello_ok, sharers),    I32(hello_ok, threads),    U64(hello_ok, memory),
-          TEXT(hello_ok, isas),      TEXT(hello_ok, device),    TEXT(hello_ok, device_why),
-          I32(hello_ok, n_gpu),      TEXT(hello_ok, gpu),       TEXT(hello_ok, gpu_pci),
-          TEXT(hello_ok, gpu_cc),    U64(hello_ok, gpu_memory), TEXT(hello_ok, nccl),
-          I32(hello_ok, nccl_code),  I32(hello_ok, gpu_shared)}},
+    [MESSAGE_HELLO] = {"hello",
+                       SIDE_REQUEST,
+                       {I32(hello, protocol), TEXT(hello, build), I32(hello, leftovers)}},
+    [MESSAGE_HELLO_OK] = {"hello_ok",
+                          SIDE_REPLY,
+                          {I32(hello_ok, protocol),
+                           TEXT(hello_ok, build),
+                           TEXT(hello_ok, version),
+                           TEXT(hello_ok, mpi),
+                           TEXT(hello_ok, msgpack),
+                           I32(hello_ok, rank),
+                           TEXT(hello_ok, host),
+                           I32(hello_ok, pid),
+                           I32(hello_ok, local_rank),
+                           I32(hello_ok, local_size),
+                           I32(hello_ok, cores),
+                           I32(hello_ok, cores_host),
+                           I32(hello_ok, sharers),
+                           I32(hello_ok, threads),
+                           U64(hello_ok, memory),
+                           TEXT(hello_ok, isas),
+                           TEXT(hello_ok, device),
+                           TEXT(hello_ok, device_why),
+                           I32(hello_ok, n_gpu),
+                           TEXT(hello_ok, gpu),
+                           TEXT(hello_ok, gpu_pci),
+                           TEXT(hello_ok, gpu_cc),
+                           U64(hello_ok, gpu_memory),
+                           TEXT(hello_ok, nccl),
+                           I32(hello_ok, nccl_code),
+                           I32(hello_ok, gpu_shared),
+                           I32(hello_ok, leftovers),
+                           U64(hello_ok, leftover_bytes),
+                           TEXT(hello_ok, leftover_pattern),
+                           I32(hello_ok, leftover_runs),
+                           I32(hello_ok, leftover_named)}},
     [MESSAGE_PING] = {"ping", SIDE_REQUEST, {{0}}},
     [MESSAGE_PONG] = {"pong", SIDE_REPLY, {I32(pong, rank)}},
     [MESSAGE_ECHO] = {"echo", SIDE_REQUEST, {I32(echo, bytes), I32(echo, count)}},
@@ -65,8 +88,8 @@ static const struct {
                         {U64(loaded, bytes), F64(loaded, seconds), U64(loaded, bytes_held),
                          U64(loaded, nonfinite), U64(loaded, config), U64(loaded, headers),
                          U64(loaded, content), U64(loaded, weights), U64(loaded, kv),
-                         U64(loaded, buffers), U64(loaded, free), I32(loaded, fits),
-                         U64(loaded, positions), I32(loaded, world)}},
+                         U64(loaded, buffers), U64(loaded, free_own), U64(loaded, free_group),
+                         U64(loaded, group), U64(loaded, free_host)}},
     [MESSAGE_STEP] = {"step", SIDE_REQUEST, {{0}}}, /* nested: see encode_step, decode_step */
     [MESSAGE_STEPPED] = {"stepped", SIDE_REPLY, {U64(stepped, digest)}},
     [MESSAGE_UNLOAD] = {"unload", SIDE_REQUEST, {{0}}},
@@ -486,6 +509,30 @@ bool message_decode(struct message_decoder *d, const void *bytes, size_t n, enum
     return frame_map_read(bytes, n, &room, &d->zone, &map, err) &&
            read_head(&map, side, out, err) && read_fields(&map, out, err) &&
            (out->type != MESSAGE_STEP || read_step(d, &map, n, &out->step, err));
+}
+
+size_t message_step_bytes(int n_seq, int n_tok, int n_block) {
+    enum { FRAME = 64, SEQ = 160 }; /* all keys and heads of a frame, and of a sequence */
+    return FRAME + (size_t)n_seq * SEQ + 4 * (2 * (size_t)n_tok + (size_t)n_block);
+}
+
+bool message_decoder_reserve(struct message_decoder *d, int n_seq, size_t frame_bytes,
+                             struct error *err) {
+    enum { FRAME_PAIRS = 8, SEQ_PAIRS = 8 }; /* and to spare */
+    size_t unpacked =
+        FRAME_PAIRS * sizeof(msgpack_object_kv) +
+        ((size_t)n_seq + 1) * (sizeof(msgpack_object) + SEQ_PAIRS * sizeof(msgpack_object_kv));
+    msgpack_zone *zone = msgpack_zone_new(unpacked);
+    if (zone) {
+        if (d->zone) {
+            msgpack_zone_free(d->zone);
+        }
+        d->zone = zone;
+    }
+    d->ints = regrow(d->ints, &d->int_capacity, frame_bytes / 4 + 1, sizeof *d->ints);
+    d->seqs = regrow(d->seqs, &d->seq_capacity, (size_t)n_seq + 1, sizeof *d->seqs);
+    return (zone && d->ints && d->seqs) ||
+           error_set(err, ERROR_MEMORY, "cannot hold steps of %d sequences", n_seq);
 }
 
 void message_decoder_finish(struct message_decoder *d) {

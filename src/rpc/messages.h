@@ -59,6 +59,7 @@ enum message_type {
 struct message_hello {
     int32_t protocol;
     char build[32];
+    int32_t leftovers; /* 1: look for what killed runs have left in memory */
 };
 
 /* What a rank says about itself. */
@@ -90,6 +91,11 @@ struct message_hello_ok {
     char nccl[32];      /* "2.28.9" */
     int32_t nccl_code;  /* 22809 */
     int32_t gpu_shared; /* 1: NCCL is told to let ranks share a GPU */
+    /* What killed runs have left in memory, where hello asks for it, by one rank of each host. */
+    int32_t leftovers; /* files */
+    uint64_t leftover_bytes;
+    char leftover_pattern[200];            /* for rm */
+    int32_t leftover_runs, leftover_named; /* in all, and of them in the pattern */
 };
 
 struct message_pong {
@@ -145,10 +151,9 @@ struct message_loaded {
     uint64_t config, headers, content; /* what must be the same everywhere: model/fingerprint.h */
     /* Measured: */
     uint64_t weights, kv, buffers;
-    uint64_t free;      /* that this rank may take */
-    int32_t fits;       /* 1: it does */
-    uint64_t positions; /* of a KV cache that would fit, where this one does not; 0: none would */
-    int32_t world;      /* ranks with as much each among which it would; 0: no number */
+    /* Free, UINT64_MAX where nothing limits: to this rank alone, to the ranks of its control group
+     * (or of its GPU), which has a number among those of the host, and to those of its host. */
+    uint64_t free_own, free_group, group, free_host;
 };
 
 struct message_stepped {
@@ -243,6 +248,13 @@ struct message_decoder {
  * out->type its type, or MESSAGE_COUNT. Errors: PROTOCOL, MEMORY. */
 bool message_decode(struct message_decoder *d, const void *bytes, size_t n, enum message_side side,
                     struct message *out, struct error *err);
+
+/* Most bytes of the frame of a step of n_seq sequences with so many tokens and KV blocks together.
+ */
+size_t message_step_bytes(int n_seq, int n_tok, int n_block);
+/* Room for such frames, so that reading one allocates nothing. Errors: MEMORY. */
+bool message_decoder_reserve(struct message_decoder *d, int n_seq, size_t frame_bytes,
+                             struct error *err);
 
 void message_decoder_finish(struct message_decoder *d);
 

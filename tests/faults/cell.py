@@ -16,6 +16,7 @@ PHASES = ["start-up", "init", "load", "prefill", "decode", "idle", "unload", "dr
 DEATHS = ["kill", "segv", "abort", "exit0", "exit3", "mpi_abort"]
 HANGS = ["stop", "stuck"]  # the whole process, or only what its main thread does
 MISERIES = ["no_memory", "slow"]  # survived, or an end with blame
+SET_ASIDE = ["prefill", "decode", "idle", "unload", "drain"]  # phases that need no memory that is not there
 FILES = ["truncate", "remove", "truncate-reload"]  # of a model, while a rank loads it
 SIGNALS = {"INT": signal.SIGINT, "TERM": signal.SIGTERM, "HUP": signal.SIGHUP, "KILL": signal.SIGKILL}  # to the launcher
 CANCEL = "scancel"  # of a job of srun's
@@ -323,6 +324,8 @@ class Run:
         if job.process.poll() != 0:
             self.complaints.clear()
             self.judge_end_in_misery()
+            if self.cell.event == "no_memory" and self.cell.phase in SET_ASIDE:
+                self.complain("ended, where all that steps take is set aside")
         elif self.seconds is None:
             self.complain("ended by itself, with exit code 0")
 

@@ -127,10 +127,10 @@ static struct message example(enum message_type type) {
                                            .weights = 1u << 29,
                                            .kv = 1u << 28,
                                            .buffers = 1u << 27,
-                                           .free = 1u << 20,
-                                           .fits = 1,
-                                           .positions = 4096,
-                                           .world = 8};
+                                           .free_own = UINT64_MAX,
+                                           .free_group = 1u << 20,
+                                           .group = 4096,
+                                           .free_host = 8};
         break;
     case MESSAGE_STEP:
         m.step = (struct step){.n_seq = 4, .seqs = seqs};

@@ -184,8 +184,9 @@ static void lead_bad_load(const struct pool_options *o) {
     struct pool *p = new_pool(o);
     struct error err;
     struct model_params params = {.dir = "/nonexistent", .ctx = 64, .n_block = 1, .max_tok = 64};
+    const struct pool_load_options options = {0};
     CHECK_OK(pool_start(p, &err), &err);
-    CHECK(!pool_load(p, &params, NULL, NULL, &err) && err.kind == ERROR_IO && err.has_rank);
+    CHECK(!pool_load(p, &params, &options, NULL, &err) && err.kind == ERROR_IO && err.has_rank);
     CHECK(strstr(err.message, "load: ") && strstr(err.message, "/nonexistent"));
     CHECK_OK(pool_sanity(p, NULL, &err), &err);
     end_pool(p);
@@ -471,9 +472,9 @@ static void other_build(const struct pool_options *o) {
 static void lead_other_build(const struct pool_options *o) {
     struct pool *p = new_pool(o);
     struct error err;
-    CHECK(!pool_hello(p, &err) && err.kind == ERROR_VERSION && err.rank == world - 1);
+    CHECK(!pool_hello(p, false, &err) && err.kind == ERROR_VERSION && err.rank == world - 1);
     CHECK(strstr(err.message, "feedfacefeedface") && strstr(err.message, "far"));
-    CHECK(!pool_hello(p, &err) && err.kind == ERROR_VERSION && strstr(err.message, "99"));
+    CHECK(!pool_hello(p, false, &err) && err.kind == ERROR_VERSION && strstr(err.message, "99"));
     end_pool(p);
 }
 
@@ -509,7 +510,7 @@ static void rich(const struct pool_options *o) {
 static void lead_rich(const struct pool_options *o) {
     struct pool *p = new_pool(o);
     struct error err;
-    CHECK_OK(pool_hello(p, &err), &err);
+    CHECK_OK(pool_hello(p, false, &err), &err);
     CHECK(strcmp(pool_rank(p, world - 1)->device, "cuda:1") == 0);
     CHECK(!pool_init(p, &err) && err.kind == ERROR_DEVICE && err.rank == world - 1);
     CHECK(strcmp(pool_device(p), "host") == 0);
@@ -604,7 +605,7 @@ static void lead_miscount(const struct pool_options *o) {
     struct pool *p = new_pool(o);
     struct error err;
     uint64_t *sums = calloc((size_t)world, sizeof *sums);
-    CHECK_OK(pool_hello(p, &err), &err);
+    CHECK_OK(pool_hello(p, false, &err), &err);
     CHECK_OK(pool_init(p, &err), &err);
     CHECK(!pool_sanity(p, sums, &err) && err.kind == ERROR_WRONG_RESULT);
     CHECK(error_exit_code(err.kind) == 7 && err.has_rank && err.rank == world - 1);
@@ -632,7 +633,7 @@ static void trouble(const struct pool_options *o) {
 static void lead_trouble(const struct pool_options *o) {
     struct pool *p = new_pool(o);
     struct error err;
-    CHECK_OK(pool_hello(p, &err), &err);
+    CHECK_OK(pool_hello(p, false, &err), &err);
     double start = clock_now();
     CHECK_OK(pool_init(p, &err), &err);
     CHECK(!pool_sanity(p, NULL, &err));

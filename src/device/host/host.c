@@ -129,14 +129,21 @@ static size_t host_memory_of_device(struct device *d) {
 
 static bool host_batch_reserve(struct device *d, const struct batch_limits *limits,
                                struct error *err) {
-    (void)d; /* a batch is used where it lies */
-    (void)limits;
-    (void)err;
-    return true;
+    struct host_device *h = host_of(d); /* a batch itself is used where it lies */
+    return host_linear_reserve(h, limits, err) && host_attention_reserve(h, limits, err);
+}
+
+static void drop_scratch(struct host_device *h) {
+    for (int t = 0; h->scratch && t < h->n_thread; t++) {
+        host_scratch_finish(&h->scratch[t]);
+    }
+    host_scratch_finish(&h->x);
+    host_scratch_finish(&h->items);
 }
 
 static void host_batch_release(struct device *d) {
     host_of(d)->batch = (struct device_batch){0};
+    drop_scratch(host_of(d));
 }
 
 static bool host_batch_begin(struct device *d, const struct device_batch *batch,
@@ -164,11 +171,7 @@ static bool host_record_end(struct device *d, bool ok, bool *again, struct error
 
 static void host_destroy(struct device *d) {
     struct host_device *h = host_of(d);
-    for (int t = 0; h->scratch && t < h->n_thread; t++) {
-        host_scratch_finish(&h->scratch[t]);
-    }
-    host_scratch_finish(&h->x);
-    host_scratch_finish(&h->items);
+    drop_scratch(h);
     free(h->scratch);
     free(h);
 }
@@ -218,12 +221,10 @@ bool host_device_create(const struct host_options *options, struct device **out,
     if (!h) {
         return error_set(err, ERROR_MEMORY, "no memory for a device");
     }
-    *h = (struct host_device){.base = {.ops = &host_ops,
-                                       .act = DTYPE_F32,
-                                       .n_thread = options->n_thread,
-                                       .n_sharer = options->n_sharer > 1 ? options->n_sharer : 1},
-                              .kernels = kernels,
-                              .n_thread = options->n_thread};
+    *h = (struct host_device){
+        .base = {.ops = &host_ops, .act = DTYPE_F32, .n_thread = options->n_thread},
+        .kernels = kernels,
+        .n_thread = options->n_thread};
     h->scratch = calloc((size_t)h->n_thread, sizeof *h->scratch);
     if (!h->scratch) {
         host_destroy(&h->base);

@@ -50,6 +50,8 @@ void host_scratch_finish(struct host_scratch *);
 
 /* ---- host_team.c ---- */
 typedef void host_work(void *ctx, int item, void *scratch);
+/* Scratch memory of n threads. Errors: MEMORY. */
+bool host_team_reserve(struct host_device *, int n_thread, size_t scratch_bytes, struct error *err);
 /* Runs work(ctx, item, scratch) for items 0 .. n_item - 1 on the device's threads: the first item
  * of thread t is t, the others go to whoever is free. Every thread's scratch has scratch_bytes.
  * Errors: MEMORY. */
@@ -68,6 +70,9 @@ bool host_matrix_fill(struct device *, struct matrix *, int row, int n_rows, int
 void host_matrix_destroy(struct device *, struct matrix *);
 
 /* ---- operations: host_linear.c, host_rows.c, host_attention.c, host_top_k.c ---- */
+/* Scratch memory for calls within the limits. Errors: MEMORY. */
+bool host_linear_reserve(struct host_device *, const struct batch_limits *, struct error *err);
+bool host_attention_reserve(struct host_device *, const struct batch_limits *, struct error *err);
 bool host_linear(struct device *, void *y, enum dtype y_dtype, const void *x, size_t x_stride,
                  const struct matrix *w, int n_tok, const struct leaf_plan *plan,
                  struct error *err);
