@@ -10,6 +10,7 @@
 #include "base/buffer.h"
 #include "cli/command.h"
 #include "cli/launch.h"
+#include "cli/stdio_util.h"
 #include "cli/vigil.h"
 #include "serve/origin.h"
 #include "serve/served.h"
@@ -231,6 +232,7 @@ static bool lead(struct pool *pool, void *user, struct error *err) {
     s->interrupt_fd = launch_interrupt_fd(); /* there are these only now */
     s->kill_fd = launch_kill_fd();
     s->lost = vigil_lost;
+    s->show = stdio_note;
     return read_files(o, err) && server_run(s, pool, err);
 }
 

@@ -1,5 +1,6 @@
 #include "comm/wire.h"
 
+#include <limits.h>
 #include <sched.h>
 #include <stdlib.h>
 
@@ -59,11 +60,7 @@ bool wire_begin(struct wire *w, const struct flight_call *call, struct error *er
     return true;
 }
 
-static bool reserve(struct wire *w, struct error *err) {
-    if (w->n < w->capacity) {
-        return true;
-    }
-    int capacity = w->capacity == 0 ? 64 : 2 * w->capacity;
+static bool set_capacity(struct wire *w, int capacity, struct error *err) {
     MPI_Request *request = realloc(w->request, (size_t)capacity * sizeof(*request));
     if (request != NULL) {
         w->request = request;
@@ -77,6 +74,20 @@ static bool reserve(struct wire *w, struct error *err) {
     }
     w->capacity = capacity;
     return true;
+}
+
+static bool reserve(struct wire *w, struct error *err) {
+    return w->n < w->capacity || set_capacity(w, w->capacity == 0 ? 64 : 2 * w->capacity, err);
+}
+
+bool wire_reserve(struct wire *w, size_t n, size_t bytes, struct error *err) {
+    size_t of_short = WIRE_SHORT / WIRE_EAGER + 1, of_long = 2 + bytes / WIRE_CHUNK;
+    size_t most = n * (of_short > of_long ? of_short : of_long);
+    w->name = "set-up";
+    if (most > INT_MAX / 2) {
+        return error_set(err, ERROR_MEMORY, "%s: %zu messages at a time", w->name, n);
+    }
+    return (int)most <= w->capacity || set_capacity(w, (int)most, err);
 }
 
 static bool mpi_failed(struct wire *w, const char *call, int rc, struct error *err) {

@@ -37,6 +37,7 @@ struct api_model {
     const char *name; /* as served */
     const struct tokenizer *tokenizer;
     int64_t created;          /* Unix time of its load */
+    int ctx;                  /* tokens of a prompt at most; 0: any number */
     struct sampling sampling; /* for what a request leaves open; no seed, no biases */
 };
 

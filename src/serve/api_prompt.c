@@ -168,11 +168,24 @@ static bool begin_call(const struct tool_wish *wish, struct buffer *out, struct 
                        : buffer_append(out, " \"", 2, err));
 }
 
+/* Clients know this refusal by its code, and cut their prompts. */
+static bool refuse_length(struct api_error *e, const char *param, const char *more, size_t n,
+                          int ctx) {
+    return api_refuse(e, 400, "invalid_request_error", "context_length_exceeded", param,
+                      "the prompt has %s%zu tokens, the context only %d (--ctx)", more, n, ctx);
+}
+
+/* Of a text that is much too long only as much as the context holds is read. */
 static bool encode(struct api_request *out, const struct api_model *model, const char *text,
                    size_t n, bool add_special, const char *param, struct api_error *e) {
     struct error why;
-    return tokenizer_encode(model->tokenizer, text, n, add_special, &out->prompt, &why) ||
-           api_refuse_failure(e, param, &why);
+    size_t most = model->ctx ? (size_t)model->ctx : SIZE_MAX;
+    bool more;
+    if (!tokenizer_encode_most(model->tokenizer, text, n, add_special, most, &more, &out->prompt,
+                               &why)) {
+        return api_refuse_failure(e, param, &why);
+    }
+    return !more || refuse_length(e, param, "more than ", most, model->ctx);
 }
 
 bool api_read_chat(struct api_request *out, json_t *body, const struct api_model *model,
@@ -211,22 +224,32 @@ bool api_read_chat(struct api_request *out, json_t *body, const struct api_model
 
 /* ---- completions ---- */
 
+static bool refuse_id(struct api_error *e, const char *param, size_t i, const json_t *id,
+                      const struct error *why) {
+    char at[80];
+    snprintf(at, sizeof at, "%.40s[%zu]", param, i);
+    if (why) {
+        return api_refuse_failure(e, at, why);
+    }
+    return json_is_integer(id)
+               ? API_REFUSE(e, at, "%s: there is no token %lld", at, json_integer_value(id))
+               : api_expected(at, "a token id", id, e);
+}
+
 static bool read_ids(struct api_request *out, const json_t *ids, const char *param,
                      const struct api_model *model, struct api_error *e) {
+    if (model->ctx && json_array_size(ids) > (size_t)model->ctx) {
+        return refuse_length(e, "prompt", "", json_array_size(ids), model->ctx);
+    }
     for (size_t i = 0; i < json_array_size(ids); i++) {
         const json_t *id = json_array_get(ids, i);
-        json_int_t value = json_integer_value(id);
+        json_int_t value = json_is_integer(id) ? json_integer_value(id) : -1;
         struct error why;
-        char at[80];
-        snprintf(at, sizeof at, "%.40s[%zu]", param, i);
-        if (!json_is_integer(id)) {
-            return api_expected(at, "a token id", id, e);
-        }
         if (value < 0 || value > INT32_MAX) {
-            return API_REFUSE(e, at, "%s: there is no token %lld", at, (long long)value);
+            return refuse_id(e, param, i, id, NULL);
         }
         if (!tokenizer_check_id(model->tokenizer, (int32_t)value, &why)) {
-            return api_refuse_failure(e, at, &why);
+            return refuse_id(e, param, i, id, &why);
         }
         if (!token_list_push(&out->prompt, (int32_t)value, &why)) {
             return api_refuse_failure(e, NULL, &why);

@@ -111,8 +111,8 @@ static bool scheduler_text(const struct scheduler_stats *s, const char *model, s
            number(out, "step_seconds_total", "counter", "Time in steps of the model.", model,
                   s->step_seconds, err) &&
            number(out, "leader_seconds_total", "counter",
-                  "Time around them: scheduling, sending, sampling, detokenizing, formatting.",
-                  model, s->leader_seconds, err);
+                  "All other time of the leader's while requests are under way.", model,
+                  s->leader_seconds, err);
 }
 
 static bool times_text(const struct metrics *m, const char *model, struct buffer *out,

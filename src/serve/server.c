@@ -54,7 +54,7 @@ void server_refusal(const struct server *s, const struct error *why, struct api_
 static void tell_state(const struct server *s, struct api_error *why) {
     const char *name = server_state_name(s->state);
     if (s->state == SERVER_FAILED) {
-        server_refusal(s, &s->cause, why);
+        *why = s->refusal;
     } else if (s->state == SERVER_LOADING) {
         api_refuse(why, 503, "unavailable", name, NULL, "%s: %.0f %%", s->reason, 100 * s->loaded);
     } else {
@@ -135,7 +135,7 @@ static void say_last_words(struct server *s) {
     pthread_mutex_lock(&s->lock);
     if (s->state != SERVER_FAILED && is_lost) {
         s->state = SERVER_FAILED;
-        s->cause = lost;
+        server_refusal(s, &lost, &s->refusal);
     } else if (s->state != SERVER_FAILED) {
         s->state = SERVER_DRAINING;
         snprintf(s->reason, sizeof s->reason, "the launcher is ending the job");
@@ -168,13 +168,14 @@ static void *watch_for_kill(void *user) {
 static void nap(struct server *s, bool waiting) {
     struct pollfd fds[] = {{.fd = s->wake_fd, .events = POLLIN},
                            {.fd = s->options.interrupt_fd, .events = POLLIN}};
-    poll(fds, 2, waiting ? TICK_MS : pool_world(s->pool) > 1 ? HEARTBEAT_MS : -1);
+    poll(fds, 2, waiting ? TICK_MS : HEARTBEAT_MS);
     wakeup_lower(s->wake_fd);
 }
 
 /* One turn: what came in, what went away, and a step where there is something to do. *idle: there
  * was not; *any: somebody's reply is not all sent yet. */
 static bool turn(struct server *s, bool *idle, bool *any, struct error *err) {
+    http_expire(s->http);
     server_take_inbox(s);
     *any = server_look_after_jobs(s);
     *idle = !s->scheduler || scheduler_idle(s->scheduler);
@@ -286,7 +287,7 @@ static bool note_hosts(struct server *s, struct error *err) {
 }
 
 static bool run(struct server *s, struct error *err) {
-    if (!open_port(s, err) || !pool_hello(s->pool, err) || !note_hosts(s, err)) {
+    if (!open_port(s, err) || !pool_hello(s->pool, false, err) || !note_hosts(s, err)) {
         return false;
     }
     server_set_state(s, SERVER_CHECKING, NULL);
@@ -307,7 +308,7 @@ static void fail(struct server *s, const struct error *why) {
     server_note_error(s, e.message);
     pthread_mutex_lock(&s->lock);
     s->state = SERVER_FAILED;
-    s->cause = *why;
+    s->refusal = e;
     pthread_mutex_unlock(&s->lock);
     server_fail_jobs(s, why);
     double end = clock_now() + linger_s;

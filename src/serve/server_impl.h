@@ -47,7 +47,7 @@ struct server {
     enum server_state state;
     char reason[200];                 /* of DRAINING, and of UNLOADED where a load failed */
     double loaded;                    /* share of the model, while LOADING */
-    struct error cause;               /* of FAILED */
+    struct api_error refusal;         /* of FAILED; HTTP outlives the pool that it is made from */
     struct served *model;             /* holds; NULL: none is loaded */
     char model_name[SERVED_MAX_NAME]; /* the last one's */
     struct job *inbox, **inbox_end;

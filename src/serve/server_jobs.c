@@ -112,14 +112,6 @@ static void refuse(struct server *s, struct job *j, const struct error *why) {
     put_failure(j, why);
 }
 
-/* Clients know this refusal by its code, and cut their prompts. */
-static bool check_length(const struct server *s, const struct job *j, struct api_error *why) {
-    int n = j->request.generate.n_prompt, ctx = engine_ctx(s->engine);
-    return n <= ctx || api_refuse(why, 400, "invalid_request_error", "context_length_exceeded",
-                                  j->request.kind == API_CHAT ? "messages" : "prompt",
-                                  "the prompt has %d tokens, the context only %d (--ctx)", n, ctx);
-}
-
 static void schedule(struct server *s, struct job *j) {
     struct error err;
     struct api_error why;
@@ -128,8 +120,6 @@ static void schedule(struct server *s, struct job *j) {
     } else if (j->model != s->model) {
         api_refuse(&why, 503, "unavailable", "unloaded", NULL, "the model '%s' has been unloaded",
                    j->model->name);
-        job_fail(j, &why);
-    } else if (!check_length(s, j, &why)) {
         job_fail(j, &why);
     } else if (!api_reply_init(&j->reply, &j->request, &j->model->api, &err) ||
                !scheduler_add(s->scheduler, &j->request.generate, on_event, j, &j->ticket, &err)) {

@@ -57,6 +57,34 @@ static void prompts(void **state) {
     assert_prompt(API_COMPLETION, "{\"prompt\":\"<|im_end|>\\u00e9\"}", "<|im_end|>\xc3\xa9");
 }
 
+/* What is longer than the context, in text or ids, and what just fits. */
+static void lengths(void **state) {
+    (void)state;
+    static const char *const bodies[] = {"{\"prompt\":[1,2,3,4,5]}", "{\"prompt\":\"! ! ! ! !\"}",
+                                         CHAT("")};
+    struct api_request q;
+    struct api_error e;
+    for (size_t i = 0; i < 3; i++) {
+        enum api_kind kind = i < 2 ? API_COMPLETION : API_CHAT;
+        api_case_model.ctx = 0;
+        api_case_parse(&q, kind, bodies[i]);
+        int n = (int)q.prompt.n;
+        api_request_finish(&q);
+        api_case_model.ctx = n;
+        api_case_parse(&q, kind, bodies[i]);
+        api_request_finish(&q);
+        api_case_model.ctx = n - 1;
+        assert_false(
+            api_request_parse(&q, kind, bodies[i], strlen(bodies[i]), &api_case_model, &e));
+        assert_int_equal(e.status, 400);
+        assert_string_equal(e.code, "context_length_exceeded");
+        assert_string_equal(e.param, i < 2 ? "prompt" : "messages");
+        assert_non_null(
+            strstr(e.message, i == 0 ? "has 5 tokens, the context only 4" : "more than"));
+    }
+    api_case_model.ctx = 0;
+}
+
 static void tools_are_rendered(void **state) {
     (void)state;
     struct api_request q[2];
@@ -399,6 +427,7 @@ static void too_many_biases(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(prompts),
+        cmocka_unit_test(lengths),
         cmocka_unit_test(tools_are_rendered),
         cmocka_unit_test(calls_are_begun),
         cmocka_unit_test(defaults),

@@ -41,14 +41,16 @@ def ranks_of(pid):
 
 
 class Server:
-    """A server that is ready, or (wait=False) only listens."""
+    """A server that is ready, or (wait=False) only listens. np=0: without mpirun; limits: of ulimit."""
 
-    def __init__(self, *words, np=2, wait=True):
+    def __init__(self, *words, np=2, wait=True, limits="", log=None):
         self.folder = tempfile.TemporaryDirectory()
         port_file = os.path.join(self.folder.name, "port")
-        self.log = open(os.path.join(self.folder.name, "log"), "w+", encoding="utf-8")
+        self.log = open(log or os.path.join(self.folder.name, "log"), "w+", encoding="utf-8")
+        launcher = [MPIRUN, "-np", str(np)] if np else []
+        limited = ["sh", "-c", f'ulimit {limits}; exec "$@"', "sh"] if limits else []
         self.process = subprocess.Popen(
-            [MPIRUN, "-np", str(np), LOCKSTEP, "serve", "--port", "0", "--port-file", port_file, *words],
+            [*launcher, *limited, LOCKSTEP, "serve", "--port", "0", "--port-file", port_file, *words],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self.log)
         atexit.register(self.abandon)
         deadline = time.monotonic() + 30
@@ -106,7 +108,7 @@ class Server:
             time.sleep(0.02)
 
     def leader(self):
-        return ranks_of(self.process.pid)[0]
+        return ranks_of(self.process.pid).get(0, self.process.pid)
 
     def stop(self):
         """Drains it: (exit code, what it said)."""
@@ -286,6 +288,7 @@ class Requests(OneServer):
         answer = self.server.ask("POST", "/v1/completions", completion("x " * 3000))[1]
         self.assertEqual(answer["error"]["code"], "context_length_exceeded")
         self.assertEqual(self.server.ask("GET", "/v1/completions")[0], 405)
+        self.assertEqual(self.server.ask("POST", "/v1/models/kjv-qwen3-3m", {})[0], 405)
         self.assertEqual(self.server.ask("POST", "/v1/completions", b"x" * (9 << 20))[0], 413)
 
     def talk(self, *pieces):
@@ -609,9 +612,10 @@ class Start(unittest.TestCase):
             if form == "json":
                 found = [json.loads(line) for line in lines if line.startswith("{")]
                 self.assertEqual([(e["method"], e["path"], e["status"]) for e in found], logged)
-                self.assertEqual(sorted(found[0]), ["method", "path", "seconds", "status", "time"])
+                self.assertEqual(sorted(found[0]), ["client", "method", "path", "seconds", "status", "time"])
+                self.assertEqual({e["client"] for e in found}, {"127.0.0.1"})
             else:
-                found = re.findall(r"(?m)^\S+Z (\S+) (\S+) (\d+) \S+ s$", "\n".join(lines))
+                found = re.findall(r"(?m)^\S+Z 127\.0\.0\.1 (\S+) (\S+) (\d+) \S+ s$", "\n".join(lines))
                 self.assertEqual([(method, path, int(status)) for method, path, status in found], logged)
 
     def test_access_log(self):
