@@ -173,12 +173,14 @@ static bool is_killing(void) {
     return clock_now() - interrupt_killed_at() > killing_s;
 }
 
-/* A rank has ended: well, by the launcher's hand, or else all others shall. */
+/* A rank has ended: well, by the launcher's hand, or else all others shall. Where it has said why,
+ * mpirun ends them within two seconds, and hangs itself now and then if they go meanwhile. */
 static void look_at_ended(int rank) {
     const struct flight *f = flight_of_rank(rank);
     int said = f ? flight_said(f) : 0;
+    bool left_to_launcher = said > 0 && launch_env_read().launcher == LAUNCHER_MPIRUN;
     vigil.watched[rank].fd = -1; /* once is enough; the descriptor is left to the process' end */
-    if (said != 0 && !is_killing()) {
+    if (said != 0 && !left_to_launcher && !is_killing()) {
         end(rank, said);
     }
 }
