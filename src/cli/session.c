@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "cli/launch.h"
+#include "cli/stdio_util.h"
 
 /* ---- progress while loading: a line that is rewritten on a terminal, nothing in a log ---- */
 
@@ -22,6 +23,7 @@ static bool report(void *user, uint64_t done, uint64_t total, struct error *err)
         return error_set(err, ERROR_INTERRUPTED, "interrupted while loading");
     }
     if (*show && total > 0) {
+        stdio_may_wait();
         fprintf(stderr, "\rlockstep: loading %3d %%", (int)(100.0 * (double)done / (double)total));
     }
     return true;

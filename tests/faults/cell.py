@@ -26,7 +26,7 @@ FLAP_S, FLAP_TIMEOUT = 3, 15  # TCP sends again at 3.0 s and then at 6.2 s
 DRAIN_S = 25 + 5  # --drain-timeout is 25
 STREAMS = 8
 DEMO = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../models/kjv-qwen3-3m")
-HOLDS = {"start-up": "MPI_Init 1", "init": "MPI_Bcast 1", "load": "pread 5"}
+HOLDS = {"start-up": "MPI_Init 1", "init": "MPI_Ibcast 1", "load": "pread 5"}
 
 
 def limit(event):
