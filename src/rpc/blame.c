@@ -15,8 +15,7 @@ static bool has_ended(const struct blame_rank *r) {
     return r->state == 'Z' || r->state == 'X';
 }
 
-/* One that waits for others comes round in milliseconds, and on a crowded host in tenths of a
- * second.
+/* One that waits for others comes round in milliseconds, on a crowded host in tenths of a second.
  */
 static bool stands_still(const struct blame_rank *r) {
     static const double still_s = 1;
@@ -190,7 +189,7 @@ static bool say_where(const struct blame_rank *ranks, int world, int rank, enum 
         snprintf(last, sizeof last, "last entered %s %.1f s ago",
                  blame_entry_text(&r->collective, entry), r->collective_s);
     }
-    if (world > 1) {
+    if (n > 0) { /* else it is alone there, or nobody knows */
         snprintf(at, sizeof at, "; %s %s at #%" PRIu64, others_text(n, world, others),
                  n == 1 ? "is" : "are", top);
     }

@@ -111,6 +111,13 @@ static void one_stands_still(void **state) {
            "#7 8.2 s ago");
     ranks[0].still_s = 0.9;
     expect_nobody(1, 0);
+    all_at(2, 7);
+    ranks[0].known = false; /* of another host */
+    ranks[1].still_s = 4.2;
+    expect(
+        2, 1, 1, ERROR_DEADLINE,
+        "hang: its main thread has been stuck for 4.2 s, last entered layer 17 mlp all-reduce #7 "
+        "8.2 s ago");
 }
 
 static void a_pulse_is_a_promise(void **state) {
