@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/flight_peers.h"
+#include "base/log.h"
 
 static int dir_fd = -1;
 static int own_rank;
@@ -22,6 +23,7 @@ static struct flight_entry entries[FLIGHT_ENTRIES];
 struct out {
     int fd;
     bool failed;
+    int why; /* errno of a write that failed */
     size_t size;
     char data[4096];
 };
@@ -56,6 +58,7 @@ static void flush(struct out *o) {
     for (size_t at = 0; at < o->size && !o->failed;) {
         ssize_t n = write(o->fd, o->data + at, o->size - at);
         o->failed = n < 0 && errno != EINTR;
+        o->why = o->failed ? errno : 0;
         at += n > 0 ? (size_t)n : 0;
     }
     o->size = 0;
@@ -146,7 +149,14 @@ static void put_record(struct out *o, const struct flight *f, int rank, const ch
 
 /* ---- files ---- */
 
-/* There is nobody to tell where it fails: what is wrong has been said, and this is the end. */
+/* One line is enough: this is the end, and what is wrong has been said. */
+static void say_failed(const char *name, int why) {
+    static atomic_flag said = ATOMIC_FLAG_INIT;
+    if (!atomic_flag_test_and_set(&said)) {
+        log_warn("--dump-dir: cannot write %s: %s", name, strerror(why));
+    }
+}
+
 static void write_record(const struct flight *f, int rank, const char *reason) {
     static struct out o;
     char name[40], temporary[80];
@@ -155,12 +165,16 @@ static void write_record(const struct flight *f, int rank, const char *reason) {
     o = (struct out){.fd =
                          openat(dir_fd, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666)};
     if (o.fd < 0) {
+        say_failed(name, errno);
         return;
     }
     put_record(&o, f, rank, reason);
     flush(&o);
     /* Who wrote first saw it as it was when it failed. Some file systems have no links. */
     bool ok = close(o.fd) == 0 && !o.failed;
+    if (!ok) {
+        say_failed(name, o.why ? o.why : errno);
+    }
     if (!ok || linkat(dir_fd, temporary, dir_fd, name, 0) == 0 || errno == EEXIST ||
         renameat(dir_fd, temporary, dir_fd, name) != 0) {
         unlinkat(dir_fd, temporary, 0);

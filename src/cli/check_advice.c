@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "format/show.h"
+
 struct notes {
     char (*text)[CHECK_ADVICE_LENGTH];
     int n;
@@ -93,10 +95,23 @@ static void advise_versions(const struct check_report *r, struct notes *notes) {
     }
 }
 
+/* One line for each host that has some, of one of its ranks. */
+static void advise_leftovers(const struct check_report *r, struct notes *notes) {
+    for (int i = 0; i < r->world; i++) {
+        const struct message_hello_ok *h = &r->ranks[i].hello;
+        if (h->leftovers > 0) {
+            note(notes, "%.60s: killed runs have left %d file%s in memory, %s: rm %s%s", h->host,
+                 h->leftovers, h->leftovers == 1 ? "" : "s", show_bytes(h->leftover_bytes).text,
+                 h->leftover_pattern, h->leftover_named < h->leftover_runs ? " (and more)" : "");
+        }
+    }
+}
+
 int check_advice(const struct check_report *r, char out[][CHECK_ADVICE_LENGTH]) {
     struct notes notes = {.text = out};
     advise_versions(r, &notes);
     advise_cores(r, &notes);
+    advise_leftovers(r, &notes);
     if (r->world == 1) {
         note(&notes, "this is a world of one rank; for more: mpirun -np N lockstep check");
     }

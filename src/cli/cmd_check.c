@@ -78,7 +78,7 @@ static bool ping_rank(struct pool *pool, int rank, struct check_rank *out, struc
 }
 
 static bool greet(struct pool *pool, struct check_report *r, struct error *err) {
-    if (!pool_hello(pool, err)) {
+    if (!pool_hello(pool, true, err)) {
         return false;
     }
     for (int i = 0; i < r->world; i++) {

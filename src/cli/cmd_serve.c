@@ -10,6 +10,7 @@
 #include "base/buffer.h"
 #include "cli/command.h"
 #include "cli/launch.h"
+#include "cli/stdio_util.h"
 #include "cli/vigil.h"
 #include "serve/origin.h"
 #include "serve/served.h"
@@ -111,7 +112,7 @@ static int options_table(struct serve_options *o, struct option *table) {
          .arg = "SECONDS",
          .min = 0,
          .max = 86400,
-         .help = "for running requests to finish, after SIGTERM\n(default: 25)"},
+         .help = "for running requests to finish once an end is asked\nfor (default: 25)"},
         {.type = OPTION_STRING,
          .name = "log-format",
          .value = &o->log_format,
@@ -231,6 +232,7 @@ static bool lead(struct pool *pool, void *user, struct error *err) {
     s->interrupt_fd = launch_interrupt_fd(); /* there are these only now */
     s->kill_fd = launch_kill_fd();
     s->lost = vigil_lost;
+    s->show = stdio_note;
     return read_files(o, err) && server_run(s, pool, err);
 }
 

@@ -27,6 +27,7 @@ extern const struct command command_tokenize;
 extern const struct command command_plan;
 extern const struct command command_serve;
 extern const struct command command_blame;
+extern const struct command command_replay;
 
 /* ---- options common to all commands (cli/common.c) ---- */
 
@@ -68,5 +69,9 @@ const char *common_demo_model(void);
 
 /* The directory given with --model, or the demo model's. */
 const char *common_model(const struct common_options *c);
+
+/* True where progress is to be shown on standard error: on a terminal, or where --progress says so.
+ */
+bool common_wants_progress(const struct common_options *c);
 
 void command_print_help(const struct command *self, const struct option *table, int n);

@@ -122,6 +122,12 @@ void common_options_table(struct common_options *c, struct option *table) {
     memcpy(table, options, sizeof options);
 }
 
+bool common_wants_progress(const struct common_options *c) {
+    /* Under mpirun stderr is never a terminal; --progress always is for those who know better. */
+    return strcmp(c->progress, "always") == 0 ||
+           (strcmp(c->progress, "auto") == 0 && isatty(STDERR_FILENO));
+}
+
 bool common_cuda_devices(const struct common_options *c, int32_t **out, int *n_out,
                          struct error *err) {
     *out = NULL;

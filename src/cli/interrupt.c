@@ -86,9 +86,12 @@ static bool is_ladder(int signal_number, double continued) {
 
 /* The next signal, or 0 after so many seconds. */
 static int next_signal(const sigset_t *set, double seconds) {
-    struct timespec t = {.tv_sec = (time_t)seconds,
-                         .tv_nsec = (long)(1e9 * (seconds - (double)(time_t)seconds))};
+    struct timespec t = {0};
     int got;
+    if (isfinite(seconds)) {
+        t.tv_sec = (time_t)seconds;
+        t.tv_nsec = (long)(1e9 * (seconds - (double)t.tv_sec));
+    }
     do {
         got = isfinite(seconds) ? sigtimedwait(set, NULL, &t) : sigwaitinfo(set, NULL);
     } while (got < 0 && errno == EINTR);
@@ -148,6 +151,7 @@ bool interrupt_start(const char *name, struct error *err) {
         return false;
     }
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error like a full disk */
     pthread_sigmask(SIG_BLOCK, &set, NULL);
     int failed = pthread_create(&thread, NULL, read_signals, &set);
     if (failed) {

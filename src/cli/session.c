@@ -11,12 +11,6 @@
 
 /* ---- progress while loading: a line that is rewritten on a terminal, nothing in a log ---- */
 
-static bool wants_progress(const struct common_options *c) {
-    /* Under mpirun stderr is never a terminal; --progress always is for those who know better. */
-    return strcmp(c->progress, "always") == 0 ||
-           (strcmp(c->progress, "auto") == 0 && isatty(STDERR_FILENO));
-}
-
 static bool report(void *user, uint64_t done, uint64_t total, struct error *err) {
     const bool *show = user;
     if (launch_interrupted()) {
@@ -31,12 +25,12 @@ static bool report(void *user, uint64_t done, uint64_t total, struct error *err)
 
 static bool load_model(struct session *s, struct pool *pool, struct error *err) {
     const struct common_options *c = s->common;
-    bool progress = wants_progress(c);
+    bool progress = common_wants_progress(c);
     struct engine_options options = {
         .dir = s->model,
         .ctx = c->ctx,
         .max_seqs = 1,
-        .progress = {.report = report, .user = &progress},
+        .load = {.progress = {.report = report, .user = &progress}, .show = stdio_note},
     };
     bool ok = engine_open(&s->engine, pool, &options, err);
     if (progress) {

@@ -7,10 +7,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/small_file.h"
 
 struct place {
     char host[128];
@@ -136,37 +136,13 @@ static json_t *status_json(const struct error *err) {
     return j;
 }
 
-static bool write_text(const char *path, const char *text) {
-    FILE *f = fopen(path, "we");
-    bool ok = f && fprintf(f, "%s\n", text) > 0;
-    return f && fclose(f) == 0 && ok;
-}
-
-/* Written beside its place and moved there, so that a reader never sees half of it. What is no
- * regular file, such as /dev/stderr or a link, must not be replaced by one. */
-static bool write_whole(const char *path, const char *text) {
-    char temporary[4200];
-    struct stat st;
-    if (lstat(path, &st) == 0 && !S_ISREG(st.st_mode)) {
-        return write_text(path, text);
-    }
-    snprintf(temporary, sizeof temporary, "%s.%d.tmp", path, (int)getpid());
-    bool ok = write_text(temporary, text) && rename(temporary, path) == 0;
-    if (!ok) {
-        int saved = errno;
-        unlink(temporary);
-        errno = saved;
-    }
-    return ok;
-}
-
 void status_write_file(const struct error *err) {
     if (!file) {
         return;
     }
     json_t *j = status_json(err);
     char *text = json_dumps(j, JSON_INDENT(2));
-    if (!text || !write_whole(file, text)) {
+    if (!text || !small_file_write(file, text)) {
         log_warn("--status-file: %s: %s", file, strerror(errno));
     }
     free(text);

@@ -108,6 +108,10 @@ bool stdio_print_json(json_t *object, size_t flags, struct error *err) {
     return stdio_flush(err);
 }
 
+void stdio_note(const char *text) {
+    fputs(text, stderr);
+}
+
 bool stdio_flush(struct error *err) {
     return (fflush(stdout) == 0 && !ferror(stdout)) ||
            error_set(err, ERROR_IO, "standard output: %s", strerror(errno));

@@ -30,6 +30,9 @@ bool stdio_read_json(const char *path, json_t **out, struct error *err);
  * newline. Errors: MEMORY, IO. */
 bool stdio_print_json(json_t *object, size_t flags, struct error *err);
 
+/* Text beside the one line of an error, to stderr: a table, say. */
+void stdio_note(const char *text);
+
 /* Flushes stdout. Errors: IO, where anything since the start could not be written. */
 bool stdio_flush(struct error *err);
 

@@ -45,6 +45,11 @@ struct comm_ops {
      * kind that the transport likes best. Zeroed, 64-byte aligned. Errors: MEMORY. */
     bool (*alloc)(struct comm *, size_t bytes, void **out, struct error *err);
     void (*free)(struct comm *, void *p, size_t bytes);
+    /* Room for tree sums of up to n floats over n_leaf leaves, and for gathers of up to `bytes`
+     * from a rank, so that these allocate nothing. NULL: they never do. Errors: MEMORY. */
+    bool (*reserve)(struct comm *, size_t n, int n_leaf, size_t bytes, struct error *err);
+    /* Gives that back. NULL with reserve. */
+    void (*release)(struct comm *);
     /* The tree sum of all ranks' pieces. pieces [n_piece][n] f32: this rank's maximal subtrees of
      * the tree over n_leaf leaves (as leaf_tree_pieces gives them for leaf_run_of_rank), clobbered;
      * where not exact, this rank's whole partial sum (n_piece = 1).

@@ -37,7 +37,9 @@ static void mpi_destroy(struct comm *base) {
     if (!wire_finish(&c->wire)) {
         return; /* leaked on purpose: MPI may still write there */
     }
-    mpi_tree_plan_finish(&c->plan);
+    for (int i = 0; i < MPI_TREE_PLANS; i++) {
+        mpi_tree_plan_finish(&c->plans[i]);
+    }
     free(c->scratch);
     free(c);
 }
@@ -209,12 +211,35 @@ static bool mpi_gather(struct comm *base, void *dst, const void *src, const size
            wire_end(&c->wire, gather_to_zero(c, dst, src, bytes, err));
 }
 
+static bool mpi_reserve(struct comm *base, size_t n, int n_leaf, size_t bytes, struct error *err) {
+    struct comm_mpi *c = (struct comm_mpi *)base;
+    size_t world = (size_t)base->world, n_message;
+    c->wire.name = "set-up";
+    if (!mpi_tree_reserve(c, n, n_leaf, &n_message, err)) {
+        return false;
+    }
+    size_t most = n * sizeof(float) * LEAF_TREE_MAX_PIECES;
+    return wire_reserve(&c->wire, n_message > world ? n_message : world,
+                        most > bytes ? most : bytes, err);
+}
+
+static void mpi_release(struct comm *base) {
+    struct comm_mpi *c = (struct comm_mpi *)base;
+    if (!base->broken) { /* else MPI may still write there */
+        free(c->scratch);
+        c->scratch = NULL;
+        c->scratch_bytes = 0;
+    }
+}
+
 static const struct comm_ops mpi_ops = {
     .name = "mpi",
     .exact = true,
     .destroy = mpi_destroy,
     .alloc = comm_host_alloc,
     .free = comm_host_free,
+    .reserve = mpi_reserve,
+    .release = mpi_release,
     .all_reduce_tree = mpi_tree_all_reduce,
     .all_reduce_u32 = mpi_all_reduce_u32,
     .all_reduce_max_u32 = mpi_all_reduce_max_u32,

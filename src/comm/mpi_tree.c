@@ -32,8 +32,11 @@ static bool plan_for(struct comm_mpi *c, int n_leaf, struct error *err) {
     struct mpi_tree_plan plan = {.n_leaf = n_leaf};
     struct leaf_run *pieces = NULL;
 
-    if (c->plan.n_leaf == n_leaf) {
-        return true;
+    for (int i = 0; i < MPI_TREE_PLANS; i++) {
+        if (c->plans[i].n_leaf == n_leaf) {
+            c->plan = &c->plans[i];
+            return true;
+        }
     }
     pieces = malloc((size_t)(n_leaf + LEAF_TREE_MAX_PIECES) * sizeof(*pieces));
     plan.first_piece = malloc((size_t)(world + 1) * sizeof(*plan.first_piece));
@@ -51,8 +54,9 @@ static bool plan_for(struct comm_mpi *c, int n_leaf, struct error *err) {
     plan.first_piece[world] = n;
     plan.n_add = leaf_tree_adds(n_leaf, pieces, n, plan.adds);
     plan.balanced = leaf_tree_is_balanced(n_leaf, world);
-    mpi_tree_plan_finish(&c->plan);
-    c->plan = plan; /* moves */
+    c->plan = c->plan == &c->plans[0] ? &c->plans[1] : &c->plans[0]; /* the older one */
+    mpi_tree_plan_finish(c->plan);
+    *c->plan = plan; /* moves */
     plan = (struct mpi_tree_plan){0};
     ok = true;
 out:
@@ -91,10 +95,10 @@ static bool reduce_by_levels(struct comm_mpi *c, float *out, float *mine, size_t
  * `mine`, the others' one after another in scratch. */
 static bool place_pieces(struct comm_mpi *c, float *mine, size_t stride, size_t m,
                          struct error *err) {
-    const int *first = c->plan.first_piece;
+    const int *first = c->plan->first_piece;
     int own = first[c->base.rank];
     int own_end = first[c->base.rank + 1];
-    int total = c->plan.n_add + 1;
+    int total = c->plan->n_add + 1;
     size_t bytes;
     void *scratch;
     if (__builtin_mul_overflow((size_t)(total - (own_end - own)), m * sizeof(float), &bytes)) {
@@ -106,9 +110,9 @@ static bool place_pieces(struct comm_mpi *c, float *mine, size_t stride, size_t 
     float *next = scratch;
     for (int i = 0; i < total; i++) {
         if (i >= own && i < own_end) {
-            c->plan.piece[i] = mine + (size_t)(i - own) * stride;
+            c->plan->piece[i] = mine + (size_t)(i - own) * stride;
         } else {
-            c->plan.piece[i] = next;
+            c->plan->piece[i] = next;
             next += m;
         }
     }
@@ -117,7 +121,7 @@ static bool place_pieces(struct comm_mpi *c, float *mine, size_t stride, size_t 
 
 static bool reduce_by_pieces(struct comm_mpi *c, float *out, float *mine, size_t n,
                              struct error *err) {
-    struct mpi_tree_plan *plan = &c->plan;
+    struct mpi_tree_plan *plan = c->plan;
     const int *first = plan->first_piece;
     int rank = c->base.rank;
     int world = c->base.world;
@@ -154,7 +158,7 @@ static size_t slice_start(size_t n, int world, int r) {
 
 /* Every rank gets all ranks' pieces of its own slice. */
 static bool scatter_slices(struct comm_mpi *c, const float *mine, size_t n, struct error *err) {
-    const int *first = c->plan.first_piece;
+    const int *first = c->plan->first_piece;
     int rank = c->base.rank;
     int world = c->base.world;
     size_t own_bytes =
@@ -162,7 +166,7 @@ static bool scatter_slices(struct comm_mpi *c, const float *mine, size_t n, stru
     for (int i = 1; i < world; i++) {
         int r = (rank + world - i) % world;
         for (int k = first[r]; k < first[r + 1]; k++) {
-            if (!wire_receive(&c->wire, c->plan.piece[k], own_bytes, r, err)) {
+            if (!wire_receive(&c->wire, c->plan->piece[k], own_bytes, r, err)) {
                 return false;
             }
         }
@@ -211,8 +215,29 @@ static bool reduce_by_slices(struct comm_mpi *c, float *out, float *mine, size_t
         return false;
     }
     /* out may be mine: the other slices of mine have been sent, so they may be overwritten. */
-    sum_tree(out + own, c->plan.piece, c->plan.adds, c->plan.n_add, m);
+    sum_tree(out + own, c->plan->piece, c->plan->adds, c->plan->n_add, m);
     return gather_slices(c, out, n, err);
+}
+
+/* Vectors from here on go by slices. */
+static size_t long_floats(const struct comm_mpi *c) {
+    return (c->base.world == 2 ? TREE_SLICES_BYTES_OF_2 : TREE_SLICES_BYTES) / sizeof(float);
+}
+
+bool mpi_tree_reserve(struct comm_mpi *c, size_t n, int n_leaf, size_t *n_message,
+                      struct error *err) {
+    if (!plan_for(c, n_leaf, err)) {
+        return false;
+    }
+    size_t world = (size_t)c->base.world, total = (size_t)c->plan->n_add + 1;
+    size_t own =
+        (size_t)(c->plan->first_piece[c->base.rank + 1] - c->plan->first_piece[c->base.rank]);
+    size_t by_pieces = n < long_floats(c) ? n : long_floats(c);
+    size_t slice = n / world + 2 * TREE_SLICE_UNIT; /* a rank's, however n is cut */
+    size_t floats = (by_pieces > slice ? by_pieces : slice) * (total - own + 1);
+    void *unused;
+    *n_message = total - own + world * own;
+    return mpi_comm_scratch(c, floats * sizeof(float), &unused, err);
 }
 
 static bool reduce(struct comm_mpi *c, float *out, float *pieces, size_t n, struct error *err) {
@@ -223,11 +248,10 @@ static bool reduce(struct comm_mpi *c, float *out, float *pieces, size_t n, stru
         memmove(out, pieces, n * sizeof(float));
         return true;
     }
-    size_t long_bytes = c->base.world == 2 ? TREE_SLICES_BYTES_OF_2 : TREE_SLICES_BYTES;
-    if (n >= long_bytes / sizeof(float)) {
+    if (n >= long_floats(c)) {
         return reduce_by_slices(c, out, pieces, n, err);
     }
-    if (c->plan.balanced) {
+    if (c->plan->balanced) {
         return reduce_by_levels(c, out, pieces, n, err);
     }
     return reduce_by_pieces(c, out, pieces, n, err);

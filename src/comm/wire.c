@@ -1,5 +1,6 @@
 #include "comm/wire.h"
 
+#include <limits.h>
 #include <sched.h>
 #include <stdlib.h>
 
@@ -13,6 +14,9 @@ enum {
     WIRE_EAGER = 3968,        /* ... which Open MPI's shared memory takes without a handshake; the
                                * first chunk of longer ones, too: it tells that the sender is here */
     WIRE_SPINS_PER_POLL = 64, /* looks at the clock and polls this often */
+    /* About 60 us. The rank that is waited for may have been woken on this very core, as after an
+     * idle time: without this, each would spin its time slices away before the other's turn. */
+    WIRE_SPINS_FIRST_YIELD = 512,
     /* About 2 ms. Where every rank has its core, a shorter spin only gives time slices away to
      * other programs on a shared machine (wire.spins_per_yield is lower where ranks share). */
     WIRE_SPINS_PER_YIELD = 16384
@@ -56,11 +60,7 @@ bool wire_begin(struct wire *w, const struct flight_call *call, struct error *er
     return true;
 }
 
-static bool reserve(struct wire *w, struct error *err) {
-    if (w->n < w->capacity) {
-        return true;
-    }
-    int capacity = w->capacity == 0 ? 64 : 2 * w->capacity;
+static bool set_capacity(struct wire *w, int capacity, struct error *err) {
     MPI_Request *request = realloc(w->request, (size_t)capacity * sizeof(*request));
     if (request != NULL) {
         w->request = request;
@@ -74,6 +74,20 @@ static bool reserve(struct wire *w, struct error *err) {
     }
     w->capacity = capacity;
     return true;
+}
+
+static bool reserve(struct wire *w, struct error *err) {
+    return w->n < w->capacity || set_capacity(w, w->capacity == 0 ? 64 : 2 * w->capacity, err);
+}
+
+bool wire_reserve(struct wire *w, size_t n, size_t bytes, struct error *err) {
+    size_t of_short = WIRE_SHORT / WIRE_EAGER + 1, of_long = 2 + bytes / WIRE_CHUNK;
+    size_t most = n * (of_short > of_long ? of_short : of_long);
+    w->name = "set-up";
+    if (most > INT_MAX / 2) {
+        return error_set(err, ERROR_MEMORY, "%s: %zu messages at a time", w->name, n);
+    }
+    return (int)most <= w->capacity || set_capacity(w, (int)most, err);
 }
 
 static bool mpi_failed(struct wire *w, const char *call, int rc, struct error *err) {
@@ -196,7 +210,7 @@ bool wire_wait(struct wire *w, struct error *err) {
             w->n = 0;
             return true;
         }
-        if (spin % w->spins_per_yield == 0) {
+        if (spin % w->spins_per_yield == 0 || spin == WIRE_SPINS_FIRST_YIELD) {
             sched_yield();
         }
         if (spin % WIRE_SPINS_PER_POLL == 0) {

@@ -46,6 +46,9 @@ void wire_init(struct wire *w, MPI_Comm mpi, struct comm *comm);
 /* False where MPI still uses buffers: then the caller must leak those of its own that it posted. */
 bool wire_finish(struct wire *w);
 
+/* Room for n messages of up to `bytes` each. Errors: MEMORY. */
+bool wire_reserve(struct wire *w, size_t n, size_t bytes, struct error *err);
+
 /* Errors: COMM, where an earlier collective failed; what comm->check says. */
 bool wire_begin(struct wire *w, const struct flight_call *call, struct error *err);
 

@@ -74,11 +74,15 @@ struct device_batch {
                              * no row */
 };
 
-/* What every batch of a model stays within. */
+/* What every batch of a model, and what is done with it on this rank, stays within. */
 struct batch_limits {
     int max_tok;
     int max_seq;
-    int max_ctx; /* positions of one sequence */
+    int max_ctx;                      /* positions of one sequence */
+    int max_cols;                     /* of a linear's input */
+    int max_leaves;                   /* of a linear's plan */
+    int max_candidates;               /* of top_k, a row */
+    struct attention_shape attention; /* n_head 0: there is none */
 };
 
 /* What the operations are to be called with: at least the batch's own numbers, equal on every rank.
@@ -139,7 +143,8 @@ struct device_ops {
     void (*matrix_destroy)(struct device *, struct matrix *);
 
     /* ---- the step ---- */
-    /* Room for the device's copy of batches, once per model. Errors: MEMORY. */
+    /* Room for the device's copy of batches and for what the operations keep in between, once per
+     * model, so that a step allocates nothing. Errors: MEMORY. */
     bool (*batch_reserve)(struct device *, const struct batch_limits *, struct error *);
     void (*batch_release)(struct device *);
     /* Makes this the current batch, which embed, rope_append, attention and gather_rows work on.
@@ -228,7 +233,6 @@ struct device {
     int head_dim_unit; /* head dims it takes: multiples of this, up to head_dim_max; 0: any */
     int head_dim_max;
     int n_thread;     /* host threads that this rank may use; at least 1 */
-    int n_sharer;     /* ranks that share this device's memory; at least 1 */
     double timeout_s; /* of a wait for the device; the host waits for nothing */
     /* Called while waiting, often, as in struct comm. May be NULL. */
     bool (*poll)(void *user, struct error *err);
@@ -239,7 +243,6 @@ struct device {
 
 struct host_options {
     int n_thread;    /* OpenMP threads; >= 1 */
-    int n_sharer;    /* ranks on this host; 0: only this one */
     const char *isa; /* "generic", "avx2", "avx512" or NULL: the best this CPU has */
 };
 

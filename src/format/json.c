@@ -33,8 +33,28 @@ static struct shown last_key(const char *text, size_t end) {
     return string_before(text, end);
 }
 
+/* jansson says "out of memory" now and then, calls it a syntax error elsewhere, and may even go on
+ * with a character less: so that it is seen where memory is given. */
+static _Thread_local bool out_of_memory;
+static json_malloc_t allocate_before;
+
+static void *allocate(size_t n) {
+    void *p = allocate_before(n);
+    out_of_memory = out_of_memory || !p;
+    return p;
+}
+
+__attribute__((constructor)) static void watch_memory(void) {
+    json_free_t free_before;
+    json_get_alloc_funcs(&allocate_before, &free_before);
+    json_set_alloc_funcs(allocate, free_before);
+}
+
 static bool parse_error(const char *file, const char *text, size_t n, const json_error_t *where,
                         struct error *err) {
+    if (out_of_memory) {
+        return error_set(err, ERROR_MEMORY, "%s: no memory to read it", show_path(file).text);
+    }
     size_t stop = where->position > 0 ? (size_t)where->position : 0;
     stop = stop < n ? stop : n;
     bool twice = json_error_code(where) == json_error_duplicate_key;
@@ -79,6 +99,7 @@ bool json_parse(json_t **out, const char *file, const char *text, size_t n, size
                 struct error *err) {
     struct buffer relaxed = {0};
     json_error_t where;
+    out_of_memory = false;
     json_t *value = json_loadb(text, n, JSON_REJECT_DUPLICATES | flags, &where);
     /* Nobody needs such a number, but transformers writes 10^30 for "no limit". */
     if (!value && json_error_code(&where) == json_error_numeric_overflow &&
@@ -86,6 +107,10 @@ bool json_parse(json_t **out, const char *file, const char *text, size_t n, size
         text = (const char *)relaxed.data;
         n = relaxed.size;
         value = json_loadb(text, n, JSON_REJECT_DUPLICATES | flags, &where);
+    }
+    if (value && out_of_memory) {
+        json_decref(value);
+        value = NULL;
     }
     bool ok = value || parse_error(file, text, n, &where, err);
     if (ok) {

@@ -17,7 +17,7 @@
 bool json_read_file(json_t **out, const char *path, size_t limit, size_t flags, struct error *err);
 
 /* Parses n bytes; `file` is what errors call them. flags: 0, or JSON_ALLOW_NUL for strings that may
- * hold U+0000. Integers beyond 64 bits become reals. Errors: JSON. */
+ * hold U+0000. Integers beyond 64 bits become reals. Errors: JSON, MEMORY. */
 bool json_parse(json_t **out, const char *file, const char *text, size_t n, size_t flags,
                 struct error *err);
 

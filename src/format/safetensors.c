@@ -231,8 +231,16 @@ const struct st_tensor *st_at(const struct st_set *s, int i) {
     return &s->tensors.items[i];
 }
 
+int st_file_count(const struct st_set *s) {
+    return s->n_file;
+}
+
 const char *st_file_path(const struct st_set *s, int file) {
     return s->files[file].path;
+}
+
+uint64_t st_file_size(const struct st_set *s, int file) {
+    return s->files[file].size;
 }
 
 bool st_read(const struct st_set *s, const struct st_tensor *t, uint64_t begin, void *dst, size_t n,
@@ -244,6 +252,11 @@ bool st_read(const struct st_set *s, const struct st_tensor *t, uint64_t begin, 
     }
     return st_file_read(&s->files[t->file], t->offset + begin, dst, n, err) ||
            error_wrap(err, "%s", show_text(t->name).text);
+}
+
+bool st_read_file(const struct st_set *s, int file, uint64_t offset, void *dst, size_t n,
+                  struct error *err) {
+    return st_file_read(&s->files[file], offset, dst, n, err);
 }
 
 void st_close(struct st_set *s) {

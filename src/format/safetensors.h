@@ -41,11 +41,17 @@ bool st_require(const struct st_set *s, const char *name, int n_dim, const int64
 
 int st_count(const struct st_set *s);
 const struct st_tensor *st_at(const struct st_set *s, int i);
+int st_file_count(const struct st_set *s);
 const char *st_file_path(const struct st_set *s, int file);
+uint64_t st_file_size(const struct st_set *s, int file);
 
 /* Reads n bytes from byte `begin` of the tensor into dst, all of them or an error.
  * Thread-safe. Errors: IO, ST_TRUNCATED (names file and tensor). */
 bool st_read(const struct st_set *s, const struct st_tensor *t, uint64_t begin, void *dst, size_t n,
              struct error *err);
+
+/* Reads n bytes at an offset from the file's start. Thread-safe. Errors: IO, ST_TRUNCATED. */
+bool st_read_file(const struct st_set *s, int file, uint64_t offset, void *dst, size_t n,
+                  struct error *err);
 
 void st_close(struct st_set *s);

@@ -26,6 +26,16 @@ static void append(struct shown *out, const char *s, size_t n) {
     out->text[used] = 0;
 }
 
+void show_in_place(char *text) {
+    char *to = text;
+    for (size_t i = 0, n = strlen(text); i < n;) {
+        size_t skip = control(text + i, n - i);
+        *to++ = skip ? '?' : text[i];
+        i += skip ? skip : 1;
+    }
+    *to = 0;
+}
+
 static int is_continuation(char c) {
     return ((unsigned char)c & 0xc0) == 0x80;
 }

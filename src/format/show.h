@@ -15,5 +15,8 @@ struct shown show_text(const char *s);
 /* A path: control characters become '?', and of a long one the end is kept, "...end/of/path". */
 struct shown show_path(const char *path);
 
+/* Control characters become '?', in place; the text keeps its length or gets shorter. */
+void show_in_place(char *text);
+
 /* A size for people: "512 B", "1.5 KiB", "14.2 GiB". */
 struct shown show_bytes(uint64_t bytes);

@@ -223,7 +223,7 @@ static bool parse_header(const struct st_file *file, const char *text, size_t n,
 
     snprintf(place, sizeof place, "%s: header", file->path);
     if (!json_parse(&root, place, text, n, 0, err)) {
-        if (err) {
+        if (err && err->kind == ERROR_JSON) {
             err->kind = ERROR_ST_HEADER;
         }
         goto out;

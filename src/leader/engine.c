@@ -75,7 +75,6 @@ bool engine_check_ids(const struct model_config *c, int ctx, const char *what, c
 /* Makes the KV cache as small as its memory, at least of one whole context. */
 static bool cut_to_memory(const struct engine *e, const struct engine_options *o, int64_t *n_block,
                           struct error *err) {
-    static const double share = 0.9; /* of what is free, where nobody says how much */
     const struct model_params params = {
         .dir = o->dir, .ctx = e->ctx, .n_block = (int32_t)*n_block, .max_tok = e->max_tok};
     struct pool_fit fit;
@@ -87,8 +86,7 @@ static bool cut_to_memory(const struct engine *e, const struct engine_options *o
     if (o->kv_memory) {
         n = each ? (int64_t)(o->kv_memory / each) : n;
     } else if (!fit.fits) {
-        n = (int64_t)(share * (double)fit.positions) / KV_BLOCK;
-        n = n < least ? *n_block : n; /* the load says what is wrong */
+        n = fit.n_block < least ? least : fit.n_block; /* too little: the load says so */
     }
     if (n < least) {
         return error_set(
@@ -102,7 +100,8 @@ static bool cut_to_memory(const struct engine *e, const struct engine_options *o
 }
 
 static bool choose_sizes(struct engine *e, const struct engine_options *o, struct error *err) {
-    if (!engine_context(&e->config, o->ctx, &e->ctx, err)) {
+    int most = e->config.max_positions, asked = o->ctx_at_most && o->ctx > most ? most : o->ctx;
+    if (!engine_context(&e->config, asked, &e->ctx, err)) {
         return false;
     }
     e->max_seqs = o->max_seqs;
@@ -146,7 +145,7 @@ bool engine_open(struct engine **out, struct pool *pool, const struct engine_opt
     struct model_params params = {
         .dir = options->dir, .ctx = e->ctx, .n_block = e->n_block, .max_tok = e->max_tok};
     double start = clock_now();
-    if (!pool_load(pool, &params, &options->progress, &e->load_bytes, err)) {
+    if (!pool_load(pool, &params, &options->load, &e->load_bytes, err)) {
         goto fail;
     }
     e->load_seconds = clock_now() - start;
@@ -262,6 +261,10 @@ bool engine_step(struct engine *e, const struct engine_part *parts, int n,
     return true;
 }
 
+bool engine_is_usable(const struct engine *e) {
+    return !pool_is_broken(e->pool);
+}
+
 bool engine_feed(struct engine *e, const struct engine_part *part, struct step_result *result,
                  bool (*interrupted)(void), struct error *err) {
     for (int done = 0; done < part->n_tok;) {
@@ -277,7 +280,7 @@ bool engine_feed(struct engine *e, const struct engine_part *part, struct step_r
         if (interrupted && interrupted()) {
             return error_set(err, ERROR_INTERRUPTED, "interrupted");
         }
-        if (!engine_step(e, &chunk, 1, result, err)) {
+        if (!engine_step(e, &chunk, 1, result, err) || !step_result_check(result, err)) {
             return false;
         }
     }

@@ -19,15 +19,16 @@ struct engine;   /* opaque */
 struct sequence; /* opaque: one growing list of positions in the KV cache */
 
 struct engine_options {
-    const char *dir; /* borrowed */
-    int ctx;         /* positions of one sequence; 0: the smaller of the model's and 4096 */
-    int max_seqs;    /* sequences in one step */
-    int n_block;     /* KV blocks of all sequences; 0: for max_seqs of a whole context */
+    const char *dir;  /* borrowed */
+    int ctx;          /* positions of one sequence; 0: the smaller of the model's and 4096 */
+    bool ctx_at_most; /* a model with fewer positions gets what it has, and is not refused */
+    int max_seqs;     /* sequences in one step */
+    int n_block;      /* KV blocks of all sequences; 0: for max_seqs of a whole context */
     /* Fewer blocks than that, where their memory holds no more: */
     bool cut_kv;
-    uint64_t kv_memory; /* bytes of a rank; 0: nine tenths of what is free */
+    uint64_t kv_memory; /* bytes of a rank; 0: what fits */
     int max_tok;        /* tokens in one step; 0: 256 */
-    struct model_progress progress;
+    struct pool_load_options load;
 };
 
 /* Loads the model on every rank. pool: borrowed, started. Collective through the pool.
@@ -67,6 +68,9 @@ struct engine_part {
  * Errors: INPUT (context full), MEMORY (no free KV block), those of pool_step. */
 bool engine_step(struct engine *e, const struct engine_part *parts, int n,
                  struct step_result *results, struct error *err);
+
+/* False once a step failed on its way: then only engine_close may follow. */
+bool engine_is_usable(const struct engine *e);
 
 /* Feeds tokens of any number in steps of at most max_tok; the last one's output is as asked.
  * Stops early with INTERRUPTED when *interrupted becomes true (NULL: never). */

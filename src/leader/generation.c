@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "device/host/row.h"
 #include "model/logprob.h"
 #include "text/stop.h"
 
@@ -139,30 +140,16 @@ static bool finish(struct generation *g, enum finish_reason why, struct generati
     return add_text(g, 0, true, err);
 }
 
-/* The n largest logits, largest first, ties by lower id. */
-static void find_top(const float *logits, int vocab, struct token_logprob *top, int n) {
-    int have = 0;
-    for (int32_t id = 0; id < vocab; id++) {
-        double x = (double)logits[id];
-        if (have == n && !(x > top[n - 1].logprob)) {
-            continue;
-        }
-        int at = have < n ? have++ : n - 1;
-        for (; at > 0 && x > top[at - 1].logprob; at--) {
-            top[at] = top[at - 1];
-        }
-        top[at] = (struct token_logprob){id, x};
-    }
-}
-
 /* Log-probabilities of the token and of the most likely, from the logits as the model gave them. */
 static void tell_logprobs(struct generation *g, struct generation_event *out) {
     int vocab = engine_config(g->engine)->vocab, asked = g->request->top_logprobs;
     int n = asked > vocab ? vocab : asked > 0 ? asked : 1;
-    find_top(g->logits, vocab, g->top, n);
-    double log_sum = g->top[0].logprob - logprob_of_row(g->logits, vocab, g->top[0].id);
+    float values[GENERATE_MAX_LOGPROBS];
+    int32_t ids[GENERATE_MAX_LOGPROBS];
+    row_top_k(values, ids, g->logits, vocab, n);
+    double log_sum = (double)values[0] - logprob_of_row(g->logits, vocab, ids[0]);
     for (int i = 0; i < n; i++) {
-        g->top[i].logprob -= log_sum;
+        g->top[i] = (struct token_logprob){ids[i], (double)values[i] - log_sum};
     }
     out->token.logprob = (double)g->logits[out->token.id] - log_sum;
     out->top = g->top;
@@ -193,7 +180,7 @@ bool generation_take(struct generation *g, int n, const struct step_result *r,
         return true;
     }
     buffer_clear(&g->text);
-    if (!pick(g, r, &e.token.id, err)) {
+    if (!step_result_check(r, err) || !pick(g, r, &e.token.id, err)) {
         return false;
     }
     g->last = e.token.id;

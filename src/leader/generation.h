@@ -63,7 +63,8 @@ int generation_most_positions(const struct generation *g);
 struct engine_part generation_part(const struct generation *g, int n);
 
 /* Takes what the step of that part led to. *out is left alone where the prompt is not all fed yet:
- * then *event is false. Clobbers the result's logits. Errors: MEMORY. */
+ * then *event is false. Clobbers the result's logits. Errors: MEMORY, WRONG_RESULT (they are not
+ * finite). */
 bool generation_take(struct generation *g, int n, const struct step_result *r,
                      struct generation_event *out, bool *event, struct error *err);
 

@@ -9,6 +9,8 @@
 #include "base/log.h"
 #include "leader/pool_impl.h"
 
+enum { NOTICE_BYTES = 4096 }; /* as much as any takes */
+
 /* ---- life ---- */
 
 static struct worker_options worker_options_of(const struct pool_options *o) {
@@ -39,9 +41,15 @@ bool pool_create(struct pool **out, const struct pool_options *options, struct e
     p->world = transport_world(p->t);
     p->ranks = calloc((size_t)p->world, sizeof *p->ranks);
     p->loads = calloc((size_t)p->world, sizeof *p->loads);
+    p->fits = calloc((size_t)p->world, sizeof *p->fits);
     p->places = calloc((size_t)p->world, sizeof *p->places);
-    if (!p->ranks || !p->loads || !p->places) {
+    p->prints = calloc((size_t)p->world, sizeof *p->prints);
+    if (!p->ranks || !p->loads || !p->fits || !p->places || !p->prints) {
         error_set(err, ERROR_MEMORY, "cannot allocate a table of %d ranks", p->world);
+        goto fail;
+    }
+    /* Where memory is short, there is room to call a request off. */
+    if (!buffer_reserve(&p->notice, NOTICE_BYTES, err)) {
         goto fail;
     }
     transport_set_hook(p->t, pool_read_notices, p);
@@ -87,7 +95,9 @@ void pool_destroy(struct pool *p) {
     trace_close(p->trace);
     free(p->ranks);
     free(p->loads);
+    free(p->fits);
     free(p->places);
+    free(p->prints);
     free(p);
 }
 
@@ -229,6 +239,7 @@ bool pool_send(struct pool *p, struct message *request, int rank, struct error *
     }
     for (int r = first > 0 ? first : 1; r < end; r++) {
         if (!transport_post(p->t, r, SIDE_REQUEST, p->frame.data, p->frame.size, err)) {
+            p->astray = true;
             return error_at_rank(err, r);
         }
     }
@@ -246,10 +257,14 @@ bool pool_own_share(struct pool *p, const struct message *request, struct messag
         error_at_rank(err, 0);
         message_from_error(reply, MESSAGE_ERROR, request->seq, err);
     }
+    pool_trace_own(p, reply);
+    return ok;
+}
+
+void pool_trace_own(struct pool *p, const struct message *reply) {
     if (p->trace && message_encode(&p->own, reply, NULL)) {
         trace_frame(p->trace, TRACE_RECEIVED, 0, SIDE_REPLY, p->own.data, p->own.size);
     }
-    return ok;
 }
 
 /* Decodes a reply. A hello_ok that cannot be read may come from another version, and says so. */
@@ -269,9 +284,10 @@ static bool decode_reply(struct pool *p, const struct frame *f, struct message *
 bool pool_collect(struct pool *p, int rank, enum message_type expect, double timeout_s,
                   struct message *reply, struct error *err) {
     const char *what = message_name(expect - 1); /* the request */
+    double end = clock_now() + timeout_s;
     struct frame f;
     do {
-        if (!transport_receive(p->t, rank, SIDE_REPLY, timeout_s, &f, err)) {
+        if (!transport_receive(p->t, rank, SIDE_REPLY, fmax(0, end - clock_now()), &f, err)) {
             if (err->kind == ERROR_DEADLINE && !err->has_rank) {
                 error_set(err, ERROR_DEADLINE, "%s: no reply in time (--timeout)", what);
                 p->mute = p->mute < 0 ? rank : p->mute;
@@ -313,7 +329,7 @@ bool pool_ask(struct pool *p, int rank, struct message *request, struct message 
 
 bool pool_is_broken(struct pool *p) {
     const struct comm *c = worker_comm(p->worker);
-    return p->stuck || (c && c->broken);
+    return p->stuck || p->astray || (c && c->broken);
 }
 
 void pool_call_off(struct pool *p, const struct error *cause) {
@@ -356,9 +372,8 @@ bool pool_keep_error(struct error *kept, const struct error *fresh) {
     return false;
 }
 
-/* A rank that loads is given time as long as it shows progress. */
-static bool collect_patiently(struct pool *p, int rank, enum message_type expect, double deadline,
-                              struct message *reply, struct error *err) {
+bool pool_collect_patiently(struct pool *p, int rank, enum message_type expect, double deadline,
+                            struct message *reply, struct error *err) {
     for (;;) {
         if (pool_collect(p, rank, expect, deadline - clock_now(), reply, err)) {
             p->mute = p->mute == rank ? -1 : p->mute;
@@ -392,7 +407,7 @@ bool pool_ask_all(struct pool *p, struct message *request, pool_reply *on_reply,
     }
     double deadline = clock_now() + patience(p, p->options.timeout_s);
     for (int r = 1; r < p->world; r++) {
-        if (!collect_patiently(p, r, expect, deadline, &reply, &e) ||
+        if (!pool_collect_patiently(p, r, expect, deadline, &reply, &e) ||
             (on_reply && !on_reply(user, r, &reply, &e))) {
             error_at_rank(&e, r);
             pool_keep_error(&first, &e);

@@ -49,8 +49,9 @@ bool pool_serve(const struct pool_options *options, struct error *err);
 /* pool_hello and pool_check. */
 bool pool_start(struct pool *p, struct error *err);
 
-/* Asks every rank what it is. Errors: VERSION (names both builds), RANK_MISMATCH. */
-bool pool_hello(struct pool *p, struct error *err);
+/* Asks every rank what it is, and one of each host for what killed runs have left there
+ * (leftovers). Errors: VERSION (names both builds), RANK_MISMATCH. */
+bool pool_hello(struct pool *p, bool leftovers, struct error *err);
 
 /* ping of every rank, init, sanity. */
 bool pool_check(struct pool *p, struct error *err);
@@ -76,13 +77,22 @@ bool pool_sanity(struct pool *p, uint64_t *sums, struct error *err);
 bool pool_measure(struct pool *p, enum sweep_collective which, uint64_t bytes, int iters,
                   int warmup, struct sweep_sample *out, struct error *err);
 
-/* progress (may be NULL) gets the sums over all ranks, a total of 0 before all have told theirs;
- * *bytes_read is a sum too. */
-bool pool_load(struct pool *p, const struct model_params *params,
-               const struct model_progress *progress, uint64_t *bytes_read, struct error *err);
+struct pool_load_options {
+    /* Gets the sums over all ranks, a total of 0 before all have told theirs. */
+    struct model_progress progress;
+    int max_batch; /* the run's --max-batch, which could be less; 0: it has no such option */
+    /* Gets a table of the ranks' memory where the model does not fit. May be NULL. */
+    void (*show)(const char *table);
+};
 
-/* Runs a step on every rank; results as model_step gives them, n_seq of them.
- * After a failure other than PROTOCOL the communicator is of no more use. */
+/* *bytes_read (may be NULL): all ranks together. Errors: MEMORY before any rank allocates, with
+ * what would fit; RANK_MISMATCH (a rank has other files than most); and those of model_load, with
+ * the rank. Then no rank keeps anything of it. */
+bool pool_load(struct pool *p, const struct model_params *params,
+               const struct pool_load_options *options, uint64_t *bytes_read, struct error *err);
+
+/* Runs a step on every rank; results as model_step gives them, n_seq of them. A failure before any
+ * rank was asked leaves the pool as it was, any other broken: pool_is_broken tells. */
 bool pool_step(struct pool *p, const struct step *step, struct step_result *results,
                struct error *err);
 
@@ -93,11 +103,11 @@ bool pool_unload(struct pool *p, struct message_unloaded *ranks, struct error *e
 struct pool_fit {
     uint64_t kv; /* bytes of the KV cache, on the rank where it takes most */
     bool fits;   /* on every rank */
-    /* Where it does not: of a KV cache that would, with the rest as it is; 0: none would. */
-    uint64_t positions;
+    /* The most KV blocks, up to those asked for, that leave some memory free; 0: none do. */
+    int64_t n_block;
 };
 
-/* Loads nothing. Errors: those of model_measure, with the rank. */
+/* Loads nothing. Errors: those of model_measure, with the rank, and RANK_MISMATCH. */
 bool pool_measure_load(struct pool *p, const struct model_params *params, struct pool_fit *out,
                        struct error *err);
 
@@ -110,8 +120,8 @@ bool pool_shutdown(struct pool *p, struct error *err);
 
 void pool_destroy(struct pool *p);
 
-/* Nothing more can be asked of the ranks but to end: a collective failed, or one of them does not
- * take what it is sent. */
+/* Nothing more can be asked of the ranks but to end: a collective or a step failed, or one of them
+ * does not take what it is sent. */
 bool pool_is_broken(struct pool *p);
 
 int pool_world(const struct pool *p);

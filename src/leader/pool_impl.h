@@ -1,6 +1,7 @@
 /* What pool.c and pool_requests.c share. */
 #pragma once
 
+#include "leader/fit.h"
 #include "leader/pool.h"
 #include "rpc/blame.h"
 #include "rpc/trace.h"
@@ -19,8 +20,12 @@ struct pool_place {
 struct pool_load_state {
     double heard; /* when, on the monotonic clock */
     uint64_t done, total;
-    struct message_loaded measured;
-    char measured_text[160];
+};
+
+/* What a rank's files say, and that as a text. */
+struct pool_print {
+    struct fingerprint print;
+    char text[20];
 };
 
 struct pool {
@@ -36,7 +41,9 @@ struct pool {
     struct buffer own;                     /* rank 0's own reply, for the trace */
     struct message_hello_ok *ranks;        /* owns [world] */
     struct pool_load_state *loads;         /* owns [world] */
+    struct fit_rank *fits;                 /* owns [world] memory, as last measured */
     struct pool_place *places;             /* owns [world] */
+    struct pool_print *prints;             /* owns [world] */
     const struct model_progress *progress; /* while loading; may be NULL */
     double send_seconds;                   /* of steps to the ranks, so far */
     uint64_t seq;                          /* of the last request */
@@ -45,6 +52,7 @@ struct pool {
     int mute;             /* the first rank that did not answer the last request; -1: none */
     struct error trouble; /* the one heard during the request under way; kind NONE: none */
     bool stuck;           /* a send never ended: MPI may still read the buffers */
+    bool astray;          /* a step failed on its way: the ranks may be anywhere in it */
     double last_poll;
     char isa[32];
     char device[8];        /* "cuda" or "host" */
@@ -72,6 +80,18 @@ bool pool_poll(void *pool, struct error *err);
  * model any more. */
 bool pool_note_progress(struct pool *p, int rank, uint64_t done, uint64_t total, struct error *err);
 
+/* Notes what a rank has found where a load looks for the model. */
+void pool_note_print(struct pool *p, int rank, const struct message_loaded *m);
+
+/* Every rank's files and its memory, before the first of them allocates any of it. Errors: those of
+ * model_measure, MEMORY (names who lacks it, and what would fit), RANK_MISMATCH. */
+bool pool_look_before_load(struct pool *p, const struct model_params *params,
+                           const struct pool_load_options *options, struct error *err);
+
+/* Compares what has been noted; asks once more what it is that differs. `load` is the request.
+ * Errors: RANK_MISMATCH (names the rank that most others differ from, and the part). */
+bool pool_same_model(struct pool *p, const struct message *load, struct error *err);
+
 /* Encodes and sends a request with the next sequence number: to one rank, or to all (rank -1). */
 bool pool_send(struct pool *p, struct message *request, int rank, struct error *err);
 
@@ -82,9 +102,17 @@ void pool_done(struct pool *p);
 bool pool_own_share(struct pool *p, const struct message *request, struct message *reply,
                     struct error *err);
 
+/* Records what rank 0 itself has answered, or would have. */
+void pool_trace_own(struct pool *p, const struct message *reply);
+
 /* Waits for `rank`'s reply to the last request. Errors have the rank. */
 bool pool_collect(struct pool *p, int rank, enum message_type expect, double timeout_s,
                   struct message *reply, struct error *err);
+
+/* The same until a time on the monotonic clock; a rank that loads is given more as long as it shows
+ * progress. */
+bool pool_collect_patiently(struct pool *p, int rank, enum message_type expect, double deadline,
+                            struct message *reply, struct error *err);
 
 /* One request to one rank. */
 bool pool_ask(struct pool *p, int rank, struct message *request, struct message *reply,

@@ -8,7 +8,6 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "comm/comm.h"
-#include "format/show.h"
 #include "rpc/watchdog.h"
 
 /* ---- hello ---- */
@@ -36,9 +35,10 @@ static bool on_hello(void *user, int rank, const struct message *reply, struct e
     return check_hello(&reply->hello_ok, rank, err);
 }
 
-bool pool_hello(struct pool *p, struct error *err) {
+bool pool_hello(struct pool *p, bool leftovers, struct error *err) {
     struct message m = {.type = MESSAGE_HELLO};
     m.hello.protocol = PROTOCOL_VERSION;
+    m.hello.leftovers = leftovers;
     snprintf(m.hello.build, sizeof m.hello.build, "%s", build_id());
     return pool_ask_all(p, &m, on_hello, p, err);
 }
@@ -219,182 +219,20 @@ bool pool_check(struct pool *p, struct error *err) {
 }
 
 bool pool_start(struct pool *p, struct error *err) {
-    return pool_hello(p, err) && pool_check(p, err);
-}
-
-/* ---- load and unload ---- */
-
-static bool on_measured(void *user, int rank, const struct message *reply, struct error *err) {
-    struct pool *p = user;
-    struct pool_load_state *l = &p->loads[rank];
-    const struct message_loaded *m = &l->measured;
-    (void)err;
-    l->measured = reply->loaded;
-    snprintf(l->measured_text, sizeof l->measured_text,
-             "needs %.20s (weights %.20s, KV cache %.20s, buffers %.20s), %.20s are free",
-             show_bytes(m->bytes_held).text, show_bytes(m->weights).text, show_bytes(m->kv).text,
-             show_bytes(m->buffers).text, show_bytes(m->free).text);
-    return true;
-}
-
-/* Of a rank whose share does not fit. */
-static const char *measured_text(const struct pool *p, int rank) {
-    const struct pool_load_state *l = &p->loads[rank];
-    return l->measured.fits ? NULL : l->measured_text;
-}
-
-/* Cuts a list with "; " between to about n bytes, after a whole entry. */
-static void shorten(char *list, size_t n) {
-    if (strlen(list) > n) {
-        char *cut = list + n;
-        while (cut > list && strncmp(cut, "; ", 2) != 0) {
-            cut--;
-        }
-        strcpy(cut, "; …");
-    }
-}
-
-/* What would fit on every rank instead; "" where nothing would. */
-static void advise(const struct pool *p, char *out, size_t size) {
-    uint64_t positions = UINT64_MAX;
-    int world = 0;
-    *out = 0;
-    for (int r = 0; r < p->world; r++) {
-        const struct message_loaded *m = &p->loads[r].measured;
-        if (!m->fits) {
-            positions = m->positions < positions ? m->positions : positions;
-            world = world < 0 || (m->positions == 0 && m->world == 0) ? -1
-                    : m->world > world                                ? m->world
-                                                                      : world;
-        }
-    }
-    if (positions > 0) {
-        snprintf(out, size, " (a KV cache of %llu positions would: --ctx)",
-                 (unsigned long long)positions);
-    } else if (world > 0) {
-        snprintf(out, size, " (with as much for each, %d ranks would do)", world);
-    }
-}
-
-/* Every rank's memory, before the first of them allocates any of it. */
-static bool measure(struct pool *p, struct message load, struct error *err) {
-    enum { LIST = 300 }; /* of a message's 480 bytes */
-    char advice[100];
-    int n_fit = 0;
-    load.load.measure = 1;
-    if (!pool_ask_all(p, &load, on_measured, p, err)) {
-        return false;
-    }
-    for (int r = 0; r < p->world; r++) {
-        n_fit += p->loads[r].measured.fits != 0;
-    }
-    if (n_fit == p->world) {
-        return true;
-    }
-    struct buffer table = {0};
-    advise(p, advice, sizeof advice);
-    pool_describe_groups(p, measured_text, &table);
-    if (table.size) {
-        shorten((char *)table.data, LIST);
-    }
-    error_set(err, ERROR_MEMORY, "load: %s: will not fit%s: %s%s", show_path(load.load.dir).text,
-              advice, table.size ? (const char *)table.data : "", n_fit ? "; the others fit" : "");
-    buffer_finish(&table);
-    return false;
-}
-
-struct loading {
-    struct pool *pool;
-    uint64_t bytes;
-};
-
-static bool on_loaded(void *user, int rank, const struct message *reply, struct error *err) {
-    struct loading *l = user;
-    l->bytes += reply->loaded.bytes;
-    return pool_note_progress(l->pool, rank, reply->loaded.bytes, reply->loaded.bytes, err);
-}
-
-/* Rank 0's own progress; while it loads, this is also when it hears of the others'. */
-static bool own_progress(void *user, uint64_t done, uint64_t total, struct error *err) {
-    struct pool *p = user;
-    return pool_note_progress(p, 0, done, total, err) && pool_read_notices(p, err);
-}
-
-static bool make_load(struct message *m, const struct model_params *params, struct error *err) {
-    *m = (struct message){.type = MESSAGE_LOAD};
-    if (strlen(params->dir) >= sizeof m->load.dir) {
-        return error_set(err, ERROR_USAGE, "the model's path is longer than %zu bytes",
-                         sizeof m->load.dir - 1);
-    }
-    snprintf(m->load.dir, sizeof m->load.dir, "%s", params->dir);
-    m->load.ctx = params->ctx;
-    m->load.n_block = params->n_block;
-    m->load.max_tok = params->max_tok;
-    return true;
-}
-
-bool pool_measure_load(struct pool *p, const struct model_params *params, struct pool_fit *out,
-                       struct error *err) {
-    struct message m;
-    if (!make_load(&m, params, err)) {
-        return false;
-    }
-    m.load.measure = 1;
-    if (!pool_ask_all(p, &m, on_measured, p, err)) {
-        return false;
-    }
-    *out = (struct pool_fit){.fits = true, .positions = UINT64_MAX};
-    for (int r = 0; r < p->world; r++) {
-        const struct message_loaded *l = &p->loads[r].measured;
-        out->kv = l->kv > out->kv ? l->kv : out->kv;
-        if (!l->fits) {
-            out->fits = false;
-            out->positions = l->positions < out->positions ? l->positions : out->positions;
-        }
-    }
-    return true;
-}
-
-bool pool_load(struct pool *p, const struct model_params *params,
-               const struct model_progress *progress, uint64_t *bytes_read, struct error *err) {
-    struct message m;
-    struct loading loading = {.pool = p};
-    if (!make_load(&m, params, err)) {
-        return false;
-    }
-    memset(p->loads, 0, (size_t)p->world * sizeof *p->loads);
-    if (!measure(p, m, err)) {
-        return false;
-    }
-    struct model_progress own = {.report = own_progress, .user = p};
-    p->progress = progress;
-    worker_set_progress(p->worker, &own);
-    bool ok = pool_ask_all(p, &m, on_loaded, &loading, err);
-    worker_set_progress(p->worker, NULL);
-    p->progress = NULL;
-    if (ok && bytes_read) {
-        *bytes_read = loading.bytes;
-    }
-    if (!ok && err->kind != ERROR_DEADLINE) { /* the ranks that could load must not keep it */
-        struct error ignored;
-        pool_unload(p, NULL, &ignored);
-    }
-    return ok;
-}
-
-static bool on_unloaded(void *user, int rank, const struct message *reply, struct error *err) {
-    struct message_unloaded *ranks = user;
-    (void)err;
-    ranks[rank] = reply->unloaded;
-    return true;
-}
-
-bool pool_unload(struct pool *p, struct message_unloaded *ranks, struct error *err) {
-    struct message m = {.type = MESSAGE_UNLOAD};
-    return pool_ask_all(p, &m, ranks ? on_unloaded : NULL, ranks, err);
+    return pool_hello(p, false, err) && pool_check(p, err);
 }
 
 /* ---- step ---- */
+
+/* Nobody is sent a step's results; in a trace they are a reply of rank 0's, for `replay`. */
+static void trace_results(struct pool *p, const struct step *step,
+                          const struct step_result *results) {
+    struct message m = {.type = MESSAGE_STEPPED, .seq = p->seq};
+    if (p->trace && results) {
+        m.stepped.digest = worker_digest(p->worker, step, results);
+        pool_trace_own(p, &m);
+    }
+}
 
 bool pool_step(struct pool *p, const struct step *step, struct step_result *results,
                struct error *err) {
@@ -402,23 +240,30 @@ bool pool_step(struct pool *p, const struct step *step, struct step_result *resu
     m.type = MESSAGE_STEP;
     m.step = *step;
     p->trouble.kind = ERROR_NONE;
+    if (!worker_prepare(p->worker, step, results, err)) {
+        return error_at_rank(err, 0); /* and nobody was asked */
+    }
     double start = clock_now();
     bool sent = pool_send(p, &m, -1, err);
     p->send_seconds += clock_now() - start;
     if (!sent) {
-        return false;
+        return error_at_rank(err, 0);
     }
-    if (worker_step(p->worker, step, results, err)) {
+    if (worker_run(p->worker, err)) {
         pool_done(p);
+        trace_results(p, step, results);
         return true;
+    }
+    if (p->trace) {
+        message_from_error(&m, MESSAGE_ERROR, p->seq, err);
+        pool_trace_own(p, &m);
     }
     pool_own_failure(p, err);
     if (p->settled < p->seq) {
         p->settled = p->seq;
     }
-    if (err->kind != ERROR_PROTOCOL) {
-        pool_call_off(p, err);
-    }
+    p->astray = true;
+    pool_call_off(p, err);
     return pool_find_culprit(p, err);
 }
 

@@ -25,6 +25,7 @@ struct scheduler {
     int n_waiting;
     int blocks_used;
     bool stepping;
+    double since; /* the last step's end, or the first request's arrival after idling */
     struct engine_part *parts;   /* owns [max_batch] */
     struct step_result *results; /* owns [max_batch] */
     struct scheduler_stats stats;
@@ -71,6 +72,9 @@ bool scheduler_add(struct scheduler *s, const struct generate_request *request,
     if (s->n_running + s->n_waiting >= s->options.max_batch + s->options.max_waiting) {
         return error_set(err, ERROR_BUSY, "%d requests run and %d wait already", s->n_running,
                          s->n_waiting);
+    }
+    if (scheduler_idle(s)) {
+        s->since = clock_now();
     }
     struct ticket *t = calloc(1, sizeof *t);
     if (!t) {
@@ -203,25 +207,39 @@ static void take_results(struct scheduler *s) {
     }
 }
 
+/* The step that they are in could not even begin. Returns true. */
+static bool fail_parts(struct scheduler *s, const struct error *why) {
+    s->stepping = true;
+    for (int i = 0; i < s->n_running; i++) {
+        if (s->running[i]->n_tok > 0 && !s->running[i]->over) {
+            tell_failure(s->running[i], why);
+        }
+    }
+    s->stepping = false;
+    sweep(s);
+    return true;
+}
+
 bool scheduler_step(struct scheduler *s, struct error *err) {
-    double start = clock_now();
     admit(s);
-    int n = choose_parts(s, start);
+    int n = choose_parts(s, clock_now());
     if (n == 0) {
         return true;
     }
     double begun = clock_now(), sent = engine_send_seconds(s->engine);
     if (!engine_step(s->engine, s->parts, n, s->results, err)) {
-        return false;
+        return engine_is_usable(s->engine) && fail_parts(s, err);
     }
     double step = clock_now() - begun - (engine_send_seconds(s->engine) - sent);
     s->stepping = true;
     take_results(s);
     s->stepping = false;
     sweep(s);
+    double now = clock_now();
     s->stats.n_step++;
     s->stats.step_seconds += step;
-    s->stats.leader_seconds += clock_now() - start - step;
+    s->stats.leader_seconds += now - s->since - step;
+    s->since = now;
     return true;
 }
 

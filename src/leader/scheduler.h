@@ -22,7 +22,9 @@ struct scheduler_stats {
     /* So far: */
     uint64_t n_step;
     uint64_t prompt_tokens, generated_tokens; /* fed; sampled */
-    double step_seconds, leader_seconds;      /* in the ranks; around it */
+    /* In the ranks; and all other time from one step's end, or from the first request after an idle
+     * time, to the next one's, whatever the caller does in it. */
+    double step_seconds, leader_seconds;
 };
 
 /* Told on the thread of scheduler_step, in order; the last one has finished set, and after it the
@@ -52,8 +54,8 @@ double scheduler_begun(const struct ticket *t);
 bool scheduler_idle(const struct scheduler *s);
 
 /* One step, if there is anything to do. A request that fails alone gets its error as its last
- * event. Errors: those of engine_step; then only scheduler_fail and scheduler_destroy may follow.
- */
+ * event, and so do those of a step that rank 0 could not even begin. Errors: those of engine_step;
+ * then only scheduler_fail and scheduler_destroy may follow. */
 bool scheduler_step(struct scheduler *s, struct error *err);
 
 /* Ends every request with a last event that carries this error. */

@@ -90,6 +90,12 @@ static uint64_t block_bytes(const struct model_config *c, const struct shard *s,
     return mul(mul(2, bytes), (uint64_t)c->n_layer);
 }
 
+static int64_t widest_input(const struct model_config *c, const struct shard *s) {
+    int64_t heads = (int64_t)s->heads.count * c->head_dim, mlp = s->mlp.count;
+    int64_t widest = heads > mlp ? heads : mlp;
+    return widest > c->hidden ? widest : c->hidden;
+}
+
 /* Per token: the residual, its norm, q k v, attention's output, gate and up, their product, and
  * the partial results of a row-parallel linear: one sum, or the tree's pieces, once as computed and
  * once as received. */
@@ -102,7 +108,9 @@ static uint64_t buffers(const struct model_config *c, const struct shard *s,
                   3 * (int64_t)s->mlp.count;
     /* Per row of logits: the residual, this rank's logits, and on the leader everybody's. */
     int64_t logits = c->hidden + s->vocab.count + (s->rank == 0 ? c->vocab : 0);
-    uint64_t floats = mul((uint64_t)p->max_tok, (uint64_t)wide);
+    /* A linear's input as the host packs it. */
+    int64_t packed = p->one_sum ? 0 : widest_input(c, s);
+    uint64_t floats = mul((uint64_t)p->max_tok, (uint64_t)(wide + packed));
     floats = add(floats, mul((uint64_t)p->max_logits, (uint64_t)logits));
     floats = add(floats, mul((uint64_t)p->ctx, (uint64_t)c->head_dim));
     uint64_t narrow = add(mul((uint64_t)p->max_tok, (uint64_t)act),
@@ -119,56 +127,4 @@ struct footprint footprint_of_shard(const struct model_config *c, const struct s
 
 uint64_t footprint_total(const struct footprint *f) {
     return add(add(f->weights, f->kv), f->buffers);
-}
-
-static bool world_fits(const struct model_config *c, int world,
-                       const struct footprint_params *params, uint64_t available) {
-    struct shard_dims dims = footprint_dims(c);
-    struct shard s;
-    for (int rank = 0; rank < world; rank++) {
-        if (!shard_compute(&s, &dims, world, rank, NULL)) {
-            return false;
-        }
-        struct footprint f = footprint_of_shard(c, &s, params);
-        if (footprint_total(&f) > available) {
-            return false;
-        }
-    }
-    return true;
-}
-
-/* The smallest world above the shard's in which every rank would fit; 0 when there is none. */
-static int world_that_fits(const struct model_config *c, const struct shard *shard,
-                           const struct footprint_params *params, uint64_t available) {
-    for (int world = shard->world + 1; world <= c->n_head; world++) {
-        if (world_fits(c, world, params, available)) {
-            return world;
-        }
-    }
-    return 0;
-}
-
-/* KV blocks of a single sequence that would fit, with the rotations of as many positions. */
-static uint64_t blocks_that_fit(const struct model_config *c, const struct shard *shard,
-                                const struct footprint_params *params, uint64_t available) {
-    struct footprint_params none = *params;
-    none.ctx = 0;
-    none.n_block = 0;
-    struct footprint f = footprint_of_shard(c, shard, &none);
-    uint64_t fixed = footprint_total(&f);
-    uint64_t rotations = (uint64_t)KV_BLOCK * (uint64_t)c->head_dim * sizeof(float);
-    return fixed < available ? (available - fixed) / add(block_bytes(c, shard, params), rotations)
-                             : 0;
-}
-
-struct footprint_fit footprint_measure(const struct model_config *c, const struct shard *shard,
-                                       const struct footprint_params *params, uint64_t available) {
-    struct footprint_fit fit = {.needs = footprint_of_shard(c, shard, params),
-                                .available = available};
-    fit.fits = footprint_total(&fit.needs) <= available;
-    if (!fit.fits) {
-        fit.positions = mul(blocks_that_fit(c, shard, params, available), KV_BLOCK);
-        fit.world = fit.positions ? 0 : world_that_fits(c, shard, params, available);
-    }
-    return fit;
 }

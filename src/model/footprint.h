@@ -42,15 +42,3 @@ struct footprint footprint_of_shard(const struct model_config *c, const struct s
                                     const struct footprint_params *params);
 
 uint64_t footprint_total(const struct footprint *f);
-
-/* What a shard takes, and what could be done where that is more than there is. */
-struct footprint_fit {
-    struct footprint needs;
-    uint64_t available; /* bytes, for this rank */
-    bool fits;
-    uint64_t positions; /* does not fit: a KV cache of so many would; 0: none */
-    int world;          /* neither: so many ranks would, with as much for each; 0: no number */
-};
-
-struct footprint_fit footprint_measure(const struct model_config *c, const struct shard *shard,
-                                       const struct footprint_params *params, uint64_t available);

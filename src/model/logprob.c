@@ -3,17 +3,12 @@
 #include <math.h>
 
 #include "base/realmath.h"
+#include "device/host/row.h"
 
 double logprob_of_row(const float *logits, int vocab, int32_t id) {
-    double most = -HUGE_VAL, sum = 0;
-    for (int i = 0; i < vocab; i++) {
-        double x = (double)logits[i];
-        most = x > most || isnan(x) ? x : most;
-    }
-    for (int i = 0; i < vocab; i++) {
-        sum += realmath_exp((double)logits[i] - most);
-    }
-    return (double)logits[id] - most - realmath_log(sum);
+    float most = row_max(logits, vocab);
+    double sum = row_exp_sum(NULL, NULL, logits, vocab, most, 1);
+    return (double)logits[id] - (double)most - realmath_log(sum);
 }
 
 double logprob_of_parts(const struct exp_sum *parts, int n_part, size_t stride) {

@@ -7,8 +7,9 @@
 
 #include "device/device.h"
 
-/* log softmax(logits)[id]. logits [vocab] f32, host memory; 0 <= id < vocab. NaN where any logit is
- * NaN or +inf, and where all are -inf. The bits depend on nothing but the arguments. */
+/* log softmax(logits)[id], to within some 1e-7: the exponentials are f32, see device/host/row.h.
+ * logits [vocab] f32, host memory; 0 <= id < vocab. NaN where any logit is NaN or +inf, and where
+ * all are -inf. The bits depend on nothing but the arguments. */
 double logprob_of_row(const float *logits, int vocab, int32_t id);
 
 /* The same to within the parts' f32 rounding. parts[0], parts[stride], ... are the n_part parts

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/hash.h"
 #include "format/safetensors.h"
 #include "model/footprint.h"
 #include "model/model_impl.h"
@@ -82,18 +83,37 @@ static bool rope_init(struct model *m, struct error *err) {
     return ok;
 }
 
-static bool batch_init(struct batch *b, const struct model_params *p, struct device *d,
-                       struct error *err) {
-    const struct batch_limits limits = {.max_tok = p->max_tok,
-                                        .max_seq =
-                                            p->max_tok < STEP_MAX_SEQS ? p->max_tok : STEP_MAX_SEQS,
-                                        .max_ctx = p->ctx};
+static int larger(int a, int b) {
+    return a > b ? a : b;
+}
+
+static struct batch_limits batch_limits(const struct model *m) {
+    const struct shard *s = &m->nn.shard;
+    const struct model_config *c = &m->config;
+    int max_tok = m->params.max_tok;
+    return (struct batch_limits){
+        .max_tok = max_tok,
+        .max_seq = max_tok < STEP_MAX_SEQS ? max_tok : STEP_MAX_SEQS,
+        .max_ctx = m->params.ctx,
+        .max_cols = larger(c->hidden, larger(s->heads.count * c->head_dim, s->mlp.count)),
+        .max_leaves = c->n_head,
+        .max_candidates = STEP_MAX_CANDIDATES,
+        .attention = model_attention_shape(m),
+    };
+}
+
+static bool batch_init(struct model *m, struct error *err) {
+    struct batch *b = &m->batch;
+    const struct model_params *p = &m->params;
+    struct device *d = m->nn.device;
+    const struct batch_limits limits = batch_limits(m);
     b->ids = calloc((size_t)p->max_tok, sizeof *b->ids);
     b->rows = calloc((size_t)p->max_tok, sizeof *b->rows);
     b->targets = calloc((size_t)p->max_tok, sizeof *b->targets);
     b->out = calloc((size_t)p->max_tok, sizeof *b->out);
     b->seqs = calloc(STEP_MAX_SEQS, sizeof *b->seqs);
-    if (!b->ids || !b->rows || !b->targets || !b->out || !b->seqs) {
+    b->claimed = malloc(step_claim_bytes(p->n_block));
+    if (!b->ids || !b->rows || !b->targets || !b->out || !b->seqs || !b->claimed) {
         return error_set(err, ERROR_MEMORY, "cannot allocate the batch");
     }
     return d->ops->batch_reserve(d, &limits, err);
@@ -108,6 +128,16 @@ static void batch_finish(struct batch *b, struct device *d) {
     free(b->targets);
     free(b->out);
     free(b->seqs);
+    free(b->claimed);
+}
+
+/* Room for the collectives of a step. */
+static bool comm_init(const struct model *m, struct error *err) {
+    struct comm *c = m->nn.comm;
+    size_t n = (size_t)m->params.max_tok * (size_t)m->config.hidden;
+    size_t logits = (size_t)OUTPUT_CHUNK * (size_t)m->config.vocab * sizeof(float);
+    return !c->ops->reserve || (c->ops->reserve(c, n, c->world, logits, err) &&
+                                c->ops->reserve(c, n, m->config.n_head, logits, err));
 }
 
 static struct footprint_params sizes_of(const struct model *m, const struct st_set *set) {
@@ -121,11 +151,6 @@ static struct footprint_params sizes_of(const struct model *m, const struct st_s
                                      .device = m->nn.device};
 }
 
-static uint64_t memory_for_model(const struct model *m) {
-    struct device *d = m->nn.device;
-    return d->ops->memory_free(d) / (size_t)d->n_sharer;
-}
-
 static uint64_t bytes_of(const struct model *m, const struct st_set *set) {
     struct footprint_params sizes = sizes_of(m, set);
     struct footprint f = footprint_of_shard(&m->config, &m->nn.shard, &sizes);
@@ -137,12 +162,13 @@ static bool load_local(struct model *m, const struct model_progress *progress, s
     const struct model_params *p = &m->params;
     struct nn_context *nn = &m->nn;
     struct st_set *set = NULL;
-    bool ok = st_open(&set, p->dir, err) && weights_check(&m->config, set, err);
+    bool ok = st_open(&set, p->dir, err) && weights_check(&m->config, set, err) &&
+              fingerprint_read(&m->fingerprint, &m->config, set, p->file, err);
     m->bytes = ok ? bytes_of(m, set) : 0;
     ok = ok && weights_load(&m->weights, &m->config, nn, set, progress, err) &&
          kv_cache_init(&m->kv, nn, m->config.n_layer, p->n_block, err) &&
-         activations_init(m, err) && rope_init(m, err) &&
-         batch_init(&m->batch, p, nn->device, err) && output_init(&m->out, m, err);
+         activations_init(m, err) && rope_init(m, err) && batch_init(m, err) &&
+         output_init(&m->out, m, err) && comm_init(m, err);
     st_close(set);
     return ok;
 }
@@ -196,16 +222,17 @@ static bool model_create(struct model **out, const struct model_params *params,
 }
 
 bool model_measure(const struct model_params *params, struct device *device, struct comm *comm,
-                   struct footprint_fit *out, struct error *err) {
+                   struct model_needs *out, struct fingerprint *print, struct error *err) {
     struct model *m;
     struct st_set *set = NULL;
     if (!model_create(&m, params, device, comm, err)) {
         return false;
     }
-    bool ok = st_open(&set, params->dir, err) && weights_check(&m->config, set, err);
+    bool ok = st_open(&set, params->dir, err) && weights_check(&m->config, set, err) &&
+              (!print || fingerprint_read(print, &m->config, set, params->file, err));
     if (ok) {
-        struct footprint_params sizes = sizes_of(m, set);
-        *out = footprint_measure(&m->config, &m->nn.shard, &sizes, memory_for_model(m));
+        *out = (struct model_needs){.config = m->config, .sizes = sizes_of(m, set)};
+        out->own = footprint_of_shard(&m->config, &m->nn.shard, &out->sizes);
     }
     st_close(set);
     free(m);
@@ -227,7 +254,7 @@ bool model_load(struct model **out, const struct model_params *params, struct de
 }
 
 /* Notes the rows whose output the sequence wants, in the order of the results. */
-static void batch_want(struct batch *b, const struct step_seq *q, int row) {
+static void batch_want(struct batch *b, const struct step_seq *q, int seq, int row) {
     if (q->output == STEP_OUTPUT_NONE) {
         return;
     }
@@ -235,7 +262,7 @@ static void batch_want(struct batch *b, const struct step_seq *q, int row) {
     for (int t = every ? 0 : q->n_tok - 1; t < q->n_tok; t++) {
         b->rows[b->n_row] = row + t;
         b->targets[b->n_row] = q->output == STEP_OUTPUT_LOGPROBS ? q->targets[t] : -1;
-        b->out[b->n_row++] = (struct output_row){q->output, q->top_k};
+        b->out[b->n_row++] = (struct output_row){q->output, q->top_k, seq};
     }
 }
 
@@ -251,7 +278,7 @@ static void batch_fill(struct batch *b, const struct step *step) {
                                       .n_block = q->n_block,
                                       .blocks = q->blocks};
         memcpy(b->ids + b->n_tok, q->tokens, (size_t)q->n_tok * sizeof *q->tokens);
-        batch_want(b, q, b->n_tok);
+        batch_want(b, q, i, b->n_tok);
         b->n_tok += q->n_tok;
     }
 }
@@ -285,23 +312,63 @@ static bool run_recorded(struct model *m, int k, struct error *err) {
     return output_collect(m, k, err);
 }
 
-bool model_step(struct model *m, const struct step *step, struct step_result *results,
-                struct error *err) {
+bool model_prepare(struct model *m, const struct step *step, struct step_result *results,
+                   struct error *err) {
     const struct step_limits limits = {.max_tok = m->params.max_tok,
                                        .ctx = m->params.ctx,
                                        .n_block = m->params.n_block,
                                        .vocab = m->config.vocab};
-    struct device *d = m->nn.device;
-    if (!step_validate(step, &limits, err)) {
+    if (!step_validate(step, &limits, m->batch.claimed, err)) {
         return false;
     }
     batch_fill(&m->batch, step);
-    if ((m->nn.shard.rank == 0 && !output_prepare(m, step, results, err)) || !batch_begin(m, err)) {
+    return m->nn.shard.rank != 0 || output_prepare(m, step, results, err);
+}
+
+bool model_run(struct model *m, struct error *err) {
+    struct device *d = m->nn.device;
+    if (!batch_begin(m, err)) {
         return false;
     }
     int k = output_candidates_only(m);
     bool ok = k > 0 ? run_recorded(m, k, err) : forward(m, err) && output_run(m, err);
-    return ok && d->ops->sync(d, err);
+    if (!ok || !d->ops->sync(d, err)) {
+        return false;
+    }
+    if (m->nn.shard.rank == 0) {
+        output_judge(m);
+    }
+    return true;
+}
+
+bool model_step(struct model *m, const struct step *step, struct step_result *results,
+                struct error *err) {
+    return model_prepare(m, step, results, err) && model_run(m, err);
+}
+
+int model_vocab_of_rank(const struct model *m, int rank) {
+    return leaf_run_of_rank(m->config.vocab, m->nn.shard.world, rank).count;
+}
+
+uint64_t model_digest(const struct model *m, const struct step *step,
+                      const struct step_result *results) {
+    uint64_t h = HASH_START;
+    for (int i = 0; i < step->n_seq; i++) {
+        const struct step_result *r = &results[i];
+        size_t n_tok = (size_t)step->seqs[i].n_tok, n = (size_t)r->n_candidate;
+        size_t rows = step->seqs[i].output == STEP_OUTPUT_ALL_LOGITS ? n_tok : 1;
+        if (r->logits) {
+            h = hash_words(h, r->logits, rows * (size_t)m->config.vocab * sizeof *r->logits);
+        }
+        if (r->values) {
+            h = hash_words(h, r->values, n * sizeof *r->values);
+            h = hash_words(h, r->ids, n * sizeof *r->ids);
+        }
+        if (r->logprobs) {
+            h = hash_words(h, r->logprobs, n_tok * sizeof *r->logprobs);
+        }
+    }
+    return h;
 }
 
 const struct model_config *model_get_config(const struct model *m) {
@@ -320,6 +387,10 @@ uint64_t model_nonfinite(const struct model *m) {
     return m->weights.n_nonfinite;
 }
 
+const struct fingerprint *model_fingerprint(const struct model *m) {
+    return &m->fingerprint;
+}
+
 void model_destroy(struct model *m) {
     if (!m) {
         return;
@@ -331,6 +402,9 @@ void model_destroy(struct model *m) {
         activations_finish(m);
         kv_cache_finish(&m->kv, m->nn.device);
         weights_finish(&m->weights, m->nn.device);
+        if (m->nn.comm->ops->release) {
+            m->nn.comm->ops->release(m->nn.comm);
+        }
     }
     free(m);
 }

@@ -25,6 +25,7 @@ struct batch {
     int32_t *rows;          /* owns [max_tok] rows whose output is wanted */
     int32_t *targets;       /* owns [max_tok] of each of them, with LOGPROBS; -1: none */
     struct output_row *out; /* owns [max_tok] what is wanted of each of them */
+    uint8_t *claimed;       /* owns: a map of the blocks that a step writes */
     int n_tok, n_seq, n_row;
     struct batch_size size; /* what the device pads it to */
 };
@@ -32,7 +33,8 @@ struct batch {
 /* What a step wants of one row. */
 struct output_row {
     enum step_output kind;
-    int k; /* candidates wanted */
+    int k;   /* candidates wanted */
+    int seq; /* of the step */
 };
 
 /* Buffers of the head and of the results; see output.c. */
@@ -45,7 +47,8 @@ struct output {
                       * [OUTPUT_CHUNK * STEP_MAX_CANDIDATES] values, then ids; or [OUTPUT_CHUNK]
                       * struct exp_sum */
     void *digests;   /* device, rank 0: every rank's, rank by rank */
-    size_t *bytes;   /* [world] what each rank sends */
+    size_t *bytes;   /* owns [world] what each rank sends */
+    struct candidate_list *lists; /* owns [world] while they are merged */
     /* host, rank 0, grown on demand */
     char *landing; /* what was gathered, as it comes from the device */
     size_t landing_capacity;
@@ -58,6 +61,15 @@ struct output {
     size_t row_logits_capacity;
     double *logprobs; /* [n_logprob] */
     size_t logprob_capacity;
+    int *wrong; /* owns [max_tok] of each wanted row: whose logits are not finite; see output.c */
+    struct step_result *results; /* of the step under way; borrowed */
+};
+
+/* One rank's candidates of one row while they are merged. */
+struct candidate_list {
+    const float *values;
+    const int32_t *ids;
+    int n;
 };
 
 /* Rows of logits at a time: as many as the device may pad a step of generation to. */
@@ -72,12 +84,18 @@ struct model {
     struct activations act;
     struct batch batch;
     struct output out;
+    struct fingerprint fingerprint;
     size_t bytes; /* allocated on this rank for weights, KV and buffers */
 };
 
 /* The transformer's body: the device's current batch in, m->act.x [M, H] out (before the final
  * norm). Collective; enqueued. */
 bool forward(struct model *m, struct error *err);
+
+/* Rows of the vocabulary that are rank's. */
+int model_vocab_of_rank(const struct model *m, int rank);
+/* Of this rank's heads. */
+struct attention_shape model_attention_shape(const struct model *m);
 
 bool output_init(struct output *o, const struct model *m, struct error *err);
 /* Rank 0, before any communication: room for the step's results, and pointers to it.
@@ -95,3 +113,17 @@ bool output_collect(struct model *m, int k, struct error *err);
 /* Any step's final norm, head, and what each sequence asked for, gathered to rank 0. Collective. */
 bool output_run(struct model *m, struct error *err);
 void output_finish(struct output *o, const struct model *m);
+
+/* ---- judge.c, on rank 0 ---- */
+
+/* What is said of a row: one of these, or the only rank whose logits are not finite. */
+enum { OUTPUT_FINE = -2, OUTPUT_WRONG = -1 };
+
+/* [vocab], rank by rank. */
+int output_judge_logits(const struct model *m, const float *row);
+/* [world], not merged yet. Seen is where none of a rank's logits is a number. */
+int output_judge_candidates(const struct model *m, const struct candidate_list *lists);
+/* One row's sums of each rank, `stride` apart. */
+int output_judge_sums(const struct model *m, const struct exp_sum *sums, size_t stride);
+/* After a step: tells which results are not finite. */
+void output_judge(struct model *m);

@@ -8,10 +8,6 @@
 #include "model/logprob.h"
 #include "model/model_impl.h"
 
-static int vocab_of_rank(const struct model *m, int rank) {
-    return leaf_run_of_rank(m->config.vocab, m->nn.shard.world, rank).count;
-}
-
 enum { N_OUTPUT = 6, CANDIDATE_BYTES = sizeof(float) + sizeof(int32_t) };
 
 _Static_assert(sizeof(struct exp_sum) <= STEP_MAX_CANDIDATES * CANDIDATE_BYTES, "a row's digest");
@@ -47,7 +43,10 @@ bool output_init(struct output *o, const struct model *m, struct error *err) {
         }
     }
     o->bytes = calloc((size_t)m->nn.shard.world, sizeof *o->bytes);
-    return o->bytes || error_set(err, ERROR_MEMORY, "cannot allocate output buffers");
+    o->lists = calloc((size_t)m->nn.shard.world, sizeof *o->lists);
+    o->wrong = calloc((size_t)m->params.max_tok, sizeof *o->wrong);
+    return (o->bytes && o->lists && o->wrong) ||
+           error_set(err, ERROR_MEMORY, "cannot allocate output buffers");
 }
 
 void output_finish(struct output *o, const struct model *m) {
@@ -58,6 +57,8 @@ void output_finish(struct output *o, const struct model *m) {
         c->ops->free(c, *plan[i].p, plan[i].bytes);
     }
     free(o->bytes);
+    free(o->lists);
+    free(o->wrong);
     free(o->landing);
     free(o->all_logits);
     free(o->values);
@@ -152,6 +153,7 @@ bool output_prepare(struct model *m, const struct step *step, struct step_result
     if (!grow_results(m, &all, err)) {
         return false;
     }
+    o->results = results;
     for (int i = 0; i < step->n_seq; i++) {
         const struct step_seq *q = &step->seqs[i];
         results[i] = (struct step_result){0};
@@ -179,7 +181,7 @@ static bool gather_logits(struct model *m, const float *logits, int n, float *ds
     size_t vocab = (size_t)m->config.vocab;
     bool in_order = n == 1 || c->world == 1; /* rank by rank is the order of the vocabulary */
     for (int r = 0; r < c->world; r++) {
-        o->bytes[r] = sizeof(float) * (size_t)n * (size_t)vocab_of_rank(m, r);
+        o->bytes[r] = sizeof(float) * (size_t)n * (size_t)model_vocab_of_rank(m, r);
     }
     if (!c->ops->gather(c, o->gathered, logits, o->bytes, err)) {
         return false;
@@ -197,7 +199,7 @@ static bool gather_logits(struct model *m, const float *logits, int n, float *ds
     const char *from = o->landing;
     float *column = dst;
     for (int r = 0; r < c->world; r++) {
-        size_t width = (size_t)vocab_of_rank(m, r);
+        size_t width = (size_t)model_vocab_of_rank(m, r);
         for (int i = 0; i < n; i++, from += width * sizeof(float)) {
             memcpy(column + (size_t)i * vocab, from, width * sizeof(float));
         }
@@ -205,13 +207,6 @@ static bool gather_logits(struct model *m, const float *logits, int n, float *ds
     }
     return true;
 }
-
-/* One rank's candidates of one row while they are merged. */
-struct candidate_list {
-    const float *values;
-    const int32_t *ids;
-    int n;
-};
 
 /* Takes the k best of the ranks' sorted lists. Ranks hold ascending ids, so that on a tie the lower
  * rank's candidate, which comes first, has the lower id. */
@@ -234,7 +229,7 @@ static void merge(struct candidate_list *lists, int n_list, int k, float *values
 
 /* Candidates of one row that rank r has, of k wanted. */
 static int candidates_of_rank(const struct model *m, int r, int k) {
-    int have = vocab_of_rank(m, r);
+    int have = model_vocab_of_rank(m, r);
     return k < have ? k : have;
 }
 
@@ -259,17 +254,14 @@ static bool gather_candidates(struct model *m, const float *logits, int n, int k
 }
 
 /* Rank 0: merges what was gathered for n rows, n_used of which count, into values and ids
- * [n_used, k]. */
-static bool merge_candidates(struct model *m, int n, int n_used, int k, float *values, int32_t *ids,
-                             struct error *err) {
+ * [n_used, k]. They are the wanted rows from `first` on. */
+static bool merge_candidates(struct model *m, int first, int n, int n_used, int k, float *values,
+                             int32_t *ids, struct error *err) {
     struct device *d = m->nn.device;
     struct output *o = &m->out;
     int world = m->nn.comm->world;
     size_t bytes = 0;
-    struct candidate_list *lists = malloc((size_t)world * sizeof *lists);
-    if (!lists) {
-        return error_set(err, ERROR_MEMORY, "cannot allocate the candidate lists");
-    }
+    struct candidate_list *lists = o->lists;
     for (int r = 0; r < world; r++) {
         bytes += (size_t)n * (size_t)candidates_of_rank(m, r, k) * CANDIDATE_BYTES;
     }
@@ -284,9 +276,9 @@ static bool merge_candidates(struct model *m, int n, int n_used, int k, float *v
                                                (int)rank_k};
             p += (size_t)n * rank_k * CANDIDATE_BYTES;
         }
+        o->wrong[first + i] = output_judge_candidates(m, lists);
         merge(lists, world, k, values + (size_t)i * (size_t)k, ids + (size_t)i * (size_t)k);
     }
-    free(lists);
     return ok;
 }
 
@@ -323,7 +315,7 @@ bool output_enqueue(struct model *m, int k, struct error *err) {
 bool output_collect(struct model *m, int k, struct error *err) {
     const struct batch *b = &m->batch;
     return m->nn.shard.rank != 0 ||
-           merge_candidates(m, b->size.n_row, b->n_row, k, m->out.values, m->out.ids, err);
+           merge_candidates(m, 0, b->size.n_row, b->n_row, k, m->out.values, m->out.ids, err);
 }
 
 /* Rows from `rows` on, at most n, that can travel together. */
@@ -353,6 +345,8 @@ static bool logprobs_of_logits(struct model *m, int first, int n, const float *l
     for (int i = 0; m->nn.shard.rank == 0 && i < n; i++, row += m->config.vocab) {
         logprobs[i] =
             targets[i] < 0 ? (double)NAN : logprob_of_row(row, m->config.vocab, targets[i]);
+        bool is_number = targets[i] < 0 || isfinite(logprobs[i]);
+        m->out.wrong[first + i] = is_number ? OUTPUT_FINE : output_judge_logits(m, row);
     }
     return true;
 }
@@ -381,6 +375,8 @@ static bool logprobs_of_sums(struct model *m, int first, int n, const float *log
     for (int i = 0; ok && i < n; i++) {
         logprobs[i] =
             targets[i] < 0 ? (double)NAN : logprob_of_parts(sums + i, c->world, (size_t)n);
+        o->wrong[first + i] =
+            targets[i] < 0 ? OUTPUT_FINE : output_judge_sums(m, sums + i, (size_t)n);
     }
     return ok;
 }
@@ -393,20 +389,24 @@ static bool deliver_logprobs(struct model *m, int first, int n, const float *log
     return ok;
 }
 
-static bool deliver_logits(struct model *m, int n, const float *logits, struct output_cursor *at,
-                           struct error *err) {
-    bool ok = gather_logits(m, logits, n, at->logits, err);
-    at->logits = m->nn.shard.rank == 0 ? at->logits + (size_t)n * (size_t)m->config.vocab : NULL;
-    return ok;
+static bool deliver_logits(struct model *m, int first, int n, const float *logits,
+                           struct output_cursor *at, struct error *err) {
+    if (!gather_logits(m, logits, n, at->logits, err)) {
+        return false;
+    }
+    for (int i = 0; m->nn.shard.rank == 0 && i < n; i++, at->logits += m->config.vocab) {
+        m->out.wrong[first + i] = output_judge_logits(m, at->logits);
+    }
+    return true;
 }
 
-static bool deliver_candidates(struct model *m, int n, int k, const float *logits,
+static bool deliver_candidates(struct model *m, int first, int n, int k, const float *logits,
                                struct output_cursor *at, struct error *err) {
     if (!gather_candidates(m, logits, n, k, err)) {
         return false;
     }
     if (m->nn.shard.rank == 0) {
-        if (!merge_candidates(m, n, n, k, at->values, at->ids, err)) {
+        if (!merge_candidates(m, first, n, n, k, at->values, at->ids, err)) {
             return false;
         }
         at->values += (size_t)k * (size_t)n;
@@ -422,11 +422,11 @@ static bool deliver(struct model *m, int first, int n, const float *logits,
     const struct output_row *row = &m->batch.out[first];
     switch (row->kind) {
     case STEP_OUTPUT_CANDIDATES:
-        return deliver_candidates(m, n, row->k, logits, at, err);
+        return deliver_candidates(m, first, n, row->k, logits, at, err);
     case STEP_OUTPUT_LOGPROBS:
         return deliver_logprobs(m, first, n, logits, at, err);
     default:
-        return deliver_logits(m, n, logits, at, err);
+        return deliver_logits(m, first, n, logits, at, err);
     }
 }
 

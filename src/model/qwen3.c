@@ -23,7 +23,7 @@ static bool embed(struct model *m, struct error *err) {
            c->ops->all_reduce_tree(c, m->act.x, m->act.x, n, nn->shard.world, err);
 }
 
-static struct attention_shape attention_shape(const struct model *m) {
+struct attention_shape model_attention_shape(const struct model *m) {
     const struct shard *s = &m->nn.shard;
     return (struct attention_shape){
         .n_head = s->heads.count,
@@ -48,7 +48,7 @@ static bool attention_block(struct model *m, int layer, struct error *err) {
     const struct nn_context *nn = &m->nn;
     struct activations *a = &m->act;
     struct device *d = nn->device;
-    struct attention_shape shape = attention_shape(m);
+    struct attention_shape shape = model_attention_shape(m);
     struct kv_layer kv = m->kv.layers[layer];
     float eps = m->config.rms_eps;
     int n_tok = m->batch.size.n_tok;

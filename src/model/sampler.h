@@ -1,5 +1,6 @@
 /* From logits to a token. Deterministic: the same candidates and seed give the same token on every
- * machine and for every world size. Arithmetic in f64 by base/realmath. */
+ * machine and for every world size. Few candidates are weighed in f64 by base/realmath, whole
+ * vocabularies by device/host/row.h, whose weights are f32. */
 #pragma once
 
 #include <stdbool.h>
@@ -53,14 +54,14 @@ bool sampler_accept(struct sampler *s, int32_t token, bool is_prompt, struct err
 /* Picks from candidates sorted by logit, largest first, ties by lower id.
  * Order of filters: top_k, temperature, top_p, min_p (as llama.cpp and transformers agree on the
  * set kept). values, ids [n] borrowed. NaN counts as -inf; among nothing but that the lowest id is
- * as good as any, so that a broken model still ends its text. Errors: SHAPE (n < 1), MEMORY. */
+ * as good as any, so that a broken model still ends its text. Errors: SHAPE (n < 1). */
 bool sampler_pick(struct sampler *s, const float *values, const int32_t *ids, int n, int32_t *out,
                   struct error *err);
 
 /* Picks from all logits [vocab], adding biases first, then applying penalties, in the order of
  * vLLM; biases of ids outside the vocabulary do nothing. logits is clobbered. With the same options
- * and seed it chooses what sampler_pick chooses from the sorted top_k of them. Errors: SHAPE,
- * MEMORY. */
+ * and seed it chooses what sampler_pick chooses from the sorted top_k of them, where top_k is at
+ * most STEP_MAX_CANDIDATES. Errors: SHAPE, MEMORY. */
 bool sampler_pick_logits(struct sampler *s, float *logits, int vocab, int32_t *out,
                          struct error *err);
 

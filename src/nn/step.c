@@ -1,6 +1,6 @@
 #include "nn/step.h"
 
-#include <stdlib.h>
+#include <string.h>
 
 #include "device/device.h"
 
@@ -91,7 +91,8 @@ static bool check_reads(const uint8_t *claimed, const struct step_seq *q, int i,
     return true;
 }
 
-bool step_validate(const struct step *step, const struct step_limits *lim, struct error *err) {
+bool step_validate(const struct step *step, const struct step_limits *lim, uint8_t *claimed,
+                   struct error *err) {
     if (step->n_seq < 1 || step->n_seq > STEP_MAX_SEQS) {
         return error_set(err, ERROR_PROTOCOL, "step: %d sequences, must be 1 to %d", step->n_seq,
                          STEP_MAX_SEQS);
@@ -107,10 +108,7 @@ bool step_validate(const struct step *step, const struct step_limits *lim, struc
         return error_set(err, ERROR_PROTOCOL, "step: %lld tokens, at most %d fit one step",
                          (long long)n_tok, lim->max_tok);
     }
-    uint8_t *claimed = calloc((size_t)lim->n_block / 8 + 1, 1);
-    if (!claimed) {
-        return error_set(err, ERROR_MEMORY, "step: cannot allocate the block map");
-    }
+    memset(claimed, 0, step_claim_bytes(lim->n_block));
     bool ok = true;
     for (int i = 0; ok && i < step->n_seq; i++) {
         ok = claim_blocks(claimed, &step->seqs[i], i, lim->n_block, err);
@@ -118,6 +116,5 @@ bool step_validate(const struct step *step, const struct step_limits *lim, struc
     for (int i = 0; ok && i < step->n_seq; i++) {
         ok = check_reads(claimed, &step->seqs[i], i, err);
     }
-    free(claimed);
     return ok;
 }

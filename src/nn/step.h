@@ -3,6 +3,7 @@
 #pragma once
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "base/error.h"
@@ -50,5 +51,11 @@ struct step_limits {
 
 /* Errors: PROTOCOL, naming the sequence and the field. Rejects a KV block that is written twice,
  * and one that a sequence writes while another reads it; blocks that are only read may be shared.
- */
-bool step_validate(const struct step *step, const struct step_limits *limits, struct error *err);
+ * claimed [step_claim_bytes(n_block)]: room for a map of blocks, so that nothing is allocated in a
+ * step. */
+bool step_validate(const struct step *step, const struct step_limits *limits, uint8_t *claimed,
+                   struct error *err);
+
+static inline size_t step_claim_bytes(int32_t n_block) {
+    return (size_t)n_block / 8 + 1;
+}

@@ -6,20 +6,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "format/show.h"
 #include "rpc/frame_map.h"
+#include "rpc/message_spec.h"
 
 /* ---- what each message carries ---- */
-
-enum field_type { FIELD_I32, FIELD_U64, FIELD_F64, FIELD_TEXT };
-
-struct field {
-    const char *key;
-    enum field_type type;
-    size_t offset; /* in struct message */
-    size_t size;   /* of a text's array */
-};
-
-enum { MAX_FIELDS = 32 };
 
 #define FIELD(kind, part, name)                                                                    \
     { #name, kind, offsetof(struct message, part.name), sizeof((struct message *)0)->part.name }
@@ -33,19 +24,42 @@ static const struct {
     enum message_side side;
     struct field fields[MAX_FIELDS]; /* ends with key NULL */
 } specs[MESSAGE_COUNT] = {
-    [MESSAGE_HELLO] = {"hello", SIDE_REQUEST, {I32(hello, protocol), TEXT(hello, build)}},
-    [MESSAGE_HELLO_OK] =
-        {"hello_ok",
-         SIDE_REPLY,
-         {I32(hello_ok, protocol),   TEXT(hello_ok, build),     TEXT(hello_ok, version),
-          TEXT(hello_ok, mpi),       TEXT(hello_ok, msgpack),   I32(hello_ok, rank),
-          TEXT(hello_ok, host),      I32(hello_ok, pid),        I32(hello_ok, local_rank),
-          I32(hello_ok, local_size), I32(hello_ok, cores),      I32(hello_ok, cores_host),
-          I32(hello_ok, sharers),    I32(hello_ok, threads),    U64(hello_ok, memory),
-          TEXT(hello_ok, isas),      TEXT(hello_ok, device),    TEXT(hello_ok, device_why),
-          I32(hello_ok, n_gpu),      TEXT(hello_ok, gpu),       TEXT(hello_ok, gpu_pci),
-          TEXT(hello_ok, gpu_cc),    U64(hello_ok, gpu_memory), TEXT(hello_ok, nccl),
-          I32(hello_ok, nccl_code),  I32(hello_ok, gpu_shared)}},
+    [MESSAGE_HELLO] = {"hello",
+                       SIDE_REQUEST,
+                       {I32(hello, protocol), TEXT(hello, build), I32(hello, leftovers)}},
+    [MESSAGE_HELLO_OK] = {"hello_ok",
+                          SIDE_REPLY,
+                          {I32(hello_ok, protocol),
+                           TEXT(hello_ok, build),
+                           TEXT(hello_ok, version),
+                           TEXT(hello_ok, mpi),
+                           TEXT(hello_ok, msgpack),
+                           I32(hello_ok, rank),
+                           TEXT(hello_ok, host),
+                           I32(hello_ok, pid),
+                           I32(hello_ok, local_rank),
+                           I32(hello_ok, local_size),
+                           I32(hello_ok, cores),
+                           I32(hello_ok, cores_host),
+                           I32(hello_ok, sharers),
+                           I32(hello_ok, threads),
+                           U64(hello_ok, memory),
+                           TEXT(hello_ok, isas),
+                           TEXT(hello_ok, device),
+                           TEXT(hello_ok, device_why),
+                           I32(hello_ok, n_gpu),
+                           TEXT(hello_ok, gpu),
+                           TEXT(hello_ok, gpu_pci),
+                           TEXT(hello_ok, gpu_cc),
+                           U64(hello_ok, gpu_memory),
+                           TEXT(hello_ok, nccl),
+                           I32(hello_ok, nccl_code),
+                           I32(hello_ok, gpu_shared),
+                           I32(hello_ok, leftovers),
+                           U64(hello_ok, leftover_bytes),
+                           TEXT(hello_ok, leftover_pattern),
+                           I32(hello_ok, leftover_runs),
+                           I32(hello_ok, leftover_named)}},
     [MESSAGE_PING] = {"ping", SIDE_REQUEST, {{0}}},
     [MESSAGE_PONG] = {"pong", SIDE_REPLY, {I32(pong, rank)}},
     [MESSAGE_ECHO] = {"echo", SIDE_REQUEST, {I32(echo, bytes), I32(echo, count)}},
@@ -68,14 +82,16 @@ static const struct {
     [MESSAGE_LOAD] = {"load",
                       SIDE_REQUEST,
                       {TEXT(load, dir), I32(load, ctx), I32(load, n_block), I32(load, max_tok),
-                       I32(load, measure)}},
+                       I32(load, measure), I32(load, file)}},
     [MESSAGE_LOADED] = {"loaded",
                         SIDE_REPLY,
                         {U64(loaded, bytes), F64(loaded, seconds), U64(loaded, bytes_held),
-                         U64(loaded, nonfinite), U64(loaded, weights), U64(loaded, kv),
-                         U64(loaded, buffers), U64(loaded, free), I32(loaded, fits),
-                         U64(loaded, positions), I32(loaded, world)}},
+                         U64(loaded, nonfinite), U64(loaded, config), U64(loaded, headers),
+                         U64(loaded, content), U64(loaded, weights), U64(loaded, kv),
+                         U64(loaded, buffers), U64(loaded, free_own), U64(loaded, free_group),
+                         U64(loaded, group), U64(loaded, free_host)}},
     [MESSAGE_STEP] = {"step", SIDE_REQUEST, {{0}}}, /* nested: see encode_step, decode_step */
+    [MESSAGE_STEPPED] = {"stepped", SIDE_REPLY, {U64(stepped, digest)}},
     [MESSAGE_UNLOAD] = {"unload", SIDE_REQUEST, {{0}}},
     [MESSAGE_UNLOADED] = {"unloaded",
                           SIDE_REPLY,
@@ -115,6 +131,10 @@ const char *message_name(enum message_type type) {
 
 enum message_side message_side(enum message_type type) {
     return specs[type].side;
+}
+
+const struct field *message_fields(enum message_type type) {
+    return specs[type].fields;
 }
 
 /* ---- encoding ---- */
@@ -465,9 +485,11 @@ static bool read_head(const msgpack_object_map *map, enum message_side side, str
     out->type = find_type(type, side);
     if (out->type == MESSAGE_COUNT) {
         static const char *const side_names[SIDE_COUNT] = {"request", "reply", "notice"};
-        int shown = type->via.str.size < 40 ? (int)type->via.str.size : 40;
-        return error_set(err, ERROR_PROTOCOL, "unknown %s '%.*s'", side_names[side], shown,
-                         type->via.str.ptr);
+        char name[41] = "";
+        size_t n = type->via.str.size < sizeof name - 1 ? type->via.str.size : sizeof name - 1;
+        memcpy(name, type->via.str.ptr, n);
+        return error_set(err, ERROR_PROTOCOL, "unknown %s '%s'", side_names[side],
+                         show_text(name).text);
     }
     if (!seq || seq->type != MSGPACK_OBJECT_POSITIVE_INTEGER) {
         return error_set(err, ERROR_PROTOCOL, "%s: field 's' is %s", message_name(out->type),
@@ -490,6 +512,30 @@ bool message_decode(struct message_decoder *d, const void *bytes, size_t n, enum
            (out->type != MESSAGE_STEP || read_step(d, &map, n, &out->step, err));
 }
 
+size_t message_step_bytes(int n_seq, int n_tok, int n_block) {
+    enum { FRAME = 64, SEQ = 160 }; /* all keys and heads of a frame, and of a sequence */
+    return FRAME + (size_t)n_seq * SEQ + 4 * (2 * (size_t)n_tok + (size_t)n_block);
+}
+
+bool message_decoder_reserve(struct message_decoder *d, int n_seq, size_t frame_bytes,
+                             struct error *err) {
+    enum { FRAME_PAIRS = 8, SEQ_PAIRS = 8 }; /* and to spare */
+    size_t unpacked =
+        FRAME_PAIRS * sizeof(msgpack_object_kv) +
+        ((size_t)n_seq + 1) * (sizeof(msgpack_object) + SEQ_PAIRS * sizeof(msgpack_object_kv));
+    msgpack_zone *zone = msgpack_zone_new(unpacked);
+    if (zone) {
+        if (d->zone) {
+            msgpack_zone_free(d->zone);
+        }
+        d->zone = zone;
+    }
+    d->ints = regrow(d->ints, &d->int_capacity, frame_bytes / 4 + 1, sizeof *d->ints);
+    d->seqs = regrow(d->seqs, &d->seq_capacity, (size_t)n_seq + 1, sizeof *d->seqs);
+    return (zone && d->ints && d->seqs) ||
+           error_set(err, ERROR_MEMORY, "cannot hold steps of %d sequences", n_seq);
+}
+
 void message_decoder_finish(struct message_decoder *d) {
     if (d->zone) {
         msgpack_zone_free(d->zone);
@@ -510,5 +556,7 @@ void message_from_error(struct message *m, enum message_type type, uint64_t seq,
 }
 
 bool message_to_error(const struct message *m, struct error *err) {
-    return error_set(err, error_kind_from_name(m->error.kind), "%s", m->error.message);
+    error_set(err, error_kind_from_name(m->error.kind), "%s", m->error.message);
+    show_in_place(err->message); /* whatever the other rank says goes to a terminal */
+    return false;
 }

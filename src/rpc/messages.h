@@ -17,7 +17,7 @@
 #include "nn/step.h"
 
 enum {
-    PROTOCOL_VERSION = 7,
+    PROTOCOL_VERSION = 8,
     FRAME_MAX_BYTES = 64 << 20,
     MESSAGE_PATH_MAX = 4096,
 };
@@ -25,7 +25,7 @@ enum {
 /* Who says it. The tag of a frame; a type is only understood on its own side. */
 enum message_side { SIDE_REQUEST, SIDE_REPLY, SIDE_NOTICE, SIDE_COUNT };
 
-/* The reply to a request is the type after it. A step has none. */
+/* The reply to a request is the type after it. A step's goes into rank 0's trace alone. */
 enum message_type {
     MESSAGE_HELLO,
     MESSAGE_HELLO_OK,
@@ -42,6 +42,7 @@ enum message_type {
     MESSAGE_LOAD,
     MESSAGE_LOADED,
     MESSAGE_STEP,
+    MESSAGE_STEPPED,
     MESSAGE_UNLOAD,
     MESSAGE_UNLOADED,
     MESSAGE_STATS,
@@ -58,6 +59,7 @@ enum message_type {
 struct message_hello {
     int32_t protocol;
     char build[32];
+    int32_t leftovers; /* 1: look for what killed runs have left in memory */
 };
 
 /* What a rank says about itself. */
@@ -89,6 +91,11 @@ struct message_hello_ok {
     char nccl[32];      /* "2.28.9" */
     int32_t nccl_code;  /* 22809 */
     int32_t gpu_shared; /* 1: NCCL is told to let ranks share a GPU */
+    /* What killed runs have left in memory, where hello asks for it, by one rank of each host. */
+    int32_t leftovers; /* files */
+    uint64_t leftover_bytes;
+    char leftover_pattern[200];            /* for rm */
+    int32_t leftover_runs, leftover_named; /* in all, and of them in the pattern */
 };
 
 struct message_pong {
@@ -133,19 +140,24 @@ struct message_load {
     int32_t n_block;
     int32_t max_tok;
     int32_t measure; /* 1: only answers what it would take, and whether it fits */
+    int32_t file;    /* 0: the fingerprint is of all files of weights; else of this one alone */
 };
 
 struct message_loaded {
     uint64_t bytes; /* read from disk */
     double seconds;
-    uint64_t bytes_held; /* weights, KV cache and buffers */
-    uint64_t nonfinite;  /* weights that are NaN or infinite */
+    uint64_t bytes_held;               /* weights, KV cache and buffers */
+    uint64_t nonfinite;                /* weights that are NaN or infinite */
+    uint64_t config, headers, content; /* what must be the same everywhere: model/fingerprint.h */
     /* Measured: */
     uint64_t weights, kv, buffers;
-    uint64_t free;      /* that this rank may take */
-    int32_t fits;       /* 1: it does */
-    uint64_t positions; /* of a KV cache that would fit, where this one does not; 0: none would */
-    int32_t world;      /* ranks with as much each among which it would; 0: no number */
+    /* Free, UINT64_MAX where nothing limits: to this rank alone, to the ranks of its control group
+     * (or of its GPU), which has a number among those of the host, and to those of its host. */
+    uint64_t free_own, free_group, group, free_host;
+};
+
+struct message_stepped {
+    uint64_t digest; /* of the results: worker_digest */
 };
 
 struct message_unloaded {
@@ -208,6 +220,7 @@ struct message {
         struct message_load load;
         struct message_loaded loaded;
         struct step step; /* decoded: borrowed from the decoder, until it decodes again */
+        struct message_stepped stepped;
         struct message_unloaded unloaded;
         struct message_stats stats;
         struct message_error error; /* ERROR and TROUBLE */
@@ -236,6 +249,13 @@ struct message_decoder {
  * out->type its type, or MESSAGE_COUNT. Errors: PROTOCOL, MEMORY. */
 bool message_decode(struct message_decoder *d, const void *bytes, size_t n, enum message_side side,
                     struct message *out, struct error *err);
+
+/* Most bytes of the frame of a step of n_seq sequences with so many tokens and KV blocks together.
+ */
+size_t message_step_bytes(int n_seq, int n_tok, int n_block);
+/* Room for such frames, so that reading one allocates nothing. Errors: MEMORY. */
+bool message_decoder_reserve(struct message_decoder *d, int n_seq, size_t frame_bytes,
+                             struct error *err);
 
 void message_decoder_finish(struct message_decoder *d);
 

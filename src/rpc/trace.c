@@ -9,8 +9,6 @@
 #include "base/clock.h"
 #include "base/log.h"
 
-enum { TRACE_VERSION = 1 };
-
 struct trace {
     FILE *file;   /* owns */
     double start; /* on the monotonic clock */
@@ -47,7 +45,7 @@ bool trace_open(struct trace **out, const char *path, int world, struct error *e
     msgpack_packer pk;
     msgpack_packer_init(&pk, t->file, write_file);
     int failed = msgpack_pack_array(&pk, 4);
-    failed |= pack_text(&pk, "lockstep-trace") | msgpack_pack_int(&pk, TRACE_VERSION);
+    failed |= pack_text(&pk, TRACE_MAGIC) | msgpack_pack_int(&pk, TRACE_VERSION);
     failed |= msgpack_pack_int(&pk, world) | pack_text(&pk, build_id());
     if (failed) {
         give_up(t);

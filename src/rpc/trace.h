@@ -8,6 +8,9 @@
 #include "base/error.h"
 #include "rpc/messages.h"
 
+#define TRACE_MAGIC "lockstep-trace"
+enum { TRACE_VERSION = 1 };
+
 struct trace;
 
 enum trace_direction { TRACE_SENT, TRACE_RECEIVED };

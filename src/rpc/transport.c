@@ -152,6 +152,11 @@ void transport_destroy(struct transport *t) {
     free(t);
 }
 
+bool transport_reserve(struct transport *t, size_t bytes, struct error *err) {
+    return bytes <= INLINE_BYTES || bytes > FRAME_MAX_BYTES ||
+           buffer_reserve(&t->large, bytes + 1, err);
+}
+
 int transport_world(const struct transport *t) {
     return t->world;
 }

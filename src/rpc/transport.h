@@ -33,6 +33,9 @@ struct frame {
 bool transport_create(struct transport **out, MPI_Comm comm, bool yield_early, struct error *err);
 void transport_destroy(struct transport *t);
 
+/* Room for frames of so many bytes, so that receiving one allocates nothing. Errors: MEMORY. */
+bool transport_reserve(struct transport *t, size_t bytes, struct error *err);
+
 int transport_world(const struct transport *t);
 
 /* Records every frame from now on. Borrowed; NULL: none. */

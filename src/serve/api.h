@@ -37,6 +37,7 @@ struct api_model {
     const char *name; /* as served */
     const struct tokenizer *tokenizer;
     int64_t created;          /* Unix time of its load */
+    int ctx;                  /* tokens of a prompt at most; 0: any number */
     struct sampling sampling; /* for what a request leaves open; no seed, no biases */
 };
 
@@ -45,9 +46,10 @@ struct api_request {
     enum api_kind kind;
     struct generate_request generate;
     bool stream, include_usage;
-    bool logprobs;             /* wanted in the reply, n of generate.top_logprobs each */
-    bool reasoning, tools;     /* a chat whose answer may think, and call tools ... */
-    bool one_call;             /* ... but only one */
+    bool logprobs;         /* wanted in the reply, n of generate.top_logprobs each */
+    bool reasoning, tools; /* a chat whose answer may think, and call tools ... */
+    bool one_call;         /* ... but only one */
+    struct buffer begun;   /* owns: a chat's answer begins with it, and the prompt ends with it */
     struct token_list prompt;  /* owns */
     char **stops;              /* owns [generate.n_stop], and what they point to */
     struct logit_bias *biases; /* owns [generate.sampling.n_bias] */

@@ -36,7 +36,10 @@ bool api_reply_init(struct api_reply *r, const struct api_request *q, const stru
         .one_call = q->one_call,
         .output = {.reasoning = q->reasoning, .tools = q->tools},
     };
-    return make_id(r->id, sizeof r->id, q->kind == API_CHAT ? "chatcmpl-" : "cmpl-", err);
+    /* The beginning of a call is held back until it ends: nobody is told of a part. */
+    return make_id(r->id, sizeof r->id, q->kind == API_CHAT ? "chatcmpl-" : "cmpl-", err) &&
+           (q->begun.size == 0 || chat_output_push(&r->output, (const char *)q->begun.data,
+                                                   q->begun.size, NULL, NULL, err));
 }
 
 void api_reply_finish(struct api_reply *r) {
@@ -165,12 +168,11 @@ static bool put_logprobs(struct api_reply *r, struct buffer *out, struct error *
 
 /* ---- replies ---- */
 
-/* An interrupted text is cut short, which OpenAI's clients know by no other name. */
 static const char *reason(const struct api_reply *r, const struct generation_event *event) {
     if (event->finish == FINISH_STOP && r->n_call > 0) {
         return "tool_calls";
     }
-    return finish_reason_name(event->finish == FINISH_INTERRUPTED ? FINISH_LENGTH : event->finish);
+    return finish_reason_name(event->finish);
 }
 
 /* {"id":...,"object":...,"created":...,"model":...,"choices":[ */

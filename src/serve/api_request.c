@@ -222,6 +222,7 @@ void api_request_finish(struct api_request *r) {
     }
     free(r->stops);
     free(r->biases);
+    buffer_finish(&r->begun);
     token_list_finish(&r->prompt);
     *r = (struct api_request){0};
 }

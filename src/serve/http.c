@@ -1,7 +1,8 @@
 #include "serve/http.h"
 
+#include <dirent.h>
 #include <errno.h>
-#include <jansson.h>
+#include <malloc.h>
 #include <microhttpd.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -9,20 +10,20 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "format/show.h"
-#include "serve/origin.h"
+#include "base/log.h"
+#include "serve/access_log.h"
+#include "serve/connections.h"
+#include "serve/entry.h"
 
 enum {
-    MAX_BODY = 8 << 20,
     MAX_READ = 64 << 20, /* of a body that is refused: some clients hear only once it is sent */
+    LARGE_BODY = 1 << 20,
     MAX_CONNECTIONS = 1000,
-    IDLE_S = 75,
     CONNECTION_MEMORY = 64 << 10, /* headers have to fit */
     STREAM_BLOCK = 16 << 10,
 };
@@ -36,15 +37,15 @@ struct http {
     int port;
     bool loopback; /* nobody reaches it from another machine */
     atomic_int n_exchange;
+    struct connections connections;
 };
 
 /* One request of a connection, from its first line to its last byte. */
 struct exchange {
+    struct connection *connection;
     struct buffer body;
-    bool denied, foreign, too_large; /* then the body is not kept */
-    size_t n_read;                   /* bytes of it */
-    const char *cors;                /* who may read the answer; NULL: it is not said */
-    bool cors_varies;                /* it depends on who asks */
+    struct entry entry;
+    size_t n_read; /* bytes of the body */
     struct job *job;
     int status;   /* answered with; 0: not yet */
     bool routine; /* see struct http_answer */
@@ -52,45 +53,14 @@ struct exchange {
     char method[16], path[200];
 };
 
-/* ---- the access log ---- */
-
-/* What a client wrote as a JSON string, whatever it is. */
-static json_t *loggable(struct shown text) {
-    json_t *string = json_string(text.text);
-    for (char *c = text.text; !string && *c; c++) { /* not UTF-8 */
-        *c = (char)((unsigned char)*c < 0x80 ? *c : '?');
-    }
-    return string ? string : json_string(text.text);
-}
-
-static void log_access(const struct http *h, const struct exchange *x) {
-    char when[32];
-    time_t now = time(NULL);
-    struct tm utc;
-    strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
-    double seconds = clock_now() - x->start;
-    /* Both may hold newlines, or anything. */
-    struct shown method = show_text(x->method), path = show_text(x->path);
-    if (!h->options.json_log) {
-        fprintf(stderr, "%s %s %s %d %.3f s\n", when, method.text, path.text, x->status, seconds);
-        return;
-    }
-    json_t *line = json_pack("{s:s, s:o, s:o, s:i, s:f}", "time", when, "method", loggable(method),
-                             "path", loggable(path), "status", x->status, "seconds", seconds);
-    char *text = line ? json_dumps(line, JSON_COMPACT | JSON_REAL_PRECISION(6)) : NULL;
-    fprintf(stderr, "%s\n", text ? text : "{}");
-    free(text);
-    json_decref(line);
-}
-
 /* ---- answers ---- */
 
 /* Lets pages of other origins read the answer, where they were let in. */
 static void add_cors(struct MHD_Response *r, const struct exchange *x) {
-    if (x->cors) {
-        MHD_add_response_header(r, MHD_HTTP_HEADER_ACCESS_CONTROL_ALLOW_ORIGIN, x->cors);
+    if (x->entry.cors) {
+        MHD_add_response_header(r, MHD_HTTP_HEADER_ACCESS_CONTROL_ALLOW_ORIGIN, x->entry.cors);
     }
-    if (x->cors_varies) {
+    if (x->entry.cors_varies) {
         MHD_add_response_header(r, MHD_HTTP_HEADER_VARY, MHD_HTTP_HEADER_ORIGIN);
     }
 }
@@ -124,6 +94,9 @@ static enum MHD_Result send_body(struct MHD_Connection *c, struct exchange *x,
     if (a->policy) {
         MHD_add_response_header(r, "Content-Security-Policy", a->policy);
     }
+    if (a->close) {
+        MHD_add_response_header(r, MHD_HTTP_HEADER_CONNECTION, "close");
+    }
     if (a->status == MHD_HTTP_TOO_MANY_REQUESTS || a->status == MHD_HTTP_SERVICE_UNAVAILABLE) {
         MHD_add_response_header(r, MHD_HTTP_HEADER_RETRY_AFTER, "1");
     }
@@ -131,23 +104,27 @@ static enum MHD_Result send_body(struct MHD_Connection *c, struct exchange *x,
     return queue(c, x, a->status, r);
 }
 
-static enum MHD_Result send_error(struct MHD_Connection *c, struct exchange *x, int status,
-                                  const char *code, const char *words) {
+static enum MHD_Result send_refusal(struct MHD_Connection *c, struct exchange *x,
+                                    enum refusal why) {
     struct api_error e;
-    struct http_answer a = {.status = status};
-    api_refuse(&e, status, "invalid_request_error", code, NULL, "%s", words);
+    entry_explain(why, &e);
+    struct http_answer a = {.status = e.status, .close = why == UNCLEAR || why == CROWDED};
     return api_error_body(&e, &a.body, NULL) ? send_body(c, x, &a) : MHD_NO;
 }
 
 struct stream {
     struct job *job; /* holds */
-    struct MHD_Connection *connection;
+    struct MHD_Connection *to;
+    struct connection *connection;
 };
 
 static ssize_t read_stream(void *user, uint64_t pos, char *to, size_t n) {
     struct stream *s = user;
     (void)pos;
-    long got = job_read(s->job, s->connection, to, n);
+    long got = job_read(s->job, s->to, to, n);
+    if (got != 0 && !job_is_open(s->job)) {
+        connections_note(s->connection, CONNECTION_SENDING);
+    }
     return got < 0 ? MHD_CONTENT_READER_END_OF_STREAM : got;
 }
 
@@ -162,7 +139,7 @@ static enum MHD_Result send_stream(struct MHD_Connection *c, struct exchange *x)
     if (!s) {
         return MHD_NO;
     }
-    *s = (struct stream){x->job, c};
+    *s = (struct stream){x->job, c, x->connection};
     job_hold(x->job);
     struct MHD_Response *r = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK,
                                                                read_stream, s, free_stream);
@@ -180,6 +157,7 @@ static enum MHD_Result send_job(struct MHD_Connection *c, struct exchange *x) {
     struct job *j = x->job;
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(c, MHD_CONNECTION_INFO_CONNECTION_FD);
+    connections_note(x->connection, CONNECTION_WAITING);
     if (!job_await(j, c, info ? info->connect_fd : -1, !j->request.stream)) {
         return MHD_YES; /* suspended; called again when there is more */
     }
@@ -187,6 +165,7 @@ static enum MHD_Result send_job(struct MHD_Connection *c, struct exchange *x) {
         return send_stream(c, x);
     }
     struct http_answer a = {.status = j->status};
+    connections_note(x->connection, CONNECTION_SENDING);
     pthread_mutex_lock(&j->lock);
     bool ok = buffer_append(&a.body, j->out.data, j->out.size, NULL);
     j->sent = j->out.size;
@@ -194,22 +173,10 @@ static enum MHD_Result send_job(struct MHD_Connection *c, struct exchange *x) {
     return ok ? send_body(c, x, &a) : MHD_NO;
 }
 
-/* ---- who may send requests ---- */
+/* ---- requests ---- */
 
 static const char *header(struct MHD_Connection *c, const char *name) {
     return MHD_lookup_connection_value(c, MHD_HEADER_KIND, name);
-}
-
-/* Whose page it comes from, and what that leads to. A key is proof enough: a page that should not
- * have it does not. */
-static void note_origin(const struct http *h, struct MHD_Connection *c, struct exchange *x) {
-    const char *allowed = h->options.cors_origin;
-    bool open = !h->options.api_key;
-    enum origin origin = origin_of(header(c, MHD_HTTP_HEADER_ORIGIN),
-                                   header(c, MHD_HTTP_HEADER_HOST), allowed, open && h->loopback);
-    x->cors_varies = allowed && strcmp(allowed, "*") != 0;
-    x->cors = allowed && (!x->cors_varies || origin == ORIGIN_ALLOWED) ? allowed : NULL;
-    x->foreign = open && origin == ORIGIN_FOREIGN && strcmp(x->method, "POST") == 0;
 }
 
 /* A browser asks beforehand whether its page may; keys do not come with that. */
@@ -220,9 +187,8 @@ static bool is_preflight(const struct http *h, struct MHD_Connection *c, const s
 
 static enum MHD_Result send_preflight(struct MHD_Connection *c, struct exchange *x) {
     const char *wanted = header(c, MHD_HTTP_HEADER_ACCESS_CONTROL_REQUEST_HEADERS);
-    if (!x->cors) {
-        return send_error(c, x, MHD_HTTP_FORBIDDEN, "origin_not_allowed",
-                          "--cors-origin does not let in this page's origin");
+    if (!x->entry.cors) {
+        return send_refusal(c, x, FOREIGN);
     }
     struct MHD_Response *r = MHD_create_response_from_buffer(0, (void *)"", MHD_RESPMEM_PERSISTENT);
     if (!r) {
@@ -236,46 +202,15 @@ static enum MHD_Result send_preflight(struct MHD_Connection *c, struct exchange 
     return queue(c, x, MHD_HTTP_NO_CONTENT, r);
 }
 
-/* In a time that does not depend on where they differ. */
-static bool same_key(const char *given, const char *key) {
-    size_t n = strlen(key), m = strlen(given);
-    unsigned char differ = n != m;
-    for (size_t i = 0; i < n; i++) {
-        differ |= (unsigned char)(key[i] ^ (m ? given[i % m] : 0));
-    }
-    return !differ;
-}
-
-static bool may_enter(const struct http *h, struct MHD_Connection *c, const char *path) {
-    static const char bearer[] = "Bearer "; /* in any case: RFC 9110, 11.1 */
-    if (!h->options.api_key || strcmp(path, "/health") == 0 || strcmp(path, "/") == 0 ||
-        strcmp(path, "/openapi.json") == 0) {
-        return true;
-    }
-    const char *given = header(c, MHD_HTTP_HEADER_AUTHORIZATION);
-    return given && strncasecmp(given, bearer, sizeof bearer - 1) == 0 &&
-           same_key(given + sizeof bearer - 1, h->options.api_key);
-}
-
-/* ---- requests ---- */
-
 static enum MHD_Result answer(struct http *h, struct MHD_Connection *c, struct exchange *x,
                               const char *method, const char *path) {
     struct http_answer a = {.status = MHD_HTTP_OK};
+    connections_note(x->connection, CONNECTION_SENDING);
     if (is_preflight(h, c, x)) {
         return send_preflight(c, x);
     }
-    if (x->denied) {
-        return send_error(c, x, MHD_HTTP_UNAUTHORIZED, "invalid_api_key",
-                          "this server wants its API key, as 'Authorization: Bearer KEY'");
-    }
-    if (x->foreign) {
-        return send_error(c, x, MHD_HTTP_FORBIDDEN, "origin_not_allowed",
-                          "this request comes from the page of another origin; --cors-origin lets "
-                          "one in");
-    }
-    if (x->too_large) {
-        return send_error(c, x, MHD_HTTP_CONTENT_TOO_LARGE, NULL, "the body is larger than 8 MiB");
+    if (x->entry.refusal) {
+        return send_refusal(c, x, x->entry.refusal);
     }
     if (!buffer_reserve(&x->body, 1, NULL)) {
         return MHD_NO;
@@ -285,30 +220,24 @@ static enum MHD_Result answer(struct http *h, struct MHD_Connection *c, struct e
         method = MHD_HTTP_METHOD_GET; /* the body stays behind by itself */
     }
     h->handle(h->user, method, path, (const char *)x->body.data, x->body.size, &a);
+    /* Called again at once for the job. A connection that is suspended in this call would be read
+     * from when it is resumed, and one that its client has half-closed be taken to be at an end. */
     if (a.job) {
         x->job = a.job;
-        return send_job(c, x);
+        return MHD_YES;
     }
     return send_body(c, x, &a);
-}
-
-static bool is_refused(const struct exchange *x) {
-    return x->denied || x->foreign || x->too_large;
-}
-
-static bool is_too_long(struct MHD_Connection *c) {
-    const char *length = header(c, MHD_HTTP_HEADER_CONTENT_LENGTH);
-    return length && strtoull(length, NULL, 10) > MAX_BODY;
 }
 
 /* A piece of the body. */
 static enum MHD_Result take_body(struct exchange *x, const char *data, size_t *n) {
     x->n_read += *n;
-    x->too_large = x->too_large || x->n_read > MAX_BODY;
-    if (is_refused(x)) {
+    if (!x->entry.refusal &&
+        (x->n_read > ENTRY_MAX_BODY || !buffer_append(&x->body, data, *n, NULL))) {
+        x->entry.refusal = TOO_LARGE;
+    }
+    if (x->entry.refusal) {
         buffer_finish(&x->body);
-    } else {
-        x->too_large = !buffer_append(&x->body, data, *n, NULL);
     }
     *n = 0;
     if (x->n_read <= MAX_READ) {
@@ -318,32 +247,65 @@ static enum MHD_Result take_body(struct exchange *x, const char *data, size_t *n
     return MHD_NO;
 }
 
+static struct connection *connection_of(struct MHD_Connection *c) {
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(c, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    return info ? info->socket_context : NULL;
+}
+
+/* A new one, of which the head is there. */
+static enum MHD_Result begin(struct http *h, struct MHD_Connection *c, const char *path,
+                             const char *method, const char *version, void **state) {
+    struct connection *of = connection_of(c);
+    struct exchange *x = *state = of ? calloc(1, sizeof *x) : NULL;
+    if (!x) {
+        return MHD_NO;
+    }
+    atomic_fetch_add(&h->n_exchange, 1);
+    x->start = clock_now();
+    x->connection = of;
+    snprintf(x->method, sizeof x->method, "%s", method);
+    snprintf(x->path, sizeof x->path, "%s", path);
+    entry_judge(&x->entry, &h->options, h->loopback, c, method, path, version);
+    if (x->entry.refusal != UNCLEAR && connections_full(&h->connections) &&
+        strcmp(path, "/health") != 0) {
+        x->entry.refusal = CROWDED;
+    }
+    connections_note(of, CONNECTION_READING);
+    /* Who waits for leave to send the body does not get it; and nothing is read after a head that
+     * somebody on the way may have read otherwise. */
+    bool waits = header(c, MHD_HTTP_HEADER_EXPECT) != NULL;
+    return x->entry.refusal == UNCLEAR || (x->entry.refusal && waits)
+               ? send_refusal(c, x, x->entry.refusal)
+               : MHD_YES;
+}
+
 static enum MHD_Result on_request(void *user, struct MHD_Connection *c, const char *path,
                                   const char *method, const char *version, const char *upload,
                                   size_t *upload_size, void **state) {
-    struct http *h = user;
     struct exchange *x = *state;
-    (void)version;
     if (!x) {
-        x = *state = calloc(1, sizeof *x);
-        if (!x) {
-            return MHD_NO;
-        }
-        atomic_fetch_add(&h->n_exchange, 1);
-        x->start = clock_now();
-        snprintf(x->method, sizeof x->method, "%s", method);
-        snprintf(x->path, sizeof x->path, "%s", path);
-        x->denied = !may_enter(h, c, path);
-        x->too_large = is_too_long(c);
-        note_origin(h, c, x);
-        /* Who waits for leave to send the body does not get it. */
-        bool waits = header(c, MHD_HTTP_HEADER_EXPECT) != NULL;
-        return waits && is_refused(x) ? answer(h, c, x, method, path) : MHD_YES;
+        return begin(user, c, path, method, version, state);
     }
     if (*upload_size > 0) {
         return take_body(x, upload, upload_size);
     }
-    return x->job ? send_job(c, x) : answer(h, c, x, method, path);
+    return x->job ? send_job(c, x) : answer(user, c, x, method, path);
+}
+
+/* The status for the log, where there was no answer or not all of one. */
+static int status_of(const struct exchange *x, enum MHD_RequestTerminationCode why) {
+    if (why == MHD_REQUEST_TERMINATED_COMPLETED_OK || (x->status && x->status != MHD_HTTP_OK)) {
+        return x->status;
+    }
+    if (x->job || x->status) {
+        return JOB_CLIENT_GONE;
+    }
+    if (why == MHD_REQUEST_TERMINATED_TIMEOUT_REACHED || connections_ended(x->connection)) {
+        return MHD_HTTP_REQUEST_TIMEOUT;
+    }
+    return why == MHD_REQUEST_TERMINATED_WITH_ERROR ? MHD_HTTP_BAD_REQUEST /* by the library */
+                                                    : JOB_CLIENT_GONE;
 }
 
 static void on_completed(void *user, struct MHD_Connection *c, void **state,
@@ -355,19 +317,86 @@ static void on_completed(void *user, struct MHD_Connection *c, void **state,
         return;
     }
     if (x->job) {
-        if (why != MHD_REQUEST_TERMINATED_COMPLETED_OK) {
-            x->status = x->status == MHD_HTTP_OK || !x->status ? JOB_CLIENT_GONE : x->status;
-        }
         job_hang_up(x->job);
         job_release(x->job);
     }
     if (!x->routine) {
-        log_access(h, x);
+        access_log(&(struct access){.client = x->connection->address,
+                                    .method = x->method,
+                                    .path = x->path,
+                                    .status = status_of(x, why),
+                                    .seconds = clock_now() - x->start},
+                   h->options.json_log);
     }
+    connections_note(x->connection, CONNECTION_RESTING);
+    bool was_large = x->n_read > LARGE_BODY;
     buffer_finish(&x->body);
     free(x);
     *state = NULL;
+    if (was_large) {
+        malloc_trim(0); /* what read it has taken a multiple of it, in small pieces */
+    }
     atomic_fetch_sub(&h->n_exchange, 1);
+}
+
+/* ---- connections ---- */
+
+static void on_connection(void *user, struct MHD_Connection *c, void **context,
+                          enum MHD_ConnectionNotificationCode what) {
+    struct http *h = user;
+    if (what == MHD_CONNECTION_NOTIFY_STARTED) {
+        const union MHD_ConnectionInfo *fd =
+            MHD_get_connection_info(c, MHD_CONNECTION_INFO_CONNECTION_FD);
+        const union MHD_ConnectionInfo *address =
+            MHD_get_connection_info(c, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+        *context = fd ? connections_add(&h->connections, fd->connect_fd,
+                                        address ? address->client_addr : NULL)
+                      : NULL;
+    } else if (*context) {
+        connections_remove(*context);
+        *context = NULL;
+    }
+}
+
+/* A path that would end early is left as it came. */
+static size_t unescape(void *user, struct MHD_Connection *c, char *text) {
+    (void)user, (void)c;
+    return strstr(text, "%00") ? strlen(text) : MHD_http_unescape(text);
+}
+
+static int files_open(void) {
+    int n = 0;
+    DIR *dir = opendir("/proc/self/fd");
+    while (dir && readdir(dir)) {
+        n++;
+    }
+    if (dir) {
+        closedir(dir);
+    }
+    return n;
+}
+
+/* How many there may be: each is a file, and half of those that may still be opened are for MPI and
+ * for models. */
+static int most_connections(void) {
+    struct rlimit files;
+    rlim_t used = (rlim_t)files_open(), want = used + 2 * MAX_CONNECTIONS;
+    if (getrlimit(RLIMIT_NOFILE, &files) != 0) {
+        return MAX_CONNECTIONS;
+    }
+    if (files.rlim_cur < want && files.rlim_cur < files.rlim_max) {
+        files.rlim_cur = want < files.rlim_max ? want : files.rlim_max;
+        (void)setrlimit(RLIMIT_NOFILE, &files);
+    }
+    if (files.rlim_cur >= want) {
+        return MAX_CONNECTIONS;
+    }
+    int most = files.rlim_cur > used ? (int)(files.rlim_cur - used) / 2 : 0;
+    if (most > 0) {
+        log_warn("%d connections at most, as only %llu files may be open (ulimit -n)", most,
+                 (unsigned long long)files.rlim_cur);
+    }
+    return most;
 }
 
 /* ---- start and end ---- */
@@ -416,16 +445,26 @@ bool http_start(struct http **out, const struct http_options *options, http_hand
         return error_set(err, ERROR_MEMORY, "cannot allocate the HTTP server");
     }
     *h = (struct http){.options = *options, .handle = handle, .user = user, .socket = -1};
+    int most = most_connections();
+    connections_init(&h->connections, most);
+    if (most < 1) {
+        http_stop(h);
+        return error_set(err, ERROR_IO, "too few files may be open for a server (ulimit -n)");
+    }
     if (!listen_on(h, err)) {
         http_stop(h);
         return false;
     }
+    /* Some more than that may be there until they are refused. */
+    unsigned limit = (unsigned)(most + (most < 256 ? most / 4 + 1 : 64));
     h->daemon = MHD_start_daemon(
         MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME, 0, NULL, NULL,
         on_request, h, MHD_OPTION_LISTEN_SOCKET, h->socket, MHD_OPTION_NOTIFY_COMPLETED,
-        on_completed, h, MHD_OPTION_CONNECTION_LIMIT, (unsigned)MAX_CONNECTIONS,
-        MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)IDLE_S, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
-        (size_t)CONNECTION_MEMORY, MHD_OPTION_END);
+        on_completed, h, MHD_OPTION_NOTIFY_CONNECTION, on_connection, h,
+        MHD_OPTION_UNESCAPE_CALLBACK, unescape, NULL, MHD_OPTION_STRICT_FOR_CLIENT, 1,
+        MHD_OPTION_CONNECTION_LIMIT, limit, MHD_OPTION_CONNECTION_TIMEOUT,
+        (unsigned)CONNECTION_HEAD_S, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY,
+        MHD_OPTION_END);
     if (!h->daemon) {
         http_stop(h);
         return error_set(err, ERROR_IO, "the HTTP server does not start on port %d", options->port);
@@ -440,6 +479,10 @@ int http_port(const struct http *h) {
 
 bool http_is_busy(const struct http *h) {
     return atomic_load(&h->n_exchange) > 0;
+}
+
+void http_expire(struct http *h) {
+    connections_expire(&h->connections, clock_now());
 }
 
 void http_quiesce(struct http *h) {
@@ -457,6 +500,7 @@ void http_stop(struct http *h) {
         if (h->socket >= 0) {
             close(h->socket);
         }
+        connections_finish(&h->connections);
         free(h);
     }
 }

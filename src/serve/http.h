@@ -25,6 +25,7 @@ struct http_answer {
     struct buffer body; /* moved out */
     const char *allow;  /* with 405; static */
     const char *policy; /* Content-Security-Policy; static. NULL: none */
+    bool close;         /* the connection ends with it */
     bool routine;       /* machines ask for it again and again: it is not logged */
     struct job *job;    /* moved out, with its reference; NULL: the body is the answer */
 };
@@ -42,6 +43,9 @@ int http_port(const struct http *h);
 
 /* Somebody's request is not read, or its answer not written, to its last byte. */
 bool http_is_busy(const struct http *h);
+
+/* Ends connections that take too long to say what they want. Call it every few seconds. */
+void http_expire(struct http *h);
 
 /* Takes no new connections. */
 void http_quiesce(struct http *h);

@@ -97,9 +97,14 @@ static bool put_bytes(struct job *j, const struct buffer *bytes) {
     return false;
 }
 
+/* Under the lock. */
+static bool is_open(const struct job *j) {
+    return j->request.stream && j->status == 200 && !j->done;
+}
+
 bool job_is_open(struct job *j) {
     pthread_mutex_lock(&j->lock);
-    bool open = j->request.stream && j->status == 200 && !j->done;
+    bool open = is_open(j);
     pthread_mutex_unlock(&j->lock);
     return open;
 }
@@ -131,16 +136,45 @@ void job_fail(struct job *j, const struct api_error *e) {
     pthread_mutex_unlock(&j->lock);
 }
 
+/* Under the lock. A comment, which every client skips. */
+static void put_comment(struct job *j) {
+    static const char comment[] = ": still there\n\n";
+    (void)buffer_append(&j->out, comment, sizeof comment - 1, NULL);
+    j->last_output = clock_now();
+    resume(j);
+}
+
+/* Under the lock. */
+static void give_up(struct job *j) {
+    struct api_error e;
+    if (j->status == 0) { /* in case that somebody reads it after all */
+        api_refuse(&e, JOB_CLIENT_GONE, "invalid_request_error", "half_closed", NULL,
+                   "the client has ended its half of the connection, and was taken to be gone; a "
+                   "stream would go on");
+        (void)api_error_body(&e, &j->out, NULL);
+    }
+    set_status(j, JOB_CLIENT_GONE);
+    j->gone = j->done = true;
+    resume(j);
+}
+
 /* A suspended connection notices nothing by itself, so its socket is asked: not for bytes, which
  * may stand there unread before the end. It cannot be closed meanwhile, as only a connection that
- * is not suspended is. */
+ * is not suspended is.
+ *
+ * Who will send no more may still read, or be gone: what is sent to somebody who is gone comes back
+ * as a reset. A stream is sent a comment, to see; a whole reply has nothing to be sent before its
+ * time, and its client is taken to be gone. */
 bool job_is_gone(struct job *j) {
     pthread_mutex_lock(&j->lock);
     struct pollfd fd = {.fd = j->socket, .events = POLLRDHUP};
-    if (j->suspended && poll(&fd, 1, 0) > 0) { /* hung up, or reset */
-        j->gone = j->done = true;
-        set_status(j, JOB_CLIENT_GONE); /* nobody reads it; but it ends */
-        resume(j);
+    if (j->suspended && poll(&fd, 1, 0) > 0) {
+        if ((fd.revents & ~POLLRDHUP) || !is_open(j)) { /* hung up, or reset */
+            give_up(j);
+        } else if (!j->half_closed) {
+            j->half_closed = true;
+            put_comment(j);
+        }
     }
     bool gone = j->gone;
     pthread_mutex_unlock(&j->lock);
@@ -155,13 +189,9 @@ bool job_is_sent(struct job *j) {
 }
 
 void job_keep_alive(struct job *j, double silent_s) {
-    static const char comment[] = ": still there\n\n";
     pthread_mutex_lock(&j->lock);
-    if (j->request.stream && j->status == 200 && !j->done && j->suspended &&
-        clock_now() - j->last_output > silent_s) {
-        (void)buffer_append(&j->out, comment, sizeof comment - 1, NULL);
-        j->last_output = clock_now();
-        resume(j);
+    if (is_open(j) && j->suspended && clock_now() - j->last_output > silent_s) {
+        put_comment(j);
     }
     pthread_mutex_unlock(&j->lock);
 }

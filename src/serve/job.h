@@ -43,6 +43,7 @@ struct job {
     int status;        /* HTTP's; 0: not known yet */
     bool done;         /* nothing more will come */
     bool gone;         /* the client has hung up */
+    bool half_closed;  /* it will send no more, and has been tried */
     double last_output;
     struct MHD_Connection *suspended; /* NULL: it is not */
     int socket;
@@ -66,7 +67,8 @@ bool job_put(struct job *j, int status, const struct buffer *bytes, bool done);
 bool job_is_open(struct job *j);
 /* Ends it with an error: as the reply, or as an event where a stream has begun. From any thread. */
 void job_fail(struct job *j, const struct api_error *e);
-/* Whether the client is gone: it said so, or its socket does. */
+/* Whether the client is gone: it said so, or its socket does. A stream's client may have ended its
+ * own half of the connection. */
 bool job_is_gone(struct job *j);
 /* Everything that will come has been sent, or nobody wants it. */
 bool job_is_sent(struct job *j);

@@ -3,11 +3,21 @@
 #include <inttypes.h>
 #include <string.h>
 
-static const double bounds[METRIC_BUCKETS] = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1,
-                                              0.25,  0.5,    1,     2.5,  5,     10,   60};
+/* A token takes from less than a millisecond to seconds, a request up to hours. */
+static const double token_bounds[METRIC_BUCKETS] = {0.0005, 0.001, 0.0025, 0.005, 0.0075, 0.01,
+                                                    0.015,  0.025, 0.05,   0.075, 0.1,    0.15,
+                                                    0.25,   0.5,   1,      2.5};
+static const double request_bounds[METRIC_BUCKETS] = {
+    0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 480, 1920, 7680};
+
+static const double *bounds_of(enum metric_time which) {
+    bool of_token = which == METRIC_INTER_TOKEN || which == METRIC_PER_TOKEN;
+    return of_token ? token_bounds : request_bounds;
+}
 
 void metrics_time(struct metrics *m, enum metric_time which, double seconds) {
     struct metric_histogram *h = &m->times[which];
+    const double *bounds = bounds_of(which);
     int i = 0;
     while (i < METRIC_BUCKETS && seconds > bounds[i]) {
         i++;
@@ -39,7 +49,7 @@ static bool number(struct buffer *out, const char *name, const char *type, const
 }
 
 static bool histogram(struct buffer *out, const char *name, const char *help, const char *model,
-                      const struct metric_histogram *h, struct error *err) {
+                      const struct metric_histogram *h, const double *bounds, struct error *err) {
     uint64_t n = 0;
     if (!metrics_head(out, name, "histogram", help, err)) {
         return false;
@@ -60,6 +70,11 @@ static bool histogram(struct buffer *out, const char *name, const char *help, co
                          name, model, n, name, model, h->sum, name, model, n);
 }
 
+/* As in the replies. */
+static const char *reason_name(enum finish_reason r) {
+    return r == FINISH_INTERRUPTED ? "abort" : finish_reason_name(r);
+}
+
 static bool ends(const struct metrics *m, const char *model, struct buffer *out,
                  struct error *err) {
     const char *name = "request_success_total";
@@ -67,7 +82,7 @@ static bool ends(const struct metrics *m, const char *model, struct buffer *out,
     for (int r = 0; ok && r < FINISH_COUNT; r++) {
         ok = buffer_printf(out, err,
                            "lockstep_%s{model_name=\"%s\",finished_reason=\"%s\"} %" PRIu64 "\n",
-                           name, model, finish_reason_name((enum finish_reason)r), m->finished[r]);
+                           name, model, reason_name((enum finish_reason)r), m->finished[r]);
     }
     return ok &&
            number(out, "request_failure_total", "counter", "Requests that ended with an error.",
@@ -96,8 +111,8 @@ static bool scheduler_text(const struct scheduler_stats *s, const char *model, s
            number(out, "step_seconds_total", "counter", "Time in steps of the model.", model,
                   s->step_seconds, err) &&
            number(out, "leader_seconds_total", "counter",
-                  "Time around them: scheduling, sending, sampling, detokenizing, formatting.",
-                  model, s->leader_seconds, err);
+                  "All other time of the leader's while requests are under way.", model,
+                  s->leader_seconds, err);
 }
 
 static bool times_text(const struct metrics *m, const char *model, struct buffer *out,
@@ -122,7 +137,8 @@ static bool times_text(const struct metrics *m, const char *model, struct buffer
     _Static_assert(sizeof times / sizeof times[0] == METRIC_TIME_COUNT, "named times");
     bool ok = true;
     for (int i = 0; ok && i < METRIC_TIME_COUNT; i++) {
-        ok = histogram(out, times[i].name, times[i].help, model, &m->times[i], err);
+        ok = histogram(out, times[i].name, times[i].help, model, &m->times[i],
+                       bounds_of((enum metric_time)i), err);
     }
     return ok;
 }

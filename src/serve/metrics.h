@@ -15,7 +15,7 @@ enum metric_time {
     METRIC_DECODE,  /* from there to the last */
     METRIC_TIME_COUNT
 };
-enum { METRIC_BUCKETS = 14 };
+enum { METRIC_BUCKETS = 16 };
 
 struct metric_histogram {
     uint64_t bucket[METRIC_BUCKETS + 1]; /* the last: above all bounds */
@@ -24,7 +24,8 @@ struct metric_histogram {
 
 struct metrics {
     struct metric_histogram times[METRIC_TIME_COUNT];
-    uint64_t finished[FINISH_COUNT]; /* by reason */
+    uint64_t finished[FINISH_COUNT]; /* by reason; INTERRUPTED is what the server's end or an unload
+                                        cut short */
     uint64_t failed, cancelled, refused;
     struct scheduler_stats scheduler; /* as of the last step */
 };

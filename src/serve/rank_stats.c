@@ -201,8 +201,10 @@ static void show(const struct rank_stats *s, json_t *to) {
     size_t i;
     json_t *rank;
     if (start) {
+        /* The count starts anew with another model. */
+        uint64_t before = last->tokens >= start->tokens ? start->tokens : 0;
         set_real(to, "tokens_per_second", true,
-                 (double)(last->tokens - start->tokens) / (last->at - start->at));
+                 (double)(last->tokens - before) / (last->at - start->at));
     }
     if (last) {
         set_real(to, "age_seconds", true, clock_now() - last->at);

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "format/show.h"
 #include "serve/embedded.h"
 #include "serve/server_impl.h"
 #include "text/utf8.h"
@@ -148,9 +149,13 @@ static void post_embeddings(struct server *s, const char *body, size_t n, struct
 static json_t *member(const char *body, size_t n, const char *name, json_t **root,
                       struct api_error *e) {
     json_error_t at;
-    *root = json_loadb(body, n, 0, &at);
+    *root = json_loadb(body, n, JSON_ALLOW_NUL, &at);
     json_t *found = json_is_object(*root) ? json_object_get(*root, name) : NULL;
-    if (!found) {
+    if (!*root) {
+        api_refuse(e, 400, "invalid_request_error", NULL, NULL,
+                   "The body is not JSON: line %d, column %d: %s", at.line, at.column,
+                   show_text(at.text).text);
+    } else if (!found) {
         api_refuse(e, 400, "invalid_request_error", NULL, name,
                    "the body must be an object with %s", name);
     }
@@ -361,13 +366,14 @@ static void get_model(struct server *s, const char *name, struct http_answer *ou
     served_release(model);
 }
 
-static void not_found(const char *method, const char *path, const struct route *other,
+/* other: the method that is there for the path; NULL: none. */
+static void not_found(const char *method, const char *path, const char *other,
                       struct http_answer *out) {
     struct api_error e;
     if (other) {
-        out->allow = strcmp(other->method, "GET") == 0 ? "GET, HEAD" : other->method;
+        out->allow = strcmp(other, "GET") == 0 ? "GET, HEAD" : other;
         api_refuse(&e, 405, "invalid_request_error", "method_not_allowed", NULL,
-                   "%s takes %s, not %s", path, other->method, method);
+                   "%.200s takes %s, not %.20s", path, other, method);
     } else {
         api_refuse(&e, 404, "invalid_request_error", "not_found", NULL, "there is no %.200s here",
                    path);
@@ -379,12 +385,16 @@ void server_handle(void *user, const char *method, const char *path, const char 
                    struct http_answer *out) {
     static const char models[] = "/v1/models/";
     struct server *s = user;
-    const struct route *other = NULL;
+    const char *other = NULL;
     if (strcmp(method, "HEAD") == 0) {
         method = "GET"; /* the body is left out on the way */
     }
-    if (strcmp(method, "GET") == 0 && strncmp(path, models, sizeof models - 1) == 0) {
-        get_model(s, path + sizeof models - 1, out);
+    if (strncmp(path, models, sizeof models - 1) == 0) {
+        if (strcmp(method, "GET") == 0) {
+            get_model(s, path + sizeof models - 1, out);
+        } else {
+            not_found(method, path, "GET", out);
+        }
         return;
     }
     for (size_t i = 0; i < sizeof routes / sizeof routes[0]; i++) {
@@ -393,7 +403,7 @@ void server_handle(void *user, const char *method, const char *path, const char 
             continue;
         }
         if (strcmp(method, r->method) != 0) {
-            other = r;
+            other = r->method;
         } else {
             r->answer(s, body, n, out);
             return;

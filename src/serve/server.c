@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/flight.h"
 #include "base/log.h"
+#include "base/small_file.h"
 #include "base/wakeup.h"
 #include "serve/server_impl.h"
 
@@ -45,8 +46,8 @@ void server_set_state(struct server *s, enum server_state state, const char *rea
 
 void server_refusal(const struct server *s, const struct error *why, struct api_error *out) {
     api_error_from(out, why);
-    if (why->has_rank && why->rank < pool_world(s->pool)) {
-        snprintf(out->host, sizeof out->host, "%s", pool_rank(s->pool, why->rank)->host);
+    if (why->has_rank && why->rank < s->n_host) {
+        snprintf(out->host, sizeof out->host, "%s", s->hosts[why->rank].name);
     }
 }
 
@@ -54,7 +55,7 @@ void server_refusal(const struct server *s, const struct error *why, struct api_
 static void tell_state(const struct server *s, struct api_error *why) {
     const char *name = server_state_name(s->state);
     if (s->state == SERVER_FAILED) {
-        server_refusal(s, &s->cause, why);
+        *why = s->refusal;
     } else if (s->state == SERVER_LOADING) {
         api_refuse(why, 503, "unavailable", name, NULL, "%s: %.0f %%", s->reason, 100 * s->loaded);
     } else {
@@ -124,7 +125,7 @@ static void say_last_words(struct server *s) {
     pthread_mutex_lock(&s->lock);
     if (s->state != SERVER_FAILED && is_lost) {
         s->state = SERVER_FAILED;
-        s->cause = lost;
+        server_refusal(s, &lost, &s->refusal);
     } else if (s->state != SERVER_FAILED) {
         s->state = SERVER_DRAINING;
         snprintf(s->reason, sizeof s->reason, "the launcher is ending the job");
@@ -165,6 +166,7 @@ static void nap(struct server *s) {
 /* One turn: what came in, what went away, and a step where there is something to do. *idle: there
  * was not. */
 static bool turn(struct server *s, bool *idle, struct error *err) {
+    http_expire(s->http);
     server_take_inbox(s);
     server_look_after_jobs(s);
     *idle = !s->scheduler || scheduler_idle(s->scheduler);
@@ -237,13 +239,6 @@ static void address_of(const struct server *s, char *out, size_t size) {
     snprintf(out, size, strchr(host, ':') ? "[%s]:%d" : "%s:%d", host, http_port(s->http));
 }
 
-static bool write_port(const char *path, const char *address, struct error *err) {
-    FILE *f = fopen(path, "we");
-    bool ok = f && fprintf(f, "%s\n", address) > 0;
-    ok = (f ? fclose(f) == 0 : false) && ok;
-    return ok || error_set(err, ERROR_IO, "--port-file %s: %s", path, strerror(errno));
-}
-
 static bool open_port(struct server *s, struct error *err) {
     const struct server_options *o = &s->options;
     const struct http_options http = {.host = o->host,
@@ -252,19 +247,38 @@ static bool open_port(struct server *s, struct error *err) {
                                       .cors_origin = o->cors_origin,
                                       .json_log = o->json_log};
     char address[300];
+    if (o->port_file) {
+        small_file_remove(o->port_file); /* of an earlier server: nobody shall go there */
+    }
     if (!http_start(&s->http, &http, server_handle, s, err)) {
         return false;
     }
     address_of(s, address, sizeof address);
-    if (o->port_file && !write_port(o->port_file, address, err)) {
-        return false;
+    if (o->port_file && !small_file_write(o->port_file, address)) {
+        return error_set(err, ERROR_IO, "--port-file %s: %s", o->port_file, strerror(errno));
     }
     log_info("listening on http://%s", address);
     return true;
 }
 
+static bool note_hosts(struct server *s, struct error *err) {
+    int n = pool_world(s->pool);
+    struct server_host *hosts = calloc((size_t)n, sizeof *hosts);
+    if (!hosts) {
+        return error_set(err, ERROR_MEMORY, "cannot allocate a table of %d hosts", n);
+    }
+    for (int r = 0; r < n; r++) {
+        snprintf(hosts[r].name, sizeof hosts[r].name, "%s", pool_rank(s->pool, r)->host);
+    }
+    pthread_mutex_lock(&s->lock);
+    s->hosts = hosts;
+    s->n_host = n;
+    pthread_mutex_unlock(&s->lock);
+    return true;
+}
+
 static bool run(struct server *s, struct error *err) {
-    if (!open_port(s, err) || !pool_hello(s->pool, err)) {
+    if (!open_port(s, err) || !pool_hello(s->pool, false, err) || !note_hosts(s, err)) {
         return false;
     }
     server_set_state(s, SERVER_CHECKING, NULL);
@@ -286,7 +300,7 @@ static void fail(struct server *s, const struct error *why) {
     pthread_mutex_lock(&s->lock);
     if (!atomic_load(&s->killed) || s->state != SERVER_FAILED) { /* else they have been told */
         s->state = SERVER_FAILED;
-        s->cause = *why;
+        s->refusal = e;
     }
     pthread_mutex_unlock(&s->lock);
     server_fail_jobs(s, why);
@@ -362,7 +376,11 @@ bool server_run(const struct server_options *options, struct pool *pool, struct 
         return false; /* HTTP goes on, and says why, until the process ends */
     }
     bool ok = !s->engine || server_unload(s, NULL, err);
+    if (options->port_file) {
+        small_file_remove(options->port_file);
+    }
     finish(s);
+    free(s->hosts);
     free(s);
     return ok;
 }

@@ -23,6 +23,7 @@ struct server_options {
     int interrupt_fd;                          /* readable with it */
     int kill_fd; /* readable when less than a second is left; see launch_kill_fd */
     bool (*lost)(struct error *which); /* is that because of a rank? NULL: nobody knows */
+    void (*show)(const char *text);    /* see struct pool_load_options */
 };
 
 /* Until it is interrupted, and drained; then true. After a failure HTTP stays up for as long as the

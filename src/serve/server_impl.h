@@ -29,20 +29,25 @@ struct server {
     struct scheduler *scheduler;
     struct http *http;
     struct job *command;         /* a load or an unload that waits for its turn; holds */
-    struct scheduler_stats past; /* of models that are unloaded */
+    struct scheduler_stats past; /* of the model that is loaded, from before it was unloaded */
     pthread_t watcher;           /* waits for the kill_fd, and for end_fd */
     bool watching;
-    int end_fd;              /* see base/wakeup.h, as the next: the watcher's end */
-    int wake_fd;             /* there is something for the main thread */
-    atomic_bool stop;        /* somebody wants an end */
-    atomic_bool killed;      /* this process has less than a second left */
+    int end_fd;         /* see base/wakeup.h, as the next: the watcher's end */
+    int wake_fd;        /* there is something for the main thread */
+    atomic_bool stop;   /* somebody wants an end */
+    atomic_bool killed; /* this process has less than a second left */
+    /* [n_host], by rank: set once, under the lock, and kept when the pool is gone; 0: not known */
+    struct server_host {
+        char name[128];
+    } * hosts;
+    int n_host;
     struct rank_stats ranks; /* has its own lock */
     pthread_mutex_t lock;
     /* Under the lock. */
     enum server_state state;
     char reason[200];                 /* of DRAINING, and of UNLOADED where a load failed */
     double loaded;                    /* share of the model, while LOADING */
-    struct error cause;               /* of FAILED */
+    struct api_error refusal;         /* of FAILED; HTTP outlives the pool that it is made from */
     struct served *model;             /* holds; NULL: none is loaded */
     char model_name[SERVED_MAX_NAME]; /* the last one's */
     struct job *inbox, **inbox_end;

@@ -19,7 +19,9 @@ static void count_end(struct server *s, const struct job *j, const struct genera
     double now = clock_now();
     pthread_mutex_lock(&s->lock);
     struct metrics *m = &s->metrics;
-    if (event->error) {
+    if (event->error && event->error->kind == ERROR_INTERRUPTED) {
+        m->finished[FINISH_INTERRUPTED]++;
+    } else if (event->error) {
         m->failed++;
     } else {
         m->finished[event->finish]++;
@@ -111,14 +113,6 @@ static void refuse(struct server *s, struct job *j, const struct error *why) {
     put_failure(j, why);
 }
 
-/* Clients know this refusal by its code, and cut their prompts. */
-static bool check_length(const struct server *s, const struct job *j, struct api_error *why) {
-    int n = j->request.generate.n_prompt, ctx = engine_ctx(s->engine);
-    return n <= ctx || api_refuse(why, 400, "invalid_request_error", "context_length_exceeded",
-                                  j->request.kind == API_CHAT ? "messages" : "prompt",
-                                  "the prompt has %d tokens, the context only %d (--ctx)", n, ctx);
-}
-
 static void schedule(struct server *s, struct job *j) {
     struct error err;
     struct api_error why;
@@ -127,8 +121,6 @@ static void schedule(struct server *s, struct job *j) {
     } else if (j->model != s->model) {
         api_refuse(&why, 503, "unavailable", "unloaded", NULL, "the model '%s' has been unloaded",
                    j->model->name);
-        job_fail(j, &why);
-    } else if (!check_length(s, j, &why)) {
         job_fail(j, &why);
     } else if (!api_reply_init(&j->reply, &j->request, &j->model->api, &err) ||
                !scheduler_add(s->scheduler, &j->request.generate, on_event, j, &j->ticket, &err)) {
@@ -141,7 +133,9 @@ static void schedule(struct server *s, struct job *j) {
 /* One at a time: who comes while another waits can try again. */
 static void keep_command(struct server *s, struct job *j) {
     struct api_error why;
-    if (s->command) {
+    if (server_state(s, &why) == SERVER_FAILED) {
+        job_fail(j, &why);
+    } else if (s->command) {
         api_refuse(&why, 409, "conflict", "busy", NULL, "another load or unload is under way");
         job_fail(j, &why);
     } else {

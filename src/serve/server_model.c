@@ -22,16 +22,20 @@ static bool report(void *user, uint64_t done, uint64_t total, struct error *err)
     return true;
 }
 
+/* --ctx is for the model that the server starts with; another may have fewer positions. */
 static bool open_engine(struct server *s, const char *dir, const struct served *model,
                         struct error *err) {
     const struct server_options *o = &s->options;
     struct engine_options engine = {.dir = dir,
                                     .ctx = o->ctx,
+                                    .ctx_at_most = strcmp(dir, o->dir) != 0,
                                     .max_seqs = o->max_batch,
                                     .max_tok = o->max_batch + o->prefill_chunk,
                                     .cut_kv = true,
                                     .kv_memory = o->kv_memory,
-                                    .progress = {.report = report, .user = s}};
+                                    .load = {.progress = {.report = report, .user = s},
+                                             .max_batch = o->max_batch,
+                                             .show = o->show}};
     struct scheduler_options scheduler = {.max_batch = o->max_batch,
                                           .prefill_chunk = o->prefill_chunk,
                                           .max_waiting = o->max_waiting};
@@ -43,6 +47,10 @@ static void set_model(struct server *s, struct served *model) {
     pthread_mutex_lock(&s->lock);
     struct served *old = s->model;
     s->model = model;
+    if (model && strcmp(s->model_name, model->name) != 0) { /* what is counted bears its name */
+        s->past = (struct scheduler_stats){0};
+        s->metrics = (struct metrics){0};
+    }
     if (model) {
         snprintf(s->model_name, sizeof s->model_name, "%s", model->name);
     }
@@ -50,7 +58,7 @@ static void set_model(struct server *s, struct served *model) {
     served_release(old);
 }
 
-bool server_load(struct server *s, const char *dir, const char *name, struct error *err) {
+static bool load(struct server *s, const char *dir, const char *name, struct error *err) {
     struct served *model = NULL;
     pthread_mutex_lock(&s->lock);
     s->loaded = 0;
@@ -63,6 +71,7 @@ bool server_load(struct server *s, const char *dir, const char *name, struct err
         served_release(model);
         return false;
     }
+    model->api.ctx = engine_ctx(s->engine);
     set_model(s, model);
     int blocks = engine_blocks(s->engine), most = engine_blocks_for(engine_ctx(s->engine));
     log_info("loaded %s: %.1f MB in %.2f s; KV cache of %d positions, contexts of %d", dir,
@@ -74,6 +83,16 @@ bool server_load(struct server *s, const char *dir, const char *name, struct err
     }
     server_set_state(s, SERVER_READY, NULL);
     return true;
+}
+
+bool server_load(struct server *s, const char *dir, const char *name, struct error *err) {
+    if (load(s, dir, name, err)) {
+        return true;
+    }
+    if (err->kind == ERROR_MEMORY) { /* of this process, where no rank is named */
+        error_at_rank(err, 0);
+    }
+    return false;
 }
 
 bool server_unload(struct server *s, struct message_unloaded *ranks, struct error *err) {
@@ -88,19 +107,25 @@ bool server_unload(struct server *s, struct message_unloaded *ranks, struct erro
 
 /* ---- commands ---- */
 
-static void answer(struct job *j, json_t *object) {
+/* Takes the object over; NULL: it could not be built. False: there is no memory for an answer. */
+static bool answer(struct job *j, json_t *object) {
     struct buffer body = {0};
-    struct api_error e;
     char *text = object ? json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(6)) : NULL;
-    if (text && buffer_append(&body, text, strlen(text), NULL)) {
+    bool ok = text && buffer_append(&body, text, strlen(text), NULL);
+    if (ok) {
         job_put(j, 200, &body, true);
-    } else {
-        api_refuse_memory(&e);
-        job_fail(j, &e);
     }
     buffer_finish(&body);
     free(text);
     json_decref(object);
+    return ok;
+}
+
+/* What cannot even be told. */
+static void refuse_memory(struct job *j) {
+    struct api_error e;
+    api_refuse_memory(&e);
+    job_fail(j, &e);
 }
 
 /* Where the model stands: only below --model-root, whatever links there are. */
@@ -147,6 +172,14 @@ static void refuse_load(struct server *s, struct job *j, const char *dir, const 
     job_fail(j, &e);
 }
 
+static json_t *load_report(const struct server *s, const char *name) {
+    const struct engine *e = s->engine;
+    return json_pack("{s:s, s:s, s:I, s:f, s:i, s:I}", "status", "ready", "model", name,
+                     "bytes_read", (json_int_t)engine_load_bytes(e), "seconds",
+                     engine_load_seconds(e), "ctx", engine_ctx(e), "kv_positions",
+                     (json_int_t)engine_blocks(e) * (json_int_t)KV_BLOCK);
+}
+
 static bool do_load(struct server *s, struct job *j, struct error *err) {
     struct api_error e;
     char dir[PATH_MAX];
@@ -163,12 +196,11 @@ static bool do_load(struct server *s, struct job *j, struct error *err) {
     }
     struct error why;
     if (server_load(s, dir, name, &why)) {
-        answer(j, json_pack("{s:s, s:s, s:I, s:f, s:i, s:I}", "status", "ready", "model", name,
-                            "bytes_read", (json_int_t)engine_load_bytes(s->engine), "seconds",
-                            engine_load_seconds(s->engine), "ctx", engine_ctx(s->engine),
-                            "kv_positions",
-                            (json_int_t)engine_blocks(s->engine) * (json_int_t)KV_BLOCK));
-        return true;
+        if (answer(j, load_report(s, name))) {
+            return true;
+        }
+        error_set(&why, ERROR_MEMORY, "load: cannot hold the reply");
+        error_at_rank(&why, 0);
     }
     refuse_load(s, j, dir, &why);
     bool broken = pool_is_broken(s->pool) || why.kind == ERROR_DEADLINE;
@@ -190,8 +222,7 @@ static bool do_unload(struct server *s, struct job *j, struct error *err) {
     int world = pool_world(s->pool);
     struct message_unloaded *ranks = calloc((size_t)world, sizeof *ranks);
     if (!ranks) {
-        api_refuse_memory(&e);
-        job_fail(j, &e);
+        refuse_memory(j);
         return true;
     }
     server_set_state(s, SERVER_DRAINING, "the model is being unloaded");
@@ -210,8 +241,10 @@ static bool do_unload(struct server *s, struct job *j, struct error *err) {
         }
         log_info("unloaded %s", s->model_name);
         server_set_state(s, SERVER_UNLOADED, NULL);
-        answer(j, json_pack("{s:s, s:s, s:o}", "status", "unloaded", "model", s->model_name,
-                            "ranks", list));
+        if (!answer(j, json_pack("{s:s, s:s, s:o}", "status", "unloaded", "model", s->model_name,
+                                 "ranks", list))) {
+            refuse_memory(j);
+        }
     }
     free(ranks);
     return ok;

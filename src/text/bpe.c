@@ -22,6 +22,20 @@ static size_t merge_slot(const struct bpe *b, int32_t left, int32_t right) {
     return i;
 }
 
+static size_t longest_token(const struct bpe *b) {
+    size_t longest = 0, n;
+    for (int i = 0; i < 256; i++) {
+        if (b->byte_id[i] < 0) {
+            return 0;
+        }
+    }
+    for (int32_t id = 0; id < b->vocab->size; id++) {
+        vocab_bytes(b->vocab, id, &n);
+        longest = n > longest ? n : longest;
+    }
+    return longest;
+}
+
 bool bpe_init(struct bpe *b, const struct vocab *vocab, size_t n_merge, struct error *err) {
     *b = (struct bpe){.vocab = vocab, .merges_size = 64, .unk_id = -1};
     while (b->merges_size < n_merge + n_merge / 2) {
@@ -38,7 +52,12 @@ bool bpe_init(struct bpe *b, const struct vocab *vocab, size_t n_merge, struct e
         unsigned char byte = (unsigned char)i;
         b->byte_id[i] = vocab_find(vocab, &byte, 1);
     }
+    b->longest = longest_token(b);
     return true;
+}
+
+size_t bpe_least_tokens(const struct bpe *b, size_t n) {
+    return b->longest ? (n + b->longest - 1) / b->longest : 0;
 }
 
 bool bpe_add_merge(struct bpe *b, uint32_t rank, const void *left, size_t n_left, const void *right,

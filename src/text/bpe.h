@@ -22,6 +22,7 @@ struct bpe {
     struct bpe_merge *merges; /* [merges_size] owns; hashed by (left, right) */
     size_t merges_size;       /* a power of two */
     int32_t byte_id[256];     /* token of a single byte; -1: none */
+    size_t longest;           /* bytes of a token; 0: some bytes have none */
     int32_t unk_id;           /* for a byte without a token; -1: such bytes vanish */
     bool fuse_unk;            /* a run of unknown bytes is one unk_id */
     bool ignore_merges;       /* a word that is a token is that token, whatever the merges say */
@@ -45,6 +46,9 @@ bool bpe_add_merge(struct bpe *b, uint32_t rank, const void *left, size_t n_left
 /* Appends the tokens of one word of n bytes, n <= 2^31. Errors: MEMORY. */
 bool bpe_encode(const struct bpe *b, struct bpe_scratch *scratch, const unsigned char *word,
                 size_t n, struct token_list *out, struct error *err);
+
+/* As many tokens, or more, come of a word of n bytes. */
+size_t bpe_least_tokens(const struct bpe *b, size_t n);
 
 void bpe_finish(struct bpe *b);
 void bpe_scratch_finish(struct bpe_scratch *s);

@@ -32,12 +32,21 @@ struct encoding {
     struct pattern_scratch *pattern;
     struct bpe_scratch bpe;
     struct buffer normalized;
+    size_t end;             /* tokens in out; more than that are not of interest */
+    bool full;              /* there would be */
     struct token_list *out; /* borrowed */
 };
 
+/* False: there are too many, which the caller has to tell from an error. */
+static bool has_room(struct encoding *e, size_t n) {
+    e->full = e->full || n > e->end || e->out->n > e->end - n;
+    return !e->full;
+}
+
 static bool encode_word(void *ctx, const char *word, size_t n, struct error *err) {
     struct encoding *e = ctx;
-    return bpe_encode(&e->t->bpe, &e->bpe, (const unsigned char *)word, n, e->out, err);
+    return has_room(e, bpe_least_tokens(&e->t->bpe, n)) &&
+           bpe_encode(&e->t->bpe, &e->bpe, (const unsigned char *)word, n, e->out, err);
 }
 
 /* Cuts `text` at the tokens of `added` and hands what lies between to `rest`. */
@@ -88,6 +97,12 @@ static bool push_all(struct token_list *out, const struct token_list *ids, struc
 
 bool tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, bool add_special,
                       struct token_list *out, struct error *err) {
+    bool more;
+    return tokenizer_encode_most(t, text, n, add_special, SIZE_MAX, &more, out, err);
+}
+
+bool tokenizer_encode_most(const struct tokenizer *t, const char *text, size_t n, bool add_special,
+                           size_t most, bool *more, struct token_list *out, struct error *err) {
     size_t valid = utf8_valid_prefix(text, n);
     if (valid < n) {
         return error_set(err, ERROR_INPUT, "not UTF-8: byte 0x%02x at offset %zu",
@@ -96,19 +111,21 @@ bool tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, boo
     if (n > INT32_MAX) {
         return error_set(err, ERROR_INPUT, "%zu bytes of text, more than %d", n, INT32_MAX);
     }
-    struct encoding e = {.t = t, .out = out};
     size_t before = out->n;
+    struct encoding e = {
+        .t = t, .out = out, .end = most < SIZE_MAX - before ? before + most : SIZE_MAX};
     bool ok = pattern_scratch_create(&e.pattern, err) &&
               (!add_special || push_all(out, &t->prefix, err)) &&
               encode_around(&e, &t->raw, text, n, encode_segment, err) &&
               (!add_special || push_all(out, &t->suffix, err));
-    if (!ok) {
+    *more = e.full || (ok && out->n > e.end);
+    if (!ok || *more) {
         out->n = before;
     }
     pattern_scratch_destroy(e.pattern);
     bpe_scratch_finish(&e.bpe);
     buffer_finish(&e.normalized);
-    return ok;
+    return ok || *more;
 }
 
 static bool append_token(const struct tokenizer *t, int32_t id, bool skip_special,

@@ -32,6 +32,11 @@ bool tokenizer_load(struct tokenizer **out, const char *dir, int vocab, struct e
 bool tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, bool add_special,
                       struct token_list *out, struct error *err);
 
+/* The same for a text of `most` tokens; where it has more, *more is set, out stays as it was, and
+ * the rest of the text has not been looked at. */
+bool tokenizer_encode_most(const struct tokenizer *t, const char *text, size_t n, bool add_special,
+                           size_t most, bool *more, struct token_list *out, struct error *err);
+
 /* Appends the bytes of the tokens; special tokens are left out when skip_special. Bytes that
  * are not UTF-8 stay as they are in out (a printer may replace them).
  * Errors: INPUT (as tokenizer_check_id), MEMORY. */

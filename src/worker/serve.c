@@ -10,6 +10,8 @@
 #include "base/log.h"
 #include "rpc/blame.h"
 
+enum { REPLY_BYTES = 4096 }; /* as much as any takes */
+
 struct server {
     struct worker *worker; /* borrowed */
     struct transport *t;   /* borrowed */
@@ -143,7 +145,8 @@ static bool serve_step(struct server *s, const struct message *request, uint64_t
                        struct error *err) {
     static const double verdict_s = 1;
     struct error failure;
-    if (worker_step(s->worker, &request->step, NULL, &failure)) {
+    if (worker_prepare(s->worker, &request->step, NULL, &failure) &&
+        worker_run(s->worker, &failure)) {
         flight_leave(entry, clock_now());
         return true;
     }
@@ -173,6 +176,32 @@ static bool warn_of_broken(struct server *s, const struct error *failure, struct
     return !first || send_error(s, MESSAGE_TROUBLE, failure, err);
 }
 
+/* Room for the model's steps, which come as frames: a step that cannot be read fails on this rank
+ * alone, and with it the job. */
+static bool reserve_steps(struct server *s, const struct message_load *load, struct error *err) {
+    if (load->measure || load->max_tok < 1 || load->n_block < 1) {
+        return true;
+    }
+    int n_seq = load->max_tok < STEP_MAX_SEQS ? load->max_tok : STEP_MAX_SEQS;
+    size_t bytes = message_step_bytes(n_seq, load->max_tok, load->n_block);
+    return (message_decoder_reserve(&s->requests, n_seq, bytes, err) &&
+            transport_reserve(s->t, bytes, err)) ||
+           error_wrap(err, "load");
+}
+
+static bool handle(struct server *s, const struct message *request, struct message *reply,
+                   struct error *err) {
+    return (request->type != MESSAGE_LOAD || reserve_steps(s, &request->load, err)) &&
+           worker_handle(s->worker, request, reply, err);
+}
+
+/* No other frame takes memory to be read, so this one was a step, in which the others are by now.
+ * Its number was not read either. */
+static bool tell_unread_step(struct server *s, const struct error *failure, struct error *err) {
+    s->seq = UINT64_MAX; /* whichever it is */
+    return send_error(s, MESSAGE_TROUBLE, failure, err);
+}
+
 /* One request. False: this rank cannot go on. */
 static bool serve_request(struct server *s, const struct frame *f, bool *done, struct error *err) {
     struct message request, reply;
@@ -181,6 +210,9 @@ static bool serve_request(struct server *s, const struct frame *f, bool *done, s
         message_decode(&s->requests, f->data, f->size, SIDE_REQUEST, &request, &failure);
     s->seq = request.seq;
     s->called_off = false;
+    if (!understood && failure.kind == ERROR_MEMORY && request.type == MESSAGE_COUNT) {
+        return tell_unread_step(s, &failure, err);
+    }
     if (!understood) {
         return send_error(s, request.type == MESSAGE_STEP ? MESSAGE_TROUBLE : MESSAGE_ERROR,
                           &failure, err);
@@ -191,7 +223,7 @@ static bool serve_request(struct server *s, const struct frame *f, bool *done, s
         return serve_step(s, &request, entry, err);
     }
     static const double slack_s = 5; /* the leader first hears all others */
-    bool handled = worker_handle(s->worker, &request, &reply, &failure);
+    bool handled = handle(s, &request, &reply, &failure);
     if (!handled) {
         expect_verdict(s, &failure, s->timeout_s + slack_s);
         if (!warn_of_broken(s, &failure, err)) {
@@ -207,6 +239,9 @@ static bool serve_request(struct server *s, const struct frame *f, bool *done, s
     }
     if (handled && request.type == MESSAGE_INIT) {
         s->timeout_s = request.init.timeout_s;
+    }
+    if (handled && request.type == MESSAGE_UNLOAD) { /* what was set aside for steps goes, too */
+        message_decoder_finish(&s->requests);
     }
     *done = request.type == MESSAGE_SHUTDOWN;
     return request.type != MESSAGE_INIT || serve_join(s, err);
@@ -256,6 +291,8 @@ bool worker_serve(struct worker *w, struct transport *t, struct error *err) {
     bool done = false, ok = true;
     worker_set_poll(w, poll_notices, &s);
     worker_set_progress(w, &progress);
+    /* Where memory is short, there is room to say so. */
+    ok = buffer_reserve(&s.frame, REPLY_BYTES, err) && buffer_reserve(&s.notice, REPLY_BYTES, err);
     while (ok && !done) {
         struct frame f;
         ok = transport_receive(t, 0, TRANSPORT_ANY_SIDE, s.patience_s, &f, err);

@@ -11,12 +11,15 @@
 #include "base/build_id.h"
 #include "base/clock.h"
 #include "base/flight.h"
+#include "base/hash.h"
 #include "comm/check.h"
 #include "comm/mpi.h"
 #include "comm/sweep.h"
 #include "device/device.h"
 #include "device/host/host.h"
+#include "device/host/host_limits.h"
 #include "rpc/watchdog.h"
+#include "worker/segments.h"
 
 enum { ECHO_MAX_BYTES = 1 << 20, ECHO_MAX_COUNT = 1 << 20 };
 
@@ -176,9 +179,18 @@ static void describe_gpu(const struct gpu *g, struct message_hello_ok *h) {
     }
 }
 
+static void find_leftovers(struct message_hello_ok *h) {
+    struct segments s;
+    segments_find(&s);
+    h->leftovers = s.n;
+    h->leftover_bytes = s.bytes;
+    h->leftover_runs = s.n_job;
+    h->leftover_named = s.n_named;
+    snprintf(h->leftover_pattern, sizeof h->leftover_pattern, "%s", s.pattern);
+}
+
 static bool handle_hello(struct worker *w, const struct message *request, struct message *reply,
                          struct error *err) {
-    (void)request; /* the leader compares, and names both sides */
     const struct host_facts *f = &w->options.facts;
     struct message_hello_ok *h = &reply->hello_ok;
     if (!find_gpu(w, err)) {
@@ -207,6 +219,9 @@ static bool handle_hello(struct worker *w, const struct message *request, struct
     snprintf(h->host, sizeof h->host, "%s", f->host);
     list_isas(h->isas, sizeof h->isas);
     describe_gpu(&w->gpu, h);
+    if (request->hello.leftovers && f->local_rank == 0) {
+        find_leftovers(h);
+    }
     return true;
 }
 
@@ -271,7 +286,6 @@ static bool create_cuda(struct worker *w, const struct message_init *init, struc
 
 static bool create_host(struct worker *w, const struct message_init *init, struct error *err) {
     struct host_options options = {.n_thread = w->options.threads,
-                                   .n_sharer = w->options.facts.local_size,
                                    .isa = *init->isa ? init->isa : NULL};
     if (strcmp(init->dtype, "f32") != 0) {
         return error_set(err, ERROR_UNSUPPORTED, "dtype '%s': the host computes in f32",
@@ -383,25 +397,52 @@ static bool load_progress(void *user, uint64_t done, uint64_t total, struct erro
     return !w->progress.report || w->progress.report(w->progress.user, done, total, err);
 }
 
+/* A GPU is its ranks' as a control group's memory is. */
+static void look_at_memory(const struct worker *w, struct host_limits *out) {
+    if (!w->on_gpu) {
+        host_limits_read("", out);
+        return;
+    }
+    const char *pci = w->gpu.about.pci;
+    *out = (struct host_limits){.own = UINT64_MAX, .host = UINT64_MAX};
+    out->group_id = hash_bytes(HASH_START, pci, strlen(pci));
+    guard(w, "a look at the GPU's memory", w->options.timeout_s + slack_s);
+    out->group = w->device->ops->memory_free(w->device);
+    unguard(w);
+}
+
+static bool measure(struct worker *w, const struct model_params *params, struct model_needs *out,
+                    struct fingerprint *print, struct error *err) {
+    return need_comm(w, err) && model_measure(params, w->device, w->comm, out, print, err);
+}
+
+bool worker_measure(struct worker *w, const struct model_params *params, struct model_needs *out,
+                    struct error *err) {
+    return measure(w, params, out, NULL, err);
+}
+
 static bool measure_load(struct worker *w, const struct model_params *params, struct message *reply,
                          struct error *err) {
-    struct footprint_fit fit;
-    guard(w, "a look at the GPU's memory", w->options.timeout_s + slack_s);
-    bool ok = model_measure(params, w->device, w->comm, &fit, err);
-    unguard(w);
-    if (!ok) {
+    struct model_needs needs;
+    struct host_limits limits;
+    struct fingerprint print;
+    if (!measure(w, params, &needs, &print, err)) {
         return false;
     }
+    look_at_memory(w, &limits);
     reply->type = MESSAGE_LOADED;
     reply->loaded = (struct message_loaded){
-        .bytes_held = footprint_total(&fit.needs),
-        .weights = fit.needs.weights,
-        .kv = fit.needs.kv,
-        .buffers = fit.needs.buffers,
-        .free = fit.available,
-        .fits = fit.fits,
-        .positions = fit.positions,
-        .world = fit.world,
+        .bytes_held = footprint_total(&needs.own),
+        .weights = needs.own.weights,
+        .kv = needs.own.kv,
+        .buffers = needs.own.buffers,
+        .free_own = limits.own,
+        .free_group = limits.group,
+        .group = limits.group_id,
+        .free_host = limits.host,
+        .config = print.config,
+        .headers = print.headers,
+        .content = print.content,
     };
     return true;
 }
@@ -415,8 +456,11 @@ static bool handle_load(struct worker *w, const struct message *request, struct 
     if (w->model) {
         return error_set(err, ERROR_PROTOCOL, "a model is loaded already");
     }
-    struct model_params params = {
-        .dir = load->dir, .ctx = load->ctx, .n_block = load->n_block, .max_tok = load->max_tok};
+    struct model_params params = {.dir = load->dir,
+                                  .ctx = load->ctx,
+                                  .n_block = load->n_block,
+                                  .max_tok = load->max_tok,
+                                  .file = load->file};
     if (load->measure) {
         return measure_load(w, &params, reply, err);
     }
@@ -429,31 +473,43 @@ static bool handle_load(struct worker *w, const struct message *request, struct 
     if (!ok) {
         return false;
     }
+    const struct fingerprint *print = model_fingerprint(w->model);
     reply->type = MESSAGE_LOADED;
     reply->loaded = (struct message_loaded){
         .bytes = model_bytes_read(w->model),
         .seconds = clock_now() - start,
         .bytes_held = model_bytes(w->model),
         .nonfinite = model_nonfinite(w->model),
+        .config = print->config,
+        .headers = print->headers,
+        .content = print->content,
     };
     return true;
 }
 
-bool worker_step(struct worker *w, const struct step *step, struct step_result *results,
-                 struct error *err) {
-    if (!need_comm(w, err) || !need_model(w, err)) {
-        return error_wrap(err, "step");
-    }
+bool worker_prepare(struct worker *w, const struct step *step, struct step_result *results,
+                    struct error *err) {
+    return (need_comm(w, err) && need_model(w, err) &&
+            model_prepare(w->model, step, results, err)) ||
+           error_wrap(err, "step");
+}
+
+bool worker_run(struct worker *w, struct error *err) {
     struct comm_stats before = w->comm->stats;
     double start = clock_now();
     guard(w, "a step on the GPU", w->options.timeout_s + slack_s);
-    bool ok = model_step(w->model, step, results, err);
+    bool ok = model_run(w->model, err);
     unguard(w);
     w->stats.step_s += clock_now() - start;
     w->stats.wait_s += w->comm->stats.wait_s - before.wait_s;
     w->stats.transfer_s += w->comm->stats.transfer_s - before.transfer_s;
     w->stats.n_step++;
     return ok || error_wrap(err, "step");
+}
+
+uint64_t worker_digest(const struct worker *w, const struct step *step,
+                       const struct step_result *results) {
+    return model_digest(w->model, step, results);
 }
 
 static bool handle_unload(struct worker *w, const struct message *request, struct message *reply,

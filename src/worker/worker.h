@@ -48,9 +48,19 @@ bool worker_handle(struct worker *w, const struct message *request, struct messa
  * Collective. Errors: COMM, COMM_INIT, NCCL_INIT, DEADLINE. */
 bool worker_join(struct worker *w, bool go, struct error *err);
 
-/* Runs a step: MESSAGE_STEP's handler. results as model_step has them. */
-bool worker_step(struct worker *w, const struct step *step, struct step_result *results,
-                 struct error *err);
+/* What a load of these params would take on this rank; see model_measure. */
+bool worker_measure(struct worker *w, const struct model_params *params, struct model_needs *out,
+                    struct error *err);
+
+/* The two halves of a step, as model.h has them; both are MESSAGE_STEP's handler. Rank 0 asks the
+ * others in between, when what may fail on it alone has not. */
+bool worker_prepare(struct worker *w, const struct step *step, struct step_result *results,
+                    struct error *err);
+bool worker_run(struct worker *w, struct error *err);
+
+/* The digest of such results, on rank 0. */
+uint64_t worker_digest(const struct worker *w, const struct step *step,
+                       const struct step_result *results);
 
 /* Called while this rank waits inside a collective; see comm.h. */
 void worker_set_poll(struct worker *w, transport_hook *poll, void *user);

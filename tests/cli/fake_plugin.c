@@ -95,7 +95,7 @@ static const char *fake_nccl_version(void) {
 
 static bool fake_device_create(const struct cuda_device_options *o, struct device **out,
                                struct error *err) {
-    struct host_options host = {.n_thread = o->n_thread, .n_sharer = o->n_sharer};
+    struct host_options host = {.n_thread = o->n_thread};
     note("fake: device %d %s graphs %d sharers %d timeout %g\n", o->index, o->f32 ? "f32" : "bf16",
          o->graphs, o->n_sharer, o->timeout_s);
     return !fails("CREATE_ERROR", ERROR_DEVICE, err) && host_device_create(&host, out, err);

@@ -4,7 +4,9 @@
 usage: test_check.py LOCKSTEP MPIRUN
 """
 import json
+import mmap
 import os
+import socket
 import struct
 import subprocess
 import sys
@@ -230,6 +232,32 @@ class Check(unittest.TestCase):
             done = run("check", stdout=full)
             self.assertEqual(done.returncode, 2)
             self.assertIn("standard output", done.stderr)
+
+    def test_files_of_killed_runs(self):
+        """Open MPI's segments of which nobody has one mapped, and none is new; this host's and user's alone."""
+        def advice():
+            done = run("check", np=2, env={"OMPI_MCA_btl_vader_backing_directory": folder})
+            self.assert_ok(done)
+            return [line.strip() for line in done.stdout.splitlines() if "killed runs" in line]
+
+        with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+            self.assertEqual(advice(), [])
+            mine = os.path.join(folder, f"vader_segment.{socket.gethostname()}.{os.geteuid()}")
+            other = os.path.join(folder, "vader_segment.elsewhere.0.77770001.0")
+            for name in (f"{mine}.a1b20001.0", f"{mine}.a1b20001.1", f"{mine}.c3d40001.0", f"{mine}.c3d40001.1",
+                         f"{mine}.e5f60001.0", f"{mine}.88880001.0.not", other):
+                with open(name, "wb") as f:
+                    f.write(bytes(1 << 16))
+                os.utime(name, (time.time() - 3600, time.time() - 3600))
+            os.utime(f"{mine}.e5f60001.0")  # a run that is just beginning
+            with open(f"{mine}.c3d40001.1", "r+b") as f, mmap.mmap(f.fileno(), 0):
+                found = advice()
+            self.assertEqual(len(found), 1, found)
+            self.assertIn(f"killed runs have left 2 files in memory, 128.0 KiB: rm {mine}.a1b20001.*", found[0])
+            subprocess.run(found[0].partition(": rm ")[2].join(["rm ", ""]), shell=True, check=True)
+            self.assertFalse(os.path.exists(f"{mine}.a1b20001.0"))
+            [both] = advice() or [""]  # now nobody has the other mapped
+            self.assertIn(f"rm {mine}.c3d40001.*", both)
 
     def test_trace(self):
         with tempfile.TemporaryDirectory() as folder:

@@ -111,6 +111,21 @@ static void different_mpis(void **state) {
     assert_says(advice(ranks, WORLD), "node1 uses Open MPI v4.1.4, node2 uses Open MPI v5.0.0");
 }
 
+static void files_of_killed_runs(void **state) {
+    (void)state;
+    struct check_rank ranks[WORLD];
+    set_up(ranks);
+    ranks[0].hello.leftovers = 12;
+    ranks[0].hello.leftover_bytes = 48 << 20;
+    ranks[0].hello.leftover_runs = ranks[0].hello.leftover_named = 2;
+    strcpy(ranks[0].hello.leftover_pattern, "/dev/shm/vader_segment.node1.0.{a1,b2}.*");
+    assert_string_equal(advice(ranks, WORLD),
+                        "node1: killed runs have left 12 files in memory, 48.0 MiB: rm "
+                        "/dev/shm/vader_segment.node1.0.{a1,b2}.*");
+    ranks[0].hello.leftover_runs = 3;
+    assert_says(advice(ranks, WORLD), "{a1,b2}.* (and more)");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(nothing_wrong_nothing_said),
@@ -120,6 +135,7 @@ int main(void) {
         cmocka_unit_test(ranks_pinned_to_the_same_cores),
         cmocka_unit_test(more_threads_than_a_share),
         cmocka_unit_test(different_mpis),
+        cmocka_unit_test(files_of_killed_runs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -74,6 +74,14 @@ void ref_rmsnorm(float *y, const float *x, const float *w, int dim, float eps) {
     }
 }
 
+float ref_sum(const float *x, int n) {
+    float lane[16] = {0};
+    for (int i = 0; i < n; i++) {
+        lane[i % 16] += x[i];
+    }
+    return lane_sum(lane);
+}
+
 float ref_silu_mul(float gate, float up) {
     return gate / (1 + ref_exp(-gate)) * up;
 }

@@ -13,6 +13,7 @@
 void ref_linear(float *y, const float *x, size_t x_stride, const float *w, int rows, int cols,
                 int n_tok, const struct leaf_plan *plan);
 float ref_exp(float x);
+float ref_sum(const float *x, int n);                                           /* in 16 lanes */
 void ref_rmsnorm(float *y, const float *x, const float *w, int dim, float eps); /* one row */
 float ref_silu_mul(float gate, float up);
 void ref_rope(float *x, const float *rope, int head_dim); /* one head */

@@ -16,6 +16,7 @@ PHASES = ["start-up", "init", "load", "prefill", "decode", "idle", "unload", "dr
 DEATHS = ["kill", "segv", "abort", "exit0", "exit3", "mpi_abort"]
 HANGS = ["stop", "stuck"]  # the whole process, or only what its main thread does
 MISERIES = ["no_memory", "slow"]  # survived, or an end with blame
+SET_ASIDE = ["prefill", "decode", "idle", "unload", "drain"]  # phases that need no memory that is not there
 FILES = ["truncate", "remove", "truncate-reload"]  # of a model, while a rank loads it
 SIGNALS = {"INT": signal.SIGINT, "TERM": signal.SIGTERM, "HUP": signal.SIGHUP, "KILL": signal.SIGKILL}  # to the launcher
 CANCEL = "scancel"  # of a job of srun's
@@ -26,7 +27,8 @@ FLAP_S, FLAP_TIMEOUT = 3, 15  # TCP sends again at 3.0 s and then at 6.2 s
 DRAIN_S = 25 + 5  # --drain-timeout is 25
 STREAMS = 8
 DEMO = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../models/kjv-qwen3-3m")
-HOLDS = {"start-up": "MPI_Init 1", "init": "MPI_Ibcast 1", "load": "pread 5"}
+# A load begins after two looks at the demo model, each of 43 reads: the header's two, 25 vectors, 16 blocks.
+HOLDS = {"start-up": "MPI_Init 1", "init": "MPI_Ibcast 1", "load": "pread 87"}
 
 
 def limit(event):
@@ -322,6 +324,8 @@ class Run:
         if job.process.poll() != 0:
             self.complaints.clear()
             self.judge_end_in_misery()
+            if self.cell.event == "no_memory" and self.cell.phase in SET_ASIDE:
+                self.complain("ended, where all that steps take is set aside")
         elif self.seconds is None:
             self.complain("ended by itself, with exit code 0")
 

@@ -2,6 +2,8 @@
  * is stuck, slow or out of memory, from inside.
  *
  * LOCKSTEP_FAULT_DIR/RANK.in is a FIFO of orders, one a line; RANK.out gets what there is to tell.
+ * "fail N" lets the Nth allocation of the main thread from then on find no memory, if lockstep or a
+ * library that must bear it asks for it; "count" tells how many have been asked for since.
  * A rank holds at a point of its way, where it is told to ("hold free 1", or from its start by
  * LOCKSTEP_FAULT_HOLD="RANK POINT N"), says so and waits there for an order. */
 #undef _FORTIFY_SOURCE /* which defines some of the functions that are to be replaced */
@@ -63,6 +65,8 @@ static pthread_t main_thread;
 static atomic_int order;                 /* given, and not taken yet */
 static atomic_int hold_point, hold_left; /* where to hold, and after how many more passes */
 static atomic_bool is_slow, is_out_of_memory;
+static atomic_bool is_counting;
+static atomic_long n_asked, failing; /* allocations since "fail", and which of them fails */
 
 static void *real(const char *name) {
     return dlsym(RTLD_NEXT, name);
@@ -151,9 +155,17 @@ static void give(int what) {
     obey(atomic_exchange(&order, NOTHING));
 }
 
+static void start_counting(long which) {
+    atomic_store(&n_asked, 0);
+    atomic_store(&failing, which);
+    atomic_store(&is_counting, which > 0);
+    say("armed\n");
+}
+
 static void *read_orders(void *unused) {
     char line[100], point[20];
     int n;
+    long which;
     (void)unused;
     while (fgets(line, sizeof line, orders)) {
         line[strcspn(line, "\n")] = 0;
@@ -162,6 +174,10 @@ static void *read_orders(void *unused) {
             atomic_store(&hold_left, n);
             atomic_store(&hold_point, find(point, point_names, POINT_COUNT));
             say("armed\n");
+        } else if (sscanf(line, "fail %ld", &which) == 1) {
+            start_counting(which);
+        } else if (strcmp(line, "count") == 0) {
+            say("asked %ld\n", atomic_load(&n_asked));
         } else {
             give(find(line, order_names, ORDER_COUNT));
         }
@@ -282,7 +298,36 @@ extern void *__libc_realloc(void *, size_t);
 extern void *__libc_memalign(size_t, size_t);
 extern void __libc_free(void *);
 
-static bool is_refused(size_t bytes) {
+/* Not MPI's and OpenMP's, which end the process, and not those that libc makes for itself. */
+static bool must_bear_it(void *caller, Dl_info *who) {
+    static const char *const names[] = {"/lockstep", "/libjansson.", "/libmsgpack"};
+    if (!dladdr(caller, who) || !who->dli_fname) {
+        return false;
+    }
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (strstr(who->dli_fname, names[i])) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool is_the_one(void *caller) {
+    Dl_info who;
+    if (!pthread_equal(pthread_self(), main_thread) || !must_bear_it(caller, &who) ||
+        atomic_fetch_add(&n_asked, 1) + 1 != atomic_load(&failing)) {
+        return false;
+    }
+    say("failed %s+%#lx\n", strrchr(who.dli_fname, '/') + 1,
+        (unsigned long)((char *)caller - (char *)who.dli_fbase));
+    errno = ENOMEM;
+    return true;
+}
+
+static bool is_refused(size_t bytes, void *caller) {
+    if (atomic_load_explicit(&is_counting, memory_order_relaxed) && is_the_one(caller)) {
+        return true;
+    }
     if (bytes < LARGE_BYTES || !atomic_load_explicit(&is_out_of_memory, memory_order_relaxed)) {
         return false;
     }
@@ -290,25 +335,28 @@ static bool is_refused(size_t bytes) {
     return true;
 }
 
+#define CALLER __builtin_return_address(0)
+
 PUBLIC void *malloc(size_t n) {
-    return is_refused(n) ? NULL : __libc_malloc(n);
+    return is_refused(n, CALLER) ? NULL : __libc_malloc(n);
 }
 
 PUBLIC void *calloc(size_t n, size_t size) {
-    return size && is_refused(n > SIZE_MAX / size ? SIZE_MAX : n * size) ? NULL
-                                                                         : __libc_calloc(n, size);
+    return size && is_refused(n > SIZE_MAX / size ? SIZE_MAX : n * size, CALLER)
+               ? NULL
+               : __libc_calloc(n, size);
 }
 
 PUBLIC void *realloc(void *p, size_t n) {
-    return is_refused(n) ? NULL : __libc_realloc(p, n);
+    return is_refused(n, CALLER) ? NULL : __libc_realloc(p, n);
 }
 
 PUBLIC void *aligned_alloc(size_t alignment, size_t n) {
-    return is_refused(n) ? NULL : __libc_memalign(alignment, n);
+    return is_refused(n, CALLER) ? NULL : __libc_memalign(alignment, n);
 }
 
 PUBLIC int posix_memalign(void **out, size_t alignment, size_t n) {
-    void *p = is_refused(n) ? NULL : __libc_memalign(alignment, n);
+    void *p = is_refused(n, CALLER) ? NULL : __libc_memalign(alignment, n);
     if (!p) {
         return ENOMEM;
     }
@@ -317,7 +365,7 @@ PUBLIC int posix_memalign(void **out, size_t alignment, size_t n) {
 }
 
 PUBLIC void *mmap(void *at, size_t n, int protection, int flags, int fd, off_t offset) {
-    if (is_refused(n)) {
+    if (is_refused(n, CALLER)) {
         return MAP_FAILED;
     }
     return (void *)syscall(SYS_mmap, at, n, protection, flags, fd, offset);

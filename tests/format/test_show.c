@@ -22,6 +22,15 @@ static void text_is_one_short_printable_line(void **state) {
     assert_string_equal(cut.text + 90, "...");
 }
 
+static void text_in_place(void **state) {
+    (void)state;
+    char text[] = "a\x1b[2\xc2\x9b\n\xc3\xa9\x7f", nothing[] = "";
+    show_in_place(text);
+    show_in_place(nothing);
+    assert_string_equal(text, "a?[2??\xc3\xa9?");
+    assert_string_equal(nothing, "");
+}
+
 static void text_is_cut_between_characters(void **state) {
     (void)state;
     char accents[201];
@@ -56,6 +65,7 @@ static void sizes_read_well(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(text_is_one_short_printable_line),
+        cmocka_unit_test(text_in_place),
         cmocka_unit_test(text_is_cut_between_characters),
         cmocka_unit_test(a_path_keeps_its_end),
         cmocka_unit_test(sizes_read_well),

@@ -29,6 +29,7 @@ static void say_again(const struct message *m, enum message_side side) {
 void fuzz_one(struct fuzz_input in) {
     static const struct step_limits limits = {
         .max_tok = 64, .ctx = 512, .n_block = 32, .vocab = 300};
+    static uint8_t claimed[32 / 8 + 1]; /* step_claim_bytes of that */
     static bool begun;
     enum message_side side = (enum message_side)(fuzz_byte(&in) % SIDE_COUNT);
     struct message m;
@@ -39,12 +40,13 @@ void fuzz_one(struct fuzz_input in) {
     }
     if (!message_decode(&decoder, in.data, in.size, side, &m, &err)) {
         FUZZ_CHECK(err.kind == ERROR_PROTOCOL);
+        fuzz_message(err.message);
         return;
     }
     FUZZ_CHECK(m.type < MESSAGE_COUNT && message_side(m.type) == side);
     say_again(&m, side);
     if (m.type == MESSAGE_STEP) {
-        fuzz_result(step_validate(&m.step, &limits, &err), &err);
+        fuzz_result(step_validate(&m.step, &limits, claimed, &err), &err);
     } else if (m.type == MESSAGE_ERROR || m.type == MESSAGE_TROUBLE) {
         message_to_error(&m, &err);
         FUZZ_CHECK(err.kind < ERROR_KIND_COUNT);

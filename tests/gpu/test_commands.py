@@ -98,6 +98,17 @@ class Commands(Base):
                 for got, want in zip(found["logprobs"], self.score["logprobs"]):
                     self.assertAlmostEqual(got, want, delta=CLOSE)
 
+    def test_replay(self):
+        """On the device and in the arithmetic that were recorded; real GPUs do not promise the bits."""
+        np = WORLDS[-1] if REAL else 2
+        ignore = ["--ignore", "stepped.digest"] if REAL else []
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "trace")
+            self.run_well("generate", "--prompt", PROMPT, "-n", "3", "--device", "cuda", "--trace-rpc", path, np=np)
+            found = json.loads(self.run_well("replay", path, "--json", *ignore, np=np).stdout)
+        self.assertEqual((found["ok"], found["requests"]["init"]["compared"]), (True, np))
+        self.assertEqual(found["requests"]["step"]["compared"], 3)
+
 
 class Devices(Base):
     """What GPUSIM_... says that the machine has."""

@@ -31,7 +31,7 @@ FAULTS = {
     "kernel 719": ("launch", 50, "fault719", 3, ["device_failed: step: ",
                                                 "unspecified launch failure"]),
     "kernel 700": ("launch", 60, "fault700", 3, ["device_failed: step: ", "illegal memory access"]),
-    "kernel that never ends": ("launch", 90, "hang", 4, ["deadline: step: ", "within 3 s"]),
+    "kernel that never ends": ("launch", 55, "hang", 4, ["deadline: step: ", "within 3 s"]),
     "init refused": ("ncclCommInitRankConfig", 1, "error", 3, ["nccl_init_failed: init: ",
                                                               "simulated failure"]),
     "init failed": ("ncclCommInitRankConfig", 1, "init", 3, ["nccl_init_failed: init: ",
@@ -64,7 +64,7 @@ SAMPLE = [("memory while loading", 1), ("memory of collectives", 0), ("memory of
           ("kernel 700", 0), ("kernel that never ends", 1), ("init refused", 0), ("init failed", 1),
           ("init never ends", 1), ("sanity never ends", 1), ("collective never ends", 1),
           ("replayed kernel 719", 0), ("collective says remote", 0), ("collective fails later", 1),
-          ("graph is not launched", 1), ("process exits", 1)]
+          ("graph is not launched", 1), ("process exits", 0), ("process exits", 1)]
 
 
 def processes():
@@ -114,7 +114,8 @@ class Faults(unittest.TestCase):
         self.assertEqual(re.findall("gpusim: .*", said),
                          [f"gpusim: rank {rank}: fault: {op} number {k}{place}: {kind}"])
         self.assertEqual(processes(), [], said)
-        left = {f for f in set(os.listdir("/dev/shm")) - shared if not f.startswith("vader_segment")}
+        theirs = ("vader_segment", "lockstep-fault.")  # Open MPI's, and folders of tests beside this one
+        left = {f for f in set(os.listdir("/dev/shm")) - shared if not f.startswith(theirs)}
         self.assertEqual(left, set(), said)
         self.assertEqual(len(lines), 0 if code == 0 else 1, said)
         if code == 0:
@@ -214,9 +215,10 @@ class Faults(unittest.TestCase):
         self.assertEqual(done.returncode, 2, done.stderr)
         lines = [line for line in done.stderr.splitlines() if line.startswith("lockstep")]
         self.assertEqual(len(lines), 1, done.stderr)
-        for rank in 0, 1:
-            self.assertRegex(lines[0], rf"will not fit.*rank {rank} \([^)]*\): needs [0-9.]+ MiB "
-                             r"\(weights .*, KV cache .*, buffers .*\), [0-9.]+ [KM]iB are free")
+        self.assertRegex(lines[0], r"will not fit: rank 0 \([^)]*\) needs [0-9.]+ MiB "
+                         r"\(weights .*, KV cache .*, buffers .*\), [0-9.]+ [KM]iB are free")
+        rows = [line.split() for line in done.stderr.splitlines() if line.endswith("  does not fit")]
+        self.assertEqual([row[0] for row in rows], ["0", "1"], done.stderr)
 
     def test_faults(self):
         cases = SAMPLE + [("finalize never ends", 0)]
@@ -224,8 +226,6 @@ class Faults(unittest.TestCase):
             cases = [(name, rank) for name in FAULTS for rank in range(3)]
         for name, rank in cases:
             with self.subTest(fault=name, rank=rank):
-                if name == "process exits" and rank == 0:
-                    continue  # the leader itself: a survivor's line is a later issue's
                 self.check_end(name, rank, 3 if EVERYTHING else 2)
 
 

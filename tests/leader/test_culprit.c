@@ -46,7 +46,7 @@ static void lead(const struct pool_options *o) {
     struct pool *p;
     struct error err = {0};
     CHECK(pool_create(&p, o, &err));
-    CHECK(pool_hello(p, &err));
+    CHECK(pool_hello(p, false, &err));
     CHECK(pool_init(p, &err));
     double start = clock_now();
     CHECK(!pool_sanity(p, NULL, &err));

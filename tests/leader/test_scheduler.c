@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/hash.h"
 #include "leader/scheduler.h"
 
@@ -222,6 +223,32 @@ static void test_room(struct engine *e, struct tokenizer *tokenizer) {
     scheduler_destroy(s);
 }
 
+/* The leader's time is what passes between steps, and none of it where there is nothing to do. */
+static void test_leader_time(struct engine *e, struct tokenizer *tokenizer) {
+    static struct text t[2];
+    const double nap = 0.05;
+    struct scheduler *s = create(e, tokenizer, CHUNK, 2, 2);
+    make(&t[0], 0);
+    make(&t[1], 1);
+    double start = clock_now();
+    add(s, &t[0]);
+    CHECK(scheduler_step(s, &err));
+    clock_sleep(nap);
+    CHECK(scheduler_step(s, &err));
+    struct scheduler_stats stats = scheduler_stats(s);
+    CHECK(stats.leader_seconds >= nap);
+    CHECK(stats.leader_seconds + stats.step_seconds <= clock_now() - start);
+    scheduler_cancel(s, t[0].ticket);
+    double busy = clock_now() - start;
+    clock_sleep(nap);
+    start = clock_now();
+    add(s, &t[1]);
+    CHECK(scheduler_step(s, &err));
+    stats = scheduler_stats(s);
+    CHECK(stats.leader_seconds + stats.step_seconds <= busy + clock_now() - start);
+    scheduler_destroy(s);
+}
+
 /* What breaks ends every request with its reason. */
 static void test_failure(struct engine *e, struct tokenizer *tokenizer) {
     static struct text t[3];
@@ -256,6 +283,7 @@ static void lead(const struct pool_options *o, const char *dir) {
     test_candidates(e, tokenizer);
     test_queue(e, tokenizer);
     test_room(e, tokenizer);
+    test_leader_time(e, tokenizer);
     test_failure(e, tokenizer);
     tokenizer_destroy(tokenizer);
     CHECK(engine_close(e, NULL, &err) && pool_shutdown(p, &err));

@@ -112,8 +112,12 @@ static void partial_sums_are_counted_as_they_travel(void **state) {
     for (int rank = 0; rank < 3; rank++) {
         struct leaf_run runs[LEAF_TREE_MAX_PIECES];
         int n_piece = leaf_tree_pieces(16, leaf_run_of_rank(16, 3, rank), runs);
+        struct shard_dims dims = footprint_dims(&c);
+        struct shard s;
+        assert_ok(shard_compute(&s, &dims, 3, rank, &err), &err);
+        int widest = s.mlp.count > 1024 ? s.mlp.count : 1024; /* of a linear: the host packs it */
         assert_int_equal(of(&c, 3, rank, &pieces).buffers - of(&c, 3, rank, &one).buffers,
-                         (2 * n_piece - 1) * 512 * 1024 * 4);
+                         512 * ((2 * n_piece - 1) * 1024 + widest) * 4);
     }
     device_destroy(f32);
 }
@@ -137,36 +141,6 @@ static void the_largest_config_saturates(void **state) {
     assert_true(f.weights > 1ull << 50 && f.weights < 1ull << 60);
     assert_true(f.kv == UINT64_MAX);
     assert_true(footprint_total(&f) == UINT64_MAX);
-    struct shard_dims dims = footprint_dims(&c);
-    struct shard s;
-    struct error err = {0};
-    assert_ok(shard_compute(&s, &dims, 1, 0, &err), &err);
-    assert_false(footprint_measure(&c, &s, &huge, 1ull << 40).fits);
-}
-
-static void a_refusal_says_what_would_fit(void **state) {
-    (void)state;
-    struct model_config c = qwen3_small();
-    struct shard_dims dims = footprint_dims(&c);
-    struct shard s;
-    struct error err = {0};
-    assert_ok(shard_compute(&s, &dims, 1, 0, &err), &err);
-    struct footprint f = footprint_of_shard(&c, &s, &params);
-
-    assert_true(footprint_measure(&c, &s, &params, footprint_total(&f)).fits);
-    struct footprint_fit fit = footprint_measure(&c, &s, &params, footprint_total(&f) - 1);
-    assert_false(fit.fits);
-    assert_int_equal(fit.positions, 4032);
-    /* The rotations of the context that was asked for are no obstacle to a smaller one. */
-    struct footprint_params longer = params;
-    longer.ctx = 1 << 26; /* 32 GiB of rotations alone */
-    longer.n_block = longer.ctx / KV_BLOCK;
-    assert_int_equal(footprint_measure(&c, &s, &longer, footprint_total(&f)).positions, 4096);
-    /* too little for the weights, but half of them would do */
-    fit = footprint_measure(&c, &s, &params, f.weights - 1);
-    assert_true(!fit.fits && fit.positions == 0 && fit.world == 2);
-    fit = footprint_measure(&c, &s, &params, 1000);
-    assert_true(!fit.fits && fit.positions == 0 && fit.world == 0);
 }
 
 /* The dtype that counts for a checkpoint of the matrices a, b and a vector. */
@@ -211,7 +185,6 @@ int main(void) {
         cmocka_unit_test(rows_are_padded_to_panels),
         cmocka_unit_test(partial_sums_are_counted_as_they_travel),
         cmocka_unit_test(the_largest_config_saturates),
-        cmocka_unit_test(a_refusal_says_what_would_fit),
         cmocka_unit_test(mixed_matrices_count_as_the_widest),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -6,6 +6,7 @@
 
 static const struct step_limits limits = {.max_tok = 100, .ctx = 256, .n_block = 8, .vocab = 50};
 static const int32_t tokens[300];
+static uint8_t claimed[2]; /* step_claim_bytes(8) */
 
 static struct step_seq good(const int32_t *blocks) {
     return (struct step_seq){.pos = 60,
@@ -20,7 +21,7 @@ static struct step_seq good(const int32_t *blocks) {
 static void refuse(struct step_seq *seqs, int n, const char *why) {
     struct error err = {0};
     struct step step = {n, seqs};
-    assert_false(step_validate(&step, &limits, &err));
+    assert_false(step_validate(&step, &limits, claimed, &err));
     assert_int_equal(err.kind, ERROR_PROTOCOL);
     if (!strstr(err.message, why)) {
         fail_msg("expected '%s' in '%s'", why, err.message);
@@ -33,13 +34,13 @@ static void good_steps_pass(void **state) {
     struct step_seq seqs[] = {good(a), good(b)};
     struct step step = {2, seqs};
     struct error err;
-    assert_ok(step_validate(&step, &limits, &err), &err);
+    assert_ok(step_validate(&step, &limits, claimed, &err), &err);
     const int32_t targets[10] = {-1, 49, 0};
     seqs[0].output = STEP_OUTPUT_LOGPROBS;
     seqs[0].targets = targets;
-    assert_ok(step_validate(&step, &limits, &err), &err);
+    assert_ok(step_validate(&step, &limits, claimed, &err), &err);
     seqs[0].n_tok = 3; /* what lies behind is nobody's business */
-    assert_ok(step_validate(&step, &limits, &err), &err);
+    assert_ok(step_validate(&step, &limits, claimed, &err), &err);
 }
 
 static void a_shared_prefix_passes_but_no_shared_writes(void **state) {
@@ -49,7 +50,7 @@ static void a_shared_prefix_passes_but_no_shared_writes(void **state) {
     seqs[0].pos = seqs[1].pos = 64;
     struct step step = {2, seqs};
     struct error err;
-    assert_ok(step_validate(&step, &limits, &err), &err);
+    assert_ok(step_validate(&step, &limits, claimed, &err), &err);
     seqs[1].pos = 60;
     seqs[0].pos = 60;
     refuse(seqs, 2, "written twice");

@@ -109,15 +109,34 @@ static struct message example(enum message_type type) {
         m.bandwidth_result = (struct message_bandwidth_result){1e-6, 2e-6, 3};
         break;
     case MESSAGE_LOAD:
-        m.load = (struct message_load){
-            .dir = "/models/\xc3\xa9", .ctx = 4096, .n_block = 64, .max_tok = 256, .measure = 1};
+        m.load = (struct message_load){.dir = "/models/\xc3\xa9",
+                                       .ctx = 4096,
+                                       .n_block = 64,
+                                       .max_tok = 256,
+                                       .measure = 1,
+                                       .file = 3};
         break;
     case MESSAGE_LOADED:
-        m.loaded = (struct message_loaded){1u << 30, 1.5,      1u << 31, 2,    1u << 29, 1u << 28,
-                                           1u << 27, 1u << 20, 1,        4096, 8};
+        m.loaded = (struct message_loaded){.bytes = 1u << 30,
+                                           .seconds = 1.5,
+                                           .bytes_held = 1u << 31,
+                                           .nonfinite = 2,
+                                           .config = 3,
+                                           .headers = UINT64_MAX,
+                                           .content = UINT64_C(1) << 63,
+                                           .weights = 1u << 29,
+                                           .kv = 1u << 28,
+                                           .buffers = 1u << 27,
+                                           .free_own = UINT64_MAX,
+                                           .free_group = 1u << 20,
+                                           .group = 4096,
+                                           .free_host = 8};
         break;
     case MESSAGE_STEP:
         m.step = (struct step){.n_seq = 4, .seqs = seqs};
+        break;
+    case MESSAGE_STEPPED:
+        m.stepped.digest = UINT64_MAX - 1;
         break;
     case MESSAGE_UNLOADED:
         m.unloaded = (struct message_unloaded){77, 1u << 20, 1u << 21};

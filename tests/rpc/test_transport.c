@@ -112,6 +112,9 @@ static void expect_refusal(struct transport *t, const char *why) {
     expect_frame(t, 1, SIDE_REPLY, 7); /* it is gone, and the next one arrives whole */
 }
 
+/* What is larger than its receiver expects stays below 4 KiB, which MPI sends at once: more is
+ * fetched by the receiver, and where that is with process_vm_readv, Open MPI 4.1.4 fetches all of
+ * it, past the end of what was posted. */
 static void wrong_frames_are_refused(struct transport *t) {
     static const struct {
         uint64_t announced; /* 0: not at all */
@@ -119,14 +122,14 @@ static void wrong_frames_are_refused(struct transport *t) {
         const char *why;
     } cases[] = {
         {0, 2049, "2049 bytes is larger than the limit of 2048"},
-        {0, 1000000, "1000000 bytes is larger"},
+        {0, 3900, "3900 bytes is larger"},
         {5000, 4999, "announced with 5000 bytes and has less"},
         {5000, 0, "has less"},
-        {5000, 5001, "announced with 5000 bytes and has more"},
-        {3, 1000000, "has more"},
+        {3000, 3001, "announced with 3000 bytes and has more"},
+        {3, 3500, "has more"},
         {0, 3000, "3000 bytes is larger"},
         {(64 << 20) + 1, 3000, "larger than the limit of 67108864"},
-        {UINT64_MAX, 1000000, "18446744073709551615 bytes is larger"},
+        {UINT64_MAX, 3500, "18446744073709551615 bytes is larger"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         if (rank == 0) {

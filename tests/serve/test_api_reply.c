@@ -118,7 +118,7 @@ static void whole_replies(void **state) {
                                   "B\\\"\\n'},'logprobs':{'content':[" ENTRY_C3 "," ENTRY_A9
                                   "," ENTRY_B "," ENTRY_END "]},'finish_reason':'length'}]," USAGE
                                   "}");
-    whole(API_COMPLETION, TEXT(""), FINISH_INTERRUPTED,
+    whole(API_COMPLETION, TEXT(""), FINISH_LENGTH,
           HEAD("text_completion") "'choices':[{'index':0,'text':'\xc3\xa9"
                                   "B\\\"\\n','logprobs':null,'finish_reason':'length'}]," USAGE
                                   "}");

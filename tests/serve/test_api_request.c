@@ -10,15 +10,19 @@
 /* ---- bodies that are fine ---- */
 
 /* The prompt as text, special tokens and all. */
+static void decode_prompt(const struct api_request *q, struct buffer *text) {
+    struct error err;
+    assert_ok(
+        tokenizer_decode(api_case_model.tokenizer, q->prompt.ids, q->prompt.n, false, text, &err),
+        &err);
+    assert_ok(buffer_append(text, "", 1, &err), &err);
+}
+
 static void assert_prompt(enum api_kind kind, const char *body, const char *want) {
     struct api_request q;
     struct buffer text = {0};
-    struct error err;
     api_case_parse(&q, kind, body);
-    assert_ok(
-        tokenizer_decode(api_case_model.tokenizer, q.prompt.ids, q.prompt.n, false, &text, &err),
-        &err);
-    assert_ok(buffer_append(&text, "", 1, &err), &err);
+    decode_prompt(&q, &text);
     assert_string_equal((char *)text.data, want);
     buffer_finish(&text);
     api_request_finish(&q);
@@ -53,6 +57,34 @@ static void prompts(void **state) {
     assert_prompt(API_COMPLETION, "{\"prompt\":\"<|im_end|>\\u00e9\"}", "<|im_end|>\xc3\xa9");
 }
 
+/* What is longer than the context, in text or ids, and what just fits. */
+static void lengths(void **state) {
+    (void)state;
+    static const char *const bodies[] = {"{\"prompt\":[1,2,3,4,5]}", "{\"prompt\":\"! ! ! ! !\"}",
+                                         CHAT("")};
+    struct api_request q;
+    struct api_error e;
+    for (size_t i = 0; i < 3; i++) {
+        enum api_kind kind = i < 2 ? API_COMPLETION : API_CHAT;
+        api_case_model.ctx = 0;
+        api_case_parse(&q, kind, bodies[i]);
+        int n = (int)q.prompt.n;
+        api_request_finish(&q);
+        api_case_model.ctx = n;
+        api_case_parse(&q, kind, bodies[i]);
+        api_request_finish(&q);
+        api_case_model.ctx = n - 1;
+        assert_false(
+            api_request_parse(&q, kind, bodies[i], strlen(bodies[i]), &api_case_model, &e));
+        assert_int_equal(e.status, 400);
+        assert_string_equal(e.code, "context_length_exceeded");
+        assert_string_equal(e.param, i < 2 ? "prompt" : "messages");
+        assert_non_null(
+            strstr(e.message, i == 0 ? "has 5 tokens, the context only 4" : "more than"));
+    }
+    api_case_model.ctx = 0;
+}
+
 static void tools_are_rendered(void **state) {
     (void)state;
     struct api_request q[2];
@@ -73,6 +105,34 @@ static void tools_are_rendered(void **state) {
                    CHAT(",\"tools\":[{\"type\":\"function\"}],\"tool_choice\":\"none\""));
     assert_false(q[0].tools); /* what looks like a call is text then */
     api_request_finish(&q[0]);
+}
+
+static void assert_begun(const char *choice, const char *begun) {
+    static const char no_thinking[] = ASSISTANT "<think>\n\n</think>\n\n";
+    struct api_request q;
+    struct buffer prompt = {0};
+    char body[400], end[200];
+    snprintf(
+        body, sizeof body,
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"}],\"tools\":[{\"type\":\"function\","
+        "\"function\":{\"name\":\"a\\\"b\"}}],\"tool_choice\":%s}",
+        choice);
+    api_case_parse(&q, API_CHAT, body);
+    assert_int_equal(q.begun.size, strlen(begun));
+    assert_memory_equal(q.begun.data, begun, strlen(begun));
+    decode_prompt(&q, &prompt);
+    snprintf(end, sizeof end, "%s%s", no_thinking, begun);
+    assert_true(prompt.size > strlen(end) + 1);
+    assert_string_equal((char *)prompt.data + prompt.size - 1 - strlen(end), end);
+    buffer_finish(&prompt);
+    api_request_finish(&q);
+}
+
+static void calls_are_begun(void **state) {
+    (void)state;
+    assert_begun("\"required\"", "<tool_call>\n{\"name\": \"");
+    assert_begun("{\"type\":\"function\",\"function\":{\"name\":\"a\\\"b\"}}",
+                 "<tool_call>\n{\"name\": \"a\\\"b\", \"arguments\":");
 }
 
 static void defaults(void **state) {
@@ -218,10 +278,11 @@ static const struct bad {
      "object"},
     {API_CHAT, CHAT(",\"tools\":{}"), "tools", "a list"},
     {API_CHAT, CHAT(",\"tools\":[1]"), "tools[0]", "an object"},
-    {API_CHAT, CHAT(",\"tools\":[{}],\"tool_choice\":\"required\""), "tool_choice",
-     "\"required\", or one by name) is not supported"},
+    {API_CHAT, CHAT(",\"tools\":[],\"tool_choice\":\"required\""), "tool_choice", "tools has none"},
     {API_CHAT, CHAT(",\"tool_choice\":{\"type\":\"function\",\"function\":{\"name\":\"f\"}}"),
-     "tool_choice", "one by name) is not supported"},
+     "tool_choice", "no function 'f'"},
+    {API_CHAT, CHAT(",\"tools\":[{}],\"tool_choice\":{\"type\":\"function\"}"), "tool_choice",
+     "a function's name"},
     {API_CHAT, CHAT(",\"tool_choice\":1"), "tool_choice", "auto"},
     {API_CHAT, CHAT(",\"parallel_tool_calls\":1"), "parallel_tool_calls", "true or false"},
     {API_CHAT, CHAT(",\"function_call\":\"auto\""), "function_call", "tool_choice"},
@@ -366,7 +427,9 @@ static void too_many_biases(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(prompts),
+        cmocka_unit_test(lengths),
         cmocka_unit_test(tools_are_rendered),
+        cmocka_unit_test(calls_are_begun),
         cmocka_unit_test(defaults),
         cmocka_unit_test(parameters),
         cmocka_unit_test(biases),

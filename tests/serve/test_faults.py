@@ -3,6 +3,8 @@
 
     test_faults.py LOCKSTEP MPIRUN
 """
+import contextlib
+import http.client
 import json
 import os
 import re
@@ -10,6 +12,7 @@ import signal
 import socket
 import struct
 import sys
+import tempfile
 import time
 import unittest
 
@@ -65,7 +68,7 @@ class Clients(OneServer):
         while "forged" not in self.server.said():
             self.assertLess(time.monotonic(), deadline)
             time.sleep(0.02)
-        self.assertRegex(self.server.said(), r"(?m)^\S+ GET /x\?2026-01-01T\S+ GET /forged 200 404 ")
+        self.assertRegex(self.server.said(), r"(?m)^\S+ 127\.0\.0\.1 GET /x\?2026-01-01T\S+\?GET\?/forged\?200 404 ")
 
     def test_metrics_are_quoted(self):
         text = self.server.ask("GET", "/metrics")[1]
@@ -131,6 +134,28 @@ class Ranks(unittest.TestCase):
         said = server.said()
         self.assertEqual(code, 4, said)
         self.assertRegex(said, r"lockstep: rank 1 .*deadline")
+        server.stop()
+
+
+    def test_a_start_that_fails(self):
+        """Whoever asks is told why, until there is nobody to ask."""
+        folder = self.enterContext(tempfile.TemporaryDirectory())
+        for name in os.listdir(test_server.MODEL):
+            os.symlink(os.path.join(test_server.MODEL, name), os.path.join(folder, name))
+        weights = os.path.join(folder, "model.safetensors")
+        os.unlink(weights)
+        with open(os.path.join(test_server.MODEL, "model.safetensors"), "rb") as f, open(weights, "wb") as short:
+            short.write(f.read(os.path.getsize(f.name) - 100))
+        server = Server("--model", folder, wait=False)
+        last = None
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            while True:
+                status, last = server.ask("GET", "/health")
+                self.assertEqual(status, 503, last)
+        self.assertEqual(last["status"], "failed")
+        self.assertIn("model.safetensors", last["reason"])
+        self.assertEqual(server.process.wait(timeout=30), 2, server.said())
+        self.assertNotIn("Sanitizer", server.said())
         server.stop()
 
 

@@ -4,8 +4,10 @@
     test_openai.py LOCKSTEP MPIRUN CHAT_MODEL
 """
 import asyncio
+import json
 import os
 import sys
+import tempfile
 import unittest
 
 try:
@@ -94,9 +96,53 @@ class Completions(Client):
         for shorter, longer in zip(texts, texts[1:]):
             self.assertTrue(longer.startswith(shorter), (shorter, longer))
 
+    def test_async_streams(self):
+        """Side by side, and one that is left in the middle."""
+        before = self.server.metric("request_cancelled_total")
+
+        async def read(client, n):
+            parts = await client.completions.create(model="kjv-qwen3-3m", prompt=PROMPT, temperature=0, max_tokens=n,
+                                                    stream=True)
+            return "".join([p.choices[0].text async for p in parts])
+
+        async def leave(client):
+            async with await client.completions.create(model="kjv-qwen3-3m", prompt=PROMPT, max_tokens=900, stream=True,
+                                                       extra_body={"ignore_eos": True}) as parts:
+                async for _ in parts:
+                    return
+
+        async def run():
+            async with openai.AsyncOpenAI(base_url=self.url, api_key="none", max_retries=0) as client:
+                return await asyncio.gather(*(read(client, 8 + i) for i in range(3)), leave(client))
+        texts = asyncio.run(run())[:3]
+        self.assertTrue(texts[0])
+        for shorter, longer in zip(texts, texts[1:]):
+            self.assertTrue(longer.startswith(shorter), (shorter, longer))
+        self.server.wait_for("request_cancelled_total", before + 1)
+        self.server.wait_for("num_requests_running", 0)
+
     def test_models(self):
         self.assertEqual([m.id for m in self.client.models.list()], ["kjv-qwen3-3m"])
         self.assertEqual(self.client.models.retrieve("kjv-qwen3-3m").id, "kjv-qwen3-3m")
+
+
+CALL = '{"name": "f", "arguments": {"x": 1}}'
+# Whole calls, or what is left of them, as tokens that the model does not know of, from this id on.
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
+SCRIPT = {1016: f"<tool_call>\n{CALL}\n</tool_call>", 1017: 'f", "arguments": {"x": 1}}\n</tool_call>',
+          1018: ' {"x": 1}}\n</tool_call>'}
+
+
+def scripted_model(folder):
+    for name in os.listdir(MODEL):
+        if name != "tokenizer.json":
+            os.symlink(os.path.join(MODEL, name), os.path.join(folder, name))
+    with open(os.path.join(MODEL, "tokenizer.json"), encoding="utf-8") as f:
+        tokenizer = json.load(f)
+    like = next(a for a in tokenizer["added_tokens"] if not a["special"])
+    tokenizer["added_tokens"] += [{**like, "id": i, "content": text} for i, text in SCRIPT.items()]
+    with open(os.path.join(folder, "tokenizer.json"), "w", encoding="utf-8") as f:
+        json.dump(tokenizer, f)
 
 
 class Chats(Client):
@@ -104,7 +150,9 @@ class Chats(Client):
 
     @classmethod
     def setUpClass(cls):
-        cls.words = ("--model", MODEL, "--served-model-name", "chat")
+        folder = cls.enterClassContext(tempfile.TemporaryDirectory())
+        scripted_model(folder)
+        cls.words = ("--model", folder, "--served-model-name", "chat")
         super().setUpClass()
 
     def ask(self, **more):
@@ -125,11 +173,9 @@ class Chats(Client):
 
     def test_errors(self):
         """What is not there is refused by its name."""
-        tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
         for param, more in (
-                ("tool_choice", {"tools": [tool], "tool_choice": "required"}),
-                ("tool_choice", {"tools": [tool], "tool_choice": {"type": "function",
-                                                                  "function": {"name": "f"}}}),
+                ("tool_choice", {"tools": [TOOL], "tool_choice": {"type": "function",
+                                                                  "function": {"name": "g"}}}),
                 ("functions", {"functions": [{"name": "f"}]}),
                 ("response_format", {"response_format": {"type": "json_object"}}),
                 ("top_logprobs", {"top_logprobs": 3})):
@@ -143,10 +189,26 @@ class Chats(Client):
 
     def test_tools(self):
         """Offered, the prompt has them; with "none" it is as if there were none."""
-        tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
         plain = self.ask().usage.prompt_tokens
-        self.assertGreater(self.ask(tools=[tool], parallel_tool_calls=False).usage.prompt_tokens, plain)
-        self.assertEqual(self.ask(tools=[tool], tool_choice="none").usage.prompt_tokens, plain)
+        self.assertGreater(self.ask(tools=[TOOL], parallel_tool_calls=False).usage.prompt_tokens, plain)
+        self.assertEqual(self.ask(tools=[TOOL], tool_choice="none").usage.prompt_tokens, plain)
+
+    def test_calls(self):
+        """The model is made to say one token of the script."""
+        for token, choice in ((1016, "auto"), (1017, "required"),
+                              (1018, {"type": "function", "function": {"name": "f"}})):
+            more = {"tools": [TOOL], "tool_choice": choice, "logit_bias": {str(token): 100}, "stop": "</tool_call>"}
+            with self.subTest(tool_choice=choice):
+                whole = self.ask(**more).choices[0]
+                self.assertEqual((whole.finish_reason, whole.message.content), ("tool_calls", None))
+                call, = whole.message.tool_calls
+                self.assertEqual((call.type, call.function.name, json.loads(call.function.arguments)),
+                                 ("function", "f", {"x": 1}))
+                parts = [p.choices[0] for p in self.ask(stream=True, **more)]
+                deltas = [c for p in parts for c in p.delta.tool_calls or []]
+                self.assertEqual([(d.index, d.function.name) for d in deltas], [(0, "f")])
+                self.assertEqual(json.loads(deltas[0].function.arguments), {"x": 1})
+                self.assertEqual(parts[-1].finish_reason, "tool_calls")
 
     def test_logprobs(self):
         entries = self.ask(logprobs=True, top_logprobs=3).choices[0].logprobs.content
@@ -156,5 +218,5 @@ class Chats(Client):
 
 
 if __name__ == "__main__":
-    test_server.LOCKSTEP, test_server.MPIRUN, MODEL = os.path.abspath(sys.argv[1]), sys.argv[2], sys.argv[3]
+    test_server.LOCKSTEP, test_server.MPIRUN, MODEL = os.path.abspath(sys.argv[1]), sys.argv[2], os.path.abspath(sys.argv[3])
     unittest.main(argv=sys.argv[:1], verbosity=2)

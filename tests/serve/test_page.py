@@ -116,18 +116,22 @@ class TestPage(unittest.TestCase):
         self.assertEqual(self.mock.requests[-1][1]["messages"][1]["content"], STORIES["plain"])
 
     def test_settings(self):
-        self.setting(temperature="0.7", top_p="0.9", max_tokens="50", system="Be brief.", key="secret")
+        self.setting(temperature="0.7", top_p="0.9", max_tokens="50", thinking="off", system="Be brief.", key="secret")
         self.mock.key = "secret"
         self.say("plain")
         _, body, headers = self.mock.requests[-1]
         self.assertEqual((body["temperature"], body["top_p"], body["max_tokens"]), (0.7, 0.9, 50))
         self.assertEqual(body["messages"][0], {"role": "system", "content": "Be brief."})
+        self.assertEqual(body["chat_template_kwargs"], {"enable_thinking": False})
         self.assertEqual(headers["Authorization"], "Bearer secret")
         self.assertNotIn("secret", self.b.js("JSON.stringify(localStorage)"))
         self.assertIn("secret", self.b.js("JSON.stringify(sessionStorage)"))
         self.b.open(self.mock.url)  # both outlive a reload
         self.say("plain")
         self.assertEqual(self.mock.requests[-1][1]["temperature"], 0.7)
+        self.setting(thinking="on")
+        self.say("plain")
+        self.assertEqual(self.mock.requests[-1][1]["chat_template_kwargs"], {"enable_thinking": True})
 
     def test_refusals_in_words(self):
         self.say("busy")

@@ -151,6 +151,8 @@ class TestSlurm(unittest.TestCase):
             time.sleep(0.05)
         with open(path, encoding="utf-8") as f:
             port = int(f.read().rpartition(":")[2])
+        with open(path.replace(".port", ".node"), encoding="utf-8") as f:
+            self.assertEqual(f.read().strip(), self.cluster.names[0])
         while b'"ready"' not in ask(port, "GET", "/health").read():
             self.assertLess(time.monotonic(), deadline, "it does not become ready")
             time.sleep(0.05)
@@ -174,7 +176,7 @@ class TestSlurm(unittest.TestCase):
                 self.assertEqual(self.cluster.wait_for_job(job, 90), 0)
                 with open(os.path.join(folder, f"lockstep-serve-{job}.err"), encoding="utf-8") as f:
                     self.assertIn("lockstep: draining", f.read())
-                self.assertEqual(os.listdir(folder).count(f"lockstep-serve-{job}.port"), 0)
+                self.assertEqual([n for n in os.listdir(folder) if n.endswith((".port", ".node"))], [])
 
     def test_exit_code_of_a_usage_error(self):
         words = ["generate", "--model", "/nonexistent", *PROMPT]

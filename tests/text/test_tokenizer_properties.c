@@ -58,6 +58,29 @@ static void assert_same(const struct buffer *a, const struct buffer *b) {
     }
 }
 
+/* As many tokens as there are, and one less. */
+static void check_most(const struct tokenizer *t, const struct buffer *text,
+                       const struct token_list *want) {
+    struct token_list ids = {0};
+    struct error err;
+    bool more;
+    const char *bytes = text->data ? (char *)text->data : "";
+    assert_ok(token_list_push(&ids, 7, &err), &err);
+    assert_ok(tokenizer_encode_most(t, bytes, text->size, false, want->n, &more, &ids, &err), &err);
+    assert_false(more);
+    assert_int_equal(ids.n, want->n + 1);
+    assert_int_equal(ids.ids[0], 7);
+    if (want->n) {
+        assert_memory_equal(ids.ids + 1, want->ids, want->n * sizeof *want->ids);
+        assert_ok(
+            tokenizer_encode_most(t, bytes, text->size, false, want->n - 1, &more, &ids, &err),
+            &err);
+        assert_true(more);
+        assert_int_equal(ids.n, want->n + 1);
+    }
+    token_list_finish(&ids);
+}
+
 static void check_round_trip(const struct tokenizer *t, const struct buffer *text,
                              const struct buffer *want) {
     struct error err;
@@ -67,6 +90,7 @@ static void check_round_trip(const struct tokenizer *t, const struct buffer *tex
     assert_ok(
         tokenizer_encode(t, text->data ? (char *)text->data : "", text->size, false, &ids, &err),
         &err);
+    check_most(t, text, &ids);
     assert_ok(tokenizer_decode(t, ids.ids, ids.n, false, &whole, &err), &err);
     assert_same(&whole, want);
     for (size_t i = 0; i < ids.n; i++) {

@@ -37,7 +37,7 @@ bool cuda_batch_reserve(struct device *d, const struct batch_limits *limits, str
             return false;
         }
     }
-    return true;
+    return cuda_attention_reserve(c, err);
 }
 
 void cuda_batch_release(struct device *d) {

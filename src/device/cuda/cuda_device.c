@@ -101,10 +101,10 @@ bool cuda_device_create(const struct cuda_device_options *options, struct device
                               .head_dim_unit = KERNEL_HEAD_DIM_UNIT,
                               .head_dim_max = KERNEL_MAX_HEAD_DIM,
                               .n_thread = options->n_thread > 0 ? options->n_thread : 1,
-                              .n_sharer = options->n_sharer > 1 ? options->n_sharer : 1,
                               .timeout_s = options->timeout_s};
     c->index = options->index;
     c->graphs = options->graphs;
+    c->n_sharer = options->n_sharer > 1 ? options->n_sharer : 1;
     if (!init(c, err)) {
         cuda_destroy(&c->base);
         return error_wrap(err, "cuda:%d", options->index);

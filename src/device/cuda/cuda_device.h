@@ -59,7 +59,8 @@ struct cuda_recording {
 struct cuda_device {
     struct device base;
     int index;
-    bool graphs; /* --no-cuda-graphs was not given */
+    bool graphs;  /* --no-cuda-graphs was not given */
+    int n_sharer; /* ranks that share this GPU's memory */
     cudaStream_t stream;
     cublasHandle_t blas;
     void *blas_workspace;
@@ -165,6 +166,8 @@ bool cuda_matrix_fill(struct device *, struct matrix *, int row, int n_rows, int
 void cuda_matrix_destroy(struct device *, struct matrix *);
 
 /* ---- cuda_batch.c ---- */
+/* Scratch memory for decode steps within the batch's limits. Errors: MEMORY. */
+bool cuda_attention_reserve(struct cuda_device *, struct error *err);
 bool cuda_batch_reserve(struct device *, const struct batch_limits *, struct error *err);
 void cuda_batch_release(struct device *);
 bool cuda_batch_begin(struct device *, const struct device_batch *, struct batch_size *out,

@@ -105,15 +105,15 @@ bool cuda_sync(struct device *d, struct error *err) {
 }
 
 size_t cuda_memory_free(struct device *d) {
-    (void)d;
     size_t available = 0, total = 0;
     if (cudaMemGetInfo(&available, &total) != cudaSuccess) {
         (void)cudaGetLastError();
         return 0;
     }
-    /* What others take later on: modules of cuBLAS and NCCL at their first use, graphs, the
-     * rounding of allocations to pages of 2 MiB, scratch memory and batches. */
+    /* What every rank on this GPU takes later on: modules of cuBLAS and NCCL at their first use,
+     * graphs, the rounding of allocations to pages of 2 MiB, scratch memory and batches. */
     size_t reserve = total / 32 < MOST_RESERVE ? total / 32 : MOST_RESERVE;
+    reserve *= (size_t)cuda_of(d)->n_sharer;
     return available > reserve ? available - reserve : 0;
 }
 

@@ -103,6 +103,21 @@ bool cuda_rope_append(struct device *d, void *qkv, const struct attention_shape 
                     "rope and KV append", err);
 }
 
+/* As much as any batch takes: where it grew later, on some ranks, it would end the recordings of
+ * these ranks alone. */
+static bool decode_scratch(struct cuda_device *c, const struct kernel_heads *heads, int n_seq,
+                           void **out, struct error *err) {
+    int most = c->batch.limits.max_seq;
+    return cuda_scratch(c, kernel_decode_scratch(heads, most > n_seq ? most : n_seq), out, err);
+}
+
+bool cuda_attention_reserve(struct cuda_device *c, struct error *err) {
+    const struct attention_shape *shape = &c->batch.limits.attention;
+    struct kernel_heads heads = heads_of(shape);
+    void *unused;
+    return shape->n_head == 0 || decode_scratch(c, &heads, 0, &unused, err);
+}
+
 bool cuda_attention(struct device *d, void *out, const void *qkv,
                     const struct attention_shape *shape, struct kv_layer kv, struct error *err) {
     struct cuda_device *c = cuda_of(d);
@@ -118,11 +133,7 @@ bool cuda_attention(struct device *d, void *out, const void *qkv,
         return launched(c, kernel_attention_prefill(out, qkv, type, &heads, b, layer, c->stream),
                         "attention (prefill)", err);
     }
-    /* As much as any batch takes: where it grew later, on some ranks, it would end the recordings
-     * of these ranks alone. */
-    int most = c->batch.limits.max_seq;
-    most = most > b->n_seq ? most : b->n_seq;
-    return cuda_scratch(c, kernel_decode_scratch(&heads, most), &scratch, err) &&
+    return decode_scratch(c, &heads, b->n_seq, &scratch, err) &&
            launched(c,
                     kernel_attention_decode(out, qkv, type, &heads, b, layer, scratch, c->stream),
                     "attention (decode)", err);

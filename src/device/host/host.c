@@ -44,12 +44,16 @@ static const struct {
 
 enum { N_ISA = sizeof isas / sizeof isas[0] };
 
-static const struct host_kernels *best_kernels(void) {
-    int i = N_ISA - 1;
-    while (!isas[i].usable()) {
-        i--;
+const struct host_kernels *host_kernels_best(void) {
+    static _Atomic(const struct host_kernels *) best; /* cpuid is slow on a virtual machine */
+    if (!best) {
+        int i = N_ISA - 1;
+        while (!isas[i].usable()) {
+            i--;
+        }
+        best = isas[i].kernels;
     }
-    return isas[i].kernels;
+    return best;
 }
 
 /* NULL when unknown or not usable here. */
@@ -63,7 +67,7 @@ static const struct host_kernels *kernels_named(const char *isa) {
 }
 
 const char *host_isa_best(void) {
-    return best_kernels()->name;
+    return host_kernels_best()->name;
 }
 
 bool host_isa_usable(const char *isa) {
@@ -125,14 +129,21 @@ static size_t host_memory_of_device(struct device *d) {
 
 static bool host_batch_reserve(struct device *d, const struct batch_limits *limits,
                                struct error *err) {
-    (void)d; /* a batch is used where it lies */
-    (void)limits;
-    (void)err;
-    return true;
+    struct host_device *h = host_of(d); /* a batch itself is used where it lies */
+    return host_linear_reserve(h, limits, err) && host_attention_reserve(h, limits, err);
+}
+
+static void drop_scratch(struct host_device *h) {
+    for (int t = 0; h->scratch && t < h->n_thread; t++) {
+        host_scratch_finish(&h->scratch[t]);
+    }
+    host_scratch_finish(&h->x);
+    host_scratch_finish(&h->items);
 }
 
 static void host_batch_release(struct device *d) {
     host_of(d)->batch = (struct device_batch){0};
+    drop_scratch(host_of(d));
 }
 
 static bool host_batch_begin(struct device *d, const struct device_batch *batch,
@@ -160,11 +171,7 @@ static bool host_record_end(struct device *d, bool ok, bool *again, struct error
 
 static void host_destroy(struct device *d) {
     struct host_device *h = host_of(d);
-    for (int t = 0; h->scratch && t < h->n_thread; t++) {
-        host_scratch_finish(&h->scratch[t]);
-    }
-    host_scratch_finish(&h->x);
-    host_scratch_finish(&h->items);
+    drop_scratch(h);
     free(h->scratch);
     free(h);
 }
@@ -203,7 +210,7 @@ static const struct device_ops host_ops = {
 bool host_device_create(const struct host_options *options, struct device **out,
                         struct error *err) {
     const struct host_kernels *kernels =
-        options->isa ? kernels_named(options->isa) : best_kernels();
+        options->isa ? kernels_named(options->isa) : host_kernels_best();
     if (!kernels) {
         return unknown_isa(options->isa, err);
     }
@@ -214,12 +221,10 @@ bool host_device_create(const struct host_options *options, struct device **out,
     if (!h) {
         return error_set(err, ERROR_MEMORY, "no memory for a device");
     }
-    *h = (struct host_device){.base = {.ops = &host_ops,
-                                       .act = DTYPE_F32,
-                                       .n_thread = options->n_thread,
-                                       .n_sharer = options->n_sharer > 1 ? options->n_sharer : 1},
-                              .kernels = kernels,
-                              .n_thread = options->n_thread};
+    *h = (struct host_device){
+        .base = {.ops = &host_ops, .act = DTYPE_F32, .n_thread = options->n_thread},
+        .kernels = kernels,
+        .n_thread = options->n_thread};
     h->scratch = calloc((size_t)h->n_thread, sizeof *h->scratch);
     if (!h->scratch) {
         host_destroy(&h->base);

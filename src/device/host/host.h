@@ -20,7 +20,7 @@ struct host_device {
     int n_thread;
     struct host_scratch *scratch; /* one per thread, its own */
     struct host_scratch x;        /* linear: packed tokens */
-    struct host_scratch items;    /* attention: work items; top_k: candidates */
+    struct host_scratch items;    /* attention: work items */
     struct device_batch batch;    /* the current one; borrows */
 };
 
@@ -50,6 +50,8 @@ void host_scratch_finish(struct host_scratch *);
 
 /* ---- host_team.c ---- */
 typedef void host_work(void *ctx, int item, void *scratch);
+/* Scratch memory of n threads. Errors: MEMORY. */
+bool host_team_reserve(struct host_device *, int n_thread, size_t scratch_bytes, struct error *err);
 /* Runs work(ctx, item, scratch) for items 0 .. n_item - 1 on the device's threads: the first item
  * of thread t is t, the others go to whoever is free. Every thread's scratch has scratch_bytes.
  * Errors: MEMORY. */
@@ -68,6 +70,9 @@ bool host_matrix_fill(struct device *, struct matrix *, int row, int n_rows, int
 void host_matrix_destroy(struct device *, struct matrix *);
 
 /* ---- operations: host_linear.c, host_rows.c, host_attention.c, host_top_k.c ---- */
+/* Scratch memory for calls within the limits. Errors: MEMORY. */
+bool host_linear_reserve(struct host_device *, const struct batch_limits *, struct error *err);
+bool host_attention_reserve(struct host_device *, const struct batch_limits *, struct error *err);
 bool host_linear(struct device *, void *y, enum dtype y_dtype, const void *x, size_t x_stride,
                  const struct matrix *w, int n_tok, const struct leaf_plan *plan,
                  struct error *err);
@@ -87,5 +92,8 @@ bool host_rope_append(struct device *, void *qkv, const struct attention_shape *
 bool host_attention(struct device *, void *out, const void *qkv, const struct attention_shape *,
                     struct kv_layer kv, struct error *err);
 size_t host_kv_block_bytes(const struct device *, int n_kv_head, int head_dim);
+/* The k <= n largest of x[0..n), largest first, ties by lower index, NaN as -inf. */
+void host_select(const struct host_kernels *, float *values, int32_t *ids, const float *x, int n,
+                 int k);
 bool host_top_k(struct device *, float *values, int32_t *ids, const float *x, int n, int dim, int k,
                 int index_first, struct error *err);

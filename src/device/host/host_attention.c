@@ -97,6 +97,19 @@ static size_t list_items(const struct attention_shape *shape, const struct seq_r
     return n;
 }
 
+static size_t row_bytes(int head_dim) {
+    return (KV_BLOCK + 3 * (size_t)head_dim_pad(head_dim)) * sizeof(float);
+}
+
+bool host_attention_reserve(struct host_device *h, const struct batch_limits *l,
+                            struct error *err) {
+    /* The most items a token can be worth: as many as it has heads. */
+    size_t n_item = (size_t)l->max_tok * (size_t)l->attention.n_head;
+    return host_scratch_reserve(&h->items, n_item * sizeof(struct attention_item), err) &&
+           host_team_reserve(h, h->n_thread, ATTENTION_MAX_ROWS * row_bytes(l->attention.head_dim),
+                             err);
+}
+
 struct attention_call {
     const struct host_kernels *kernels;
     struct attention_job job;
@@ -125,7 +138,6 @@ bool host_attention(struct device *d, void *out, const void *qkv,
         .kernels = h->kernels,
         .job = {.out = out, .qkv = qkv, .shape = shape, .seqs = seqs, .k = kv.k, .v = kv.v},
         .items = h->items.data};
-    size_t row = KV_BLOCK + 3 * (size_t)head_dim_pad(shape->head_dim);
     return host_team_run(h, (int)n_item, work_attention, &call,
-                         ATTENTION_MAX_ROWS * row * sizeof(float), err);
+                         ATTENTION_MAX_ROWS * row_bytes(shape->head_dim), err);
 }

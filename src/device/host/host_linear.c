@@ -15,17 +15,35 @@ static bool check_plan(const struct leaf_plan *plan, int cols, struct error *err
     return ok || error_set(err, ERROR_SHAPE, "a leaf plan that does not fit %d columns", cols);
 }
 
-/* Blocks of accumulators that the deepest tree of the plan keeps at a time. */
-static int tree_levels(const struct leaf_plan *plan) {
+/* Blocks of accumulators that a tree over n leaves keeps at a time. */
+static int tree_levels(int n) {
+    int levels = 1;
+    for (; n > 1; n = leaf_tree_left(n)) {
+        levels++;
+    }
+    return levels;
+}
+
+static int plan_levels(const struct leaf_plan *plan) {
     int most = 1;
     for (int p = 0; p < plan->n_piece; p++) {
         most = plan->pieces[p].count > most ? plan->pieces[p].count : most;
     }
-    int levels = 1;
-    for (; most > 1; most = leaf_tree_left(most)) {
-        levels++;
-    }
-    return levels;
+    return tree_levels(most);
+}
+
+/* One level's accumulators for tiles of so many tokens together. */
+static size_t block_bytes(int n_tok) {
+    return (size_t)n_tok * LINEAR_MAX_PANELS * VEC_WIDTH * sizeof(float);
+}
+
+bool host_linear_reserve(struct host_device *h, const struct batch_limits *l, struct error *err) {
+    int max_tile = h->kernels->linear_max_tile;
+    /* Tiles are of equal size, so that each may be padded by a token. */
+    size_t tok = (size_t)l->max_tok + (size_t)(l->max_tok / max_tile) + 1;
+    return host_scratch_reserve(&h->x, tok * (size_t)l->max_cols * sizeof(float), err) &&
+           host_team_reserve(h, h->n_thread,
+                             block_bytes(LINEAR_CHUNK) * (size_t)tree_levels(l->max_leaves), err);
 }
 
 struct linear_call {
@@ -153,8 +171,7 @@ bool host_linear(struct device *d, void *y, enum dtype y_dtype, const void *x, s
                                    .tile_tok = tile_tok,
                                    .plan = plan};
     cut_work(&call);
-    size_t block = (size_t)call.chunk_tiles * tile_tok * LINEAR_MAX_PANELS * VEC_WIDTH;
+    size_t scratch = block_bytes(call.chunk_tiles * tile_tok) * (size_t)plan_levels(plan);
     return pack_tokens(&call, err) &&
-           host_team_run(h, call.n_chunk * call.n_group, work_linear, &call,
-                         block * tree_levels(plan) * sizeof(float), err);
+           host_team_run(h, call.n_chunk * call.n_group, work_linear, &call, scratch, err);
 }

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/checked.h"
+#include "device/host/host_limits.h"
 
 enum { CACHE_LINE = 64 };
 static const size_t huge_page = (size_t)2 << 20;
@@ -76,75 +77,10 @@ void host_scratch_finish(struct host_scratch *s) {
     *s = (struct host_scratch){0};
 }
 
-/* The number in a one-line file; false for "max", or where there is none. */
-static bool read_number(const char *path, uint64_t *out) {
-    FILE *f = fopen(path, "re");
-    bool ok = f && fscanf(f, "%lu", out) == 1;
-    if (f) {
-        fclose(f);
-    }
-    return ok;
-}
-
-/* The value of "key value" (or "key: value kB") in a file of such lines; 0 where there is none. */
-static uint64_t read_field(const char *path, const char *key) {
-    FILE *f = fopen(path, "re");
-    char line[256];
-    uint64_t value = 0;
-    size_t length = strlen(key);
-    while (f && fgets(line, sizeof line, f)) {
-        if (strncmp(line, key, length) == 0 && (line[length] == ' ' || line[length] == ':')) {
-            value = strtoull(line + length + 1, NULL, 10);
-            break;
-        }
-    }
-    if (f) {
-        fclose(f);
-    }
-    return value;
-}
-
-/* What this process' cgroup (v2) and the ones above it still allow. Page cache that the kernel
- * would give back counts as free. */
-static uint64_t cgroup_available(void) {
-    uint64_t least = UINT64_MAX;
-    char line[1024] = "";
-    FILE *f = fopen("/proc/self/cgroup", "re");
-    while (f && fgets(line, sizeof line, f) && strncmp(line, "0::", 3) != 0) {
-    }
-    if (f) {
-        fclose(f);
-    }
-    if (strncmp(line, "0::/", 4) != 0) {
-        return least;
-    }
-    char *group = line + 3;
-    group[strcspn(group, "\n")] = 0;
-    for (;;) {
-        char path[1200];
-        uint64_t limit, used;
-        snprintf(path, sizeof path, "/sys/fs/cgroup%s/memory.max", group);
-        bool limited = read_number(path, &limit);
-        snprintf(path, sizeof path, "/sys/fs/cgroup%s/memory.current", group);
-        if (limited && read_number(path, &used)) {
-            snprintf(path, sizeof path, "/sys/fs/cgroup%s/memory.stat", group);
-            uint64_t cache = read_field(path, "inactive_file") + read_field(path, "active_file");
-            used = used > cache ? used - cache : 0;
-            uint64_t left = limit > used ? limit - used : 0;
-            least = left < least ? left : least;
-        }
-        char *slash = strrchr(group, '/');
-        if (!slash || group[0] == 0 || group[1] == 0) {
-            return least;
-        }
-        slash[slash == group] = 0;
-    }
-}
-
 size_t host_memory_available(void) {
-    uint64_t system = read_field("/proc/meminfo", "MemAvailable") * 1024;
-    uint64_t group = cgroup_available();
-    return (size_t)(group < system ? group : system);
+    struct host_limits limits;
+    host_limits_read("", &limits);
+    return (size_t)host_limits_least(&limits);
 }
 
 uint64_t host_memory_resident(void) {

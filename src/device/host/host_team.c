@@ -9,13 +9,21 @@ struct range host_team_part(int total, int n, int i) {
     return (struct range){(int)((int64_t)total * i / n), (int)((int64_t)total * (i + 1) / n)};
 }
 
-bool host_team_run(struct host_device *h, int n_item, host_work *work, void *ctx,
-                   size_t scratch_bytes, struct error *err) {
-    int n_thread = n_item < h->n_thread ? n_item : h->n_thread;
+bool host_team_reserve(struct host_device *h, int n_thread, size_t scratch_bytes,
+                       struct error *err) {
     for (int t = 0; t < n_thread; t++) {
         if (!host_scratch_reserve(&h->scratch[t], scratch_bytes, err)) {
             return false;
         }
+    }
+    return true;
+}
+
+bool host_team_run(struct host_device *h, int n_item, host_work *work, void *ctx,
+                   size_t scratch_bytes, struct error *err) {
+    int n_thread = n_item < h->n_thread ? n_item : h->n_thread;
+    if (!host_team_reserve(h, n_thread, scratch_bytes, err)) {
+        return false;
     }
     if (n_thread <= 1) {
         for (int i = 0; i < n_item; i++) {

@@ -96,9 +96,19 @@ struct host_kernels {
     void (*rmsnorm)(float *y, const float *x, const float *w, int dim, float eps); /* one row */
     void (*add)(float *x, const float *y, size_t n);
     void (*silu_mul)(float *y, const float *gate, const float *up, int n);
+
+    /* ---- logits ---- */
     /* The first i in [first, n) with x[i] > limit, rounded down to a multiple of 16 after first;
      * n where there is none. */
     int (*skip_until_above)(const float *x, int first, int n, float limit);
+    /* The largest, NaN left out; -inf where there is none. */
+    float (*max)(const float *x, int n);
+    /* y[i] = exp((x[i] - max) * scale), y NULL or perhaps x; returns the sum of them: lane l holds
+     * the sum over i = l, l + 16, ... in order, lanes are added as in rmsnorm. */
+    float (*exp_sum)(float *y, const float *x, int n, float max, float scale);
+    /* The sum, in the same order, of the x[i] above limit, +0 for the others. */
+    float (*sum_above)(const float *x, int n, float limit);
+    int (*count_above)(const float *x, int n, float limit);
 
     /* ---- packing ---- */
     /* to[i][r] = rows[r][i] for 16 rows of n <= PACK_COLUMNS elements of 2 or 4 bytes each; rows at
@@ -114,6 +124,9 @@ struct host_kernels {
     /* Runs fused multiply-adds in registers; returns how many were done per round. */
     int (*fma_peak)(long rounds, float *sink);
 };
+
+/* Those of the best instruction set that this CPU has. */
+const struct host_kernels *host_kernels_best(void);
 
 extern const struct host_kernels host_kernels_generic;
 extern const struct host_kernels host_kernels_avx2;

@@ -25,6 +25,7 @@ static const int linear_widths[LINEAR_MAX_TILE + 1] = {
 
 #include "device/host/kernels_attention.h"
 #include "device/host/kernels_linear.h"
+#include "device/host/kernels_logits.h"
 #include "device/host/kernels_pack.h"
 #include "device/host/kernels_probe.h"
 
@@ -49,6 +50,10 @@ const struct host_kernels KERNELS_TABLE(KERNELS) = {
     .add = kernel_add,
     .silu_mul = kernel_silu_mul,
     .skip_until_above = kernel_skip_until_above,
+    .max = kernel_max,
+    .exp_sum = kernel_exp_sum,
+    .sum_above = kernel_sum_above,
+    .count_above = kernel_count_above,
     .interleave = kernel_interleave,
     .count_nonfinite = kernel_count_nonfinite,
     .stream = kernel_stream,

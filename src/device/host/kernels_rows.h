@@ -108,14 +108,3 @@ static void kernel_rope(const struct rope_job *job, int h) {
         }
     }
 }
-
-static int kernel_skip_until_above(const float *x, int first, int n, float limit) {
-    const struct vec bound = vec_set1(limit);
-    int i = first;
-    for (; i + VEC_WIDTH <= n; i += VEC_WIDTH) {
-        if (vec_any_gt(vec_load(x + i), bound)) {
-            return i;
-        }
-    }
-    return i < n && vec_any_gt(vec_load_n(x + i, n - i), bound) ? i : n;
-}

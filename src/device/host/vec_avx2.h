@@ -2,7 +2,6 @@
 #pragma once
 
 #include <immintrin.h>
-#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -82,10 +81,15 @@ static inline struct vec vec_min(struct vec a, struct vec b) {
     return (struct vec){_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)};
 }
 
-static inline bool vec_any_gt(struct vec a, struct vec b) {
-    __m256 gt =
-        _mm256_or_ps(_mm256_cmp_ps(a.lo, b.lo, _CMP_GT_OQ), _mm256_cmp_ps(a.hi, b.hi, _CMP_GT_OQ));
-    return _mm256_movemask_ps(gt) != 0;
+static inline int vec_count_gt(struct vec a, struct vec b) {
+    int lo = _mm256_movemask_ps(_mm256_cmp_ps(a.lo, b.lo, _CMP_GT_OQ));
+    int hi = _mm256_movemask_ps(_mm256_cmp_ps(a.hi, b.hi, _CMP_GT_OQ));
+    return __builtin_popcount((unsigned)(lo | hi << 8));
+}
+
+static inline struct vec vec_keep_gt(struct vec a, struct vec b) {
+    return (struct vec){_mm256_and_ps(_mm256_cmp_ps(a.lo, b.lo, _CMP_GT_OQ), a.lo),
+                        _mm256_and_ps(_mm256_cmp_ps(a.hi, b.hi, _CMP_GT_OQ), a.hi)};
 }
 
 static inline struct vec vec_first(struct vec a, int n, struct vec b) {

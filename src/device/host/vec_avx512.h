@@ -2,7 +2,6 @@
 #pragma once
 
 #include <immintrin.h>
-#include <stdbool.h>
 #include <stdint.h>
 
 struct vec {
@@ -74,8 +73,12 @@ static inline struct vec vec_min(struct vec a, struct vec b) {
     return (struct vec){_mm512_min_ps(a.v, b.v)};
 }
 
-static inline bool vec_any_gt(struct vec a, struct vec b) {
-    return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ) != 0;
+static inline int vec_count_gt(struct vec a, struct vec b) {
+    return __builtin_popcount(_mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ));
+}
+
+static inline struct vec vec_keep_gt(struct vec a, struct vec b) {
+    return (struct vec){_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ), a.v)};
 }
 
 static inline struct vec vec_first(struct vec a, int n, struct vec b) {

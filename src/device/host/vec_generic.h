@@ -2,7 +2,6 @@
 #pragma once
 
 #include <math.h>
-#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -92,13 +91,15 @@ static inline struct vec vec_min(struct vec a, struct vec b) {
     return a;
 }
 
-static inline bool vec_any_gt(struct vec a, struct vec b) {
-    VEC_LANES {
-        if (LANE(a) > LANE(b)) {
-            return true;
-        }
-    }
-    return false;
+static inline int vec_count_gt(struct vec a, struct vec b) {
+    int n = 0;
+    VEC_LANES n += LANE(a) > LANE(b);
+    return n;
+}
+
+static inline struct vec vec_keep_gt(struct vec a, struct vec b) {
+    VEC_LANES LANE(a) = LANE(a) > LANE(b) ? LANE(a) : 0;
+    return a;
 }
 
 static inline struct vec vec_first(struct vec a, int n, struct vec b) {

@@ -2,7 +2,8 @@
  * load, store, load_n (lanes from n on are +0), store_n, load_bf16 and load_f16 (exact widening),
  * set1, zero, add, sub, mul, div, fma(a, b, c) = a*b + c rounded once,
  * max(a, b) = a > b ? a : b and min(a, b) = a < b ? a : b (b where either is NaN),
- * first(a, n, b) = lanes below n of a, the others of b, any_gt(a, b),
+ * first(a, n, b) = lanes below n of a, the others of b,
+ * keep_gt(a, b) = a > b ? a : +0 and count_gt(a, b) = lanes with a > b (none where either is NaN),
  * sum (0+8.., 0+4.., 0+2.., 0+1) and max_lane, and
  * ldexp(p, VEC_ROUND + k) = p * 2^floor(k/2) * 2^ceil(k/2), k a whole number in [-250, 250]. */
 #pragma once
