@@ -2,6 +2,7 @@
 #include "config.h"
 
 #include <limits.h>
+#include <math.h>
 #include <mpi.h>
 #include <msgpack.h>
 #include <stdio.h>
@@ -10,6 +11,7 @@
 
 #include "base/build_id.h"
 #include "base/clock.h"
+#include "base/flight.h"
 #include "base/flight_peers.h"
 #include "cli/command.h"
 #include "cli/launch.h"
@@ -121,6 +123,7 @@ static int run_command(const struct command *command, int argc, char **argv) {
     bool speaks = launch_is_up() || launch_env_is_leader();
     struct error lost;
     if (vigil_lost(&lost) || (!ok && !status_claim())) {
+        flight_pulse((double)INFINITY);
         for (;;) { /* another thread tells of it, and it or the launcher ends this process */
             pause();
         }

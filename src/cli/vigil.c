@@ -20,20 +20,24 @@
 #include "cli/interrupt.h"
 #include "cli/launch_env.h"
 #include "cli/status.h"
+#include "cli/stillness.h"
 #include "rpc/blame.h"
 #include "rpc/watchdog.h"
 
-enum { LOOK_MS = 500 };
-static const double last_words_s = 1;  /* for what the server's clients are told to reach them */
+enum { LOOK_MS = 250, END_LIMIT_S = 4 };
+static const double still_least_s = 3; /* reading a tokenizer takes a second, and has no pulse */
+static const double mute_s = 2; /* after the deadline, for whom it is to say to have said it */
+static const double last_words_s = 1; /* for what the server's clients are told to reach them */
+static const double others_first_s = 0.3;
 static const double own_words_s = 0.7; /* for a command to say that it was interrupted */
 static const double killing_s = 0.5;   /* after its SIGTERM mpirun kills rank by rank */
 
 static struct {
     int rank, world;
     double timeout_s;
-    struct pollfd *watched; /* owns [world]: fd -1 where there is nothing to watch */
-    double *stopped_s; /* owns [world]: for how long each has been seen stopped; -1: it is not */
-    atomic_bool begun; /* the ranks know each other */
+    struct pollfd *watched;  /* owns [world]: fd -1 where there is nothing to watch */
+    struct stillness *still; /* owns [world] */
+    atomic_bool begun;       /* the ranks know each other */
     pthread_mutex_t lock;
     struct error lost; /* under the lock; kind NONE: nobody is */
 } vigil = {.lock = PTHREAD_MUTEX_INITIALIZER};
@@ -118,15 +122,26 @@ static void tell_siblings(void) {
 
 /* ---- the end ---- */
 
+/* How long a rank may stand still. The kernel's word that it is stopped needs no second thought. */
+static double deadline(int rank) {
+    bool stopped = flight_process_state(rank) == 'T';
+    return stopped ? vigil.timeout_s : fmax(vigil.timeout_s, still_least_s);
+}
+
+/* Of a main thread that is stuck the other threads speak; but all of them may be. */
+static bool can_speak(int rank) {
+    char state = flight_process_state(rank);
+    double still_s = atomic_load_explicit(&vigil.still[rank].seconds, memory_order_relaxed);
+    return state && !strchr("TtZX", state) && still_s < deadline(rank) + mute_s;
+}
+
 /* The lowest rank of this host that can still speak does. */
 bool vigil_is_speaker(void) {
-    for (int r = 0; r < vigil.rank; r++) {
-        char state = flight_process_state(r);
-        if (state && !strchr("TtZX", state)) {
-            return false;
-        }
+    int r = 0;
+    while (r < vigil.rank && !can_speak(r)) {
+        r++;
     }
-    return true;
+    return r == vigil.rank;
 }
 
 /* Who ended, or else who stands still, and where. */
@@ -149,12 +164,15 @@ static void note_place(int rank) {
     }
 }
 
-static void end(int rank) {
+/* kind: what is wrong with that rank, unless a closer look finds better. */
+static void end(int rank, enum error_kind kind) {
     struct error err = {0};
     if (!find(rank, &err)) {
-        error_set(&err, ERROR_RANK_LOST, "its process has ended");
+        error_set(&err, kind, "%s",
+                  kind == ERROR_RANK_LOST ? "its process has ended" : "hang: it stands still");
         error_at_rank(&err, rank);
     }
+    alarm(END_LIMIT_S); /* what is stuck may be what the rest needs, such as the file system */
     note_place(err.rank);
     pthread_mutex_lock(&vigil.lock);
     vigil.lost = err;
@@ -178,18 +196,22 @@ static void look_at_ended(int rank) {
     vigil.watched[rank].fd = -1; /* once is enough; the descriptor is left to the process' end */
     bool killing = clock_now() - interrupt_killed_at() > killing_s;
     if (f && !flight_has_said(f) && !killing) {
-        end(rank);
+        end(rank, ERROR_RANK_LOST);
     }
 }
 
-/* Stopped with all others, as by Ctrl-Z, this thread was stopped too, and finds them running. */
-static void look_at_stopped(double passed_s) {
+/* One that has said why it ends, or that all is well, may take its time. */
+static void look_at_still(double now, double passed_s) {
     for (int r = 0; r < vigil.world; r++) {
-        bool stopped = vigil.watched[r].fd >= 0 && flight_process_state(r) == 'T';
-        bool before = vigil.stopped_s[r] >= 0;
-        vigil.stopped_s[r] = !stopped ? -1 : before ? vigil.stopped_s[r] + passed_s : 0;
-        if (vigil.stopped_s[r] >= vigil.timeout_s && vigil_is_speaker()) {
-            end(r);
+        const struct flight *f = flight_of_rank(r);
+        if (f && !flight_has_said(f)) {
+            struct stillness *s = &vigil.still[r];
+            uint64_t pulse = flight_read_pulse(f);
+            char state = pulse == s->pulse ? flight_process_state(r) : 0;
+            double still_s = stillness_look(s, pulse, state, now, passed_s);
+            if (still_s > 0 && still_s >= deadline(r) && vigil_is_speaker()) {
+                end(r, ERROR_DEADLINE);
+            }
         }
     }
 }
@@ -206,7 +228,7 @@ static void *watch(void *unused) {
         }
         double now = clock_now();
         if (now - before >= 1e-3 * LOOK_MS) {
-            look_at_stopped(fmin(now - before, 2e-3 * LOOK_MS));
+            look_at_still(now, fmin(now - before, 2e-3 * LOOK_MS));
             before = now;
         }
     }
@@ -264,33 +286,45 @@ void vigil_say_ended(void) {
     }
 }
 
+/* The watchdog's: a rank of this host may have said it, or another thread. */
+static bool may_say(void) {
+    if (atomic_load(&vigil.begun) && !vigil_is_speaker()) {
+        clock_sleep(others_first_s);
+    }
+    return !flight_neighbour_has_said() && status_claim();
+}
+
+static void after_watchdog(const struct error *err) {
+    if (err) {
+        struct error own = *err;
+        error_at_rank(&own, launch_env_read().rank);
+        status_write_file(&own);
+    }
+    tell_siblings();
+}
+
 void vigil_begin(void) {
-    watchdog_on_end(tell_siblings);
+    watchdog_on_end(may_say, after_watchdog);
 }
 
 bool vigil_start(int rank, int world, double timeout_s, struct error *err) {
     pthread_t thread;
-    vigil.rank = rank;
-    vigil.world = world;
     vigil.timeout_s = timeout_s;
     vigil.watched = calloc((size_t)world, sizeof *vigil.watched);
-    vigil.stopped_s = calloc((size_t)world, sizeof *vigil.stopped_s);
-    if (!vigil.watched || !vigil.stopped_s) {
+    vigil.still = calloc((size_t)world, sizeof *vigil.still);
+    if (!vigil.watched || !vigil.still) {
         return error_set(err, ERROR_MEMORY, "cannot watch over %d ranks", world);
     }
+    vigil.rank = rank;
+    vigil.world = world;
     atomic_store(&vigil.begun, true);
-    int n = 0;
     for (int r = 0; r < world; r++) {
         vigil.watched[r] = (struct pollfd){.fd = flight_watch(r), .events = POLLIN};
-        vigil.stopped_s[r] = -1;
-        n += vigil.watched[r].fd >= 0;
     }
-    int failed = n > 0 ? pthread_create(&thread, NULL, watch, NULL) : 0;
+    int failed = pthread_create(&thread, NULL, watch, NULL);
     if (failed) {
         return error_set(err, ERROR_INTERNAL, "cannot start a thread: %s", strerror(failed));
     }
-    if (n > 0) {
-        pthread_detach(thread);
-    }
+    pthread_detach(thread);
     return true;
 }

@@ -1,5 +1,6 @@
-/* Watches the other ranks of this host, whatever the main thread is in: one whose process ends
- * without having said why, or that is stopped for longer than the deadline, ends the job. */
+/* Watches the ranks of this host, this one among them, whatever the main thread is in: one whose
+ * process ends without having said why, or whose main thread stands still for longer than the
+ * deadline, for it is stopped or stuck, ends the job. */
 #pragma once
 
 #include <stdbool.h>
@@ -10,7 +11,7 @@
 void vigil_begin(void);
 
 /* Starts the thread; once the ranks of this host know each other (host_facts_read). timeout_s: for
- * a stopped rank to go on. Errors: INTERNAL. */
+ * one that stands still to go on. Errors: INTERNAL. */
 bool vigil_start(int rank, int world, double timeout_s, struct error *err);
 
 /* For when the launcher begins to end the job and the ranks do not know each other yet: whether one
