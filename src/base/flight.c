@@ -17,14 +17,15 @@ _Static_assert(sizeof(struct slot) == 64, "a cache line");
 
 enum { OWNER_WORDS = (sizeof(struct flight_owner) + 7) / 8 };
 
-static const uint64_t magic = 0x31746867696c666c; /* "lflight1" */
+static const uint64_t magic = 0x32746867696c666c; /* "lflight2" */
 
 struct flight {
     uint64_t magic, token;
     _Atomic uint64_t n_entry; /* of all times */
     _Atomic uint64_t n_collective;
     _Atomic uint64_t place;
-    _Atomic uint64_t said;          /* 1 + the exit code; 0: nothing */
+    _Atomic uint64_t said; /* 1 + the exit code; 0: nothing */
+    _Atomic uint64_t pulse;
     _Atomic uint64_t owner_version; /* odd while it is written */
     _Atomic uint64_t owner[OWNER_WORDS];
     _Atomic uint64_t rpc_entry; /* which entry `rpc` repeats */
@@ -73,6 +74,7 @@ size_t flight_size(void) {
 void flight_place_in(struct flight *memory, uint64_t token) {
     memory->magic = magic;
     memory->token = token;
+    put(&memory->pulse, get_own(&own->pulse));
     own = memory;
 }
 
@@ -114,6 +116,20 @@ static uint64_t to_ns(double seconds) {
     return (uint64_t)(1e9 * seconds);
 }
 
+/* Whoever reads it only wants to see it move: no other word waits for this one. */
+static void pulse(uint64_t until_ns) {
+    atomic_store_explicit(&own->pulse, until_ns, memory_order_relaxed);
+}
+
+void flight_pulse(double until) {
+    static const double longest_s = 9e9; /* what a dump can hold, as JSON has it */
+    pulse(to_ns(until < longest_s ? until : longest_s));
+}
+
+void flight_tick(void) {
+    pulse(get_own(&own->pulse) + 1);
+}
+
 static void write_slot(struct slot *s, uint64_t entry, const uint64_t word[N_WORD]) {
     put(&s->version, 2 * entry + 1);
     for (int i = 0; i < N_WORD; i++) {
@@ -125,6 +141,7 @@ static void write_slot(struct slot *s, uint64_t entry, const uint64_t word[N_WOR
 /* `rest`: place, type and kind. */
 static uint64_t enter(uint64_t number, const char *op, uint64_t bytes, uint64_t rest, double now) {
     uint64_t entry = get_own(&own->n_entry);
+    pulse(to_ns(now));
     uint64_t word[N_WORD] = {
         [W_NUMBER] = number, [W_BYTES] = bytes, [W_ENTER] = to_ns(now), [W_REST] = rest};
     strncpy((char *)&word[W_OP], op, FLIGHT_OP_SIZE - 1);
@@ -155,6 +172,7 @@ uint64_t flight_enter_wait(const char *op, double now) {
 }
 
 void flight_leave(uint64_t entry, double now) {
+    pulse(to_ns(now));
     if (get_own(&own->rpc_entry) == entry) {
         put(&own->rpc.word[W_LEAVE], to_ns(now));
     }
@@ -231,6 +249,10 @@ bool flight_read_owner(const struct flight *f, struct flight_owner *out) {
 
 int flight_said(const struct flight *f) {
     return (int)(get(&f->said) & 0xff) - 1;
+}
+
+uint64_t flight_read_pulse(const struct flight *f) {
+    return get(&f->pulse);
 }
 
 int flight_read(const struct flight *f, struct flight_entry out[FLIGHT_ENTRIES]) {

@@ -1,5 +1,6 @@
 /* A rank's flight record: the last RPCs and collectives, with the times they were entered and left,
- * in memory that neighbours on the same host can read (flight_peers.h) when their owner is mute.
+ * and the pulse of its main thread, in memory that neighbours on the same host can read
+ * (flight_peers.h) when their owner is mute.
  *
  * The main thread alone writes. Others, of this process or of another, read at any time: each entry
  * carries its own number in the ring, written before and after the rest, so that a reader takes an
@@ -86,6 +87,14 @@ uint64_t flight_enter_rpc(uint64_t number, const char *op, uint64_t bytes, doubl
 uint64_t flight_enter_wait(const char *op, double now);
 void flight_leave(uint64_t entry, double now);
 
+/* The main thread is alive, and from now on silent until then at the most: as a rule `until` is
+ * now. INFINITY: for as long as somebody takes who reads its output or types its input. What enters
+ * and leaves is a pulse, too. */
+void flight_pulse(double until);
+
+/* The same without a look at the clock, for inside a long computation: the pulse has moved. */
+void flight_tick(void);
+
 /* The number of the last collective entered. */
 uint64_t flight_collectives(void);
 
@@ -99,6 +108,10 @@ bool flight_is(const struct flight *f, uint64_t token);
 bool flight_read_owner(const struct flight *f, struct flight_owner *out);
 /* The exit code; -1: it has said nothing. */
 int flight_said(const struct flight *f);
+
+/* The last pulse: until when silence was announced, in ns on the host's monotonic clock; 0: none.
+ */
+uint64_t flight_read_pulse(const struct flight *f);
 
 /* The entries that can be had, oldest first. Returns their number. */
 int flight_read(const struct flight *f, struct flight_entry out[FLIGHT_ENTRIES]);

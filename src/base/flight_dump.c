@@ -135,8 +135,10 @@ static void put_record(struct out *o, const struct flight *f, int rank, const ch
     put(o, ",\n \"written_by\":%d,\"state\":\"%.1s\",\"reason\":", own_rank,
         state ? (const char[]){state, 0} : "");
     put_text(o, reason, 480);
-    put(o, ",\n \"wall_ns\":%" PRIu64 ",\"monotonic_ns\":%" PRIu64 ",\n \"entries\":[", wall,
-        monotonic);
+    put(o,
+        ",\n \"wall_ns\":%" PRIu64 ",\"monotonic_ns\":%" PRIu64 ",\"pulse_ns\":%" PRIu64
+        ",\n \"entries\":[",
+        wall, monotonic, flight_read_pulse(f));
     int n = flight_read(f, entries);
     for (int i = 0; i < n; i++) {
         put(o, "%s\n  ", i ? "," : "");

@@ -135,6 +135,7 @@ static void to_blame(const struct dump *d, struct blame_rank *out) {
     last_collective(d, out);
     out->collective_s = seconds_before(d, &out->collective);
     out->rpc_s = seconds_before(d, &out->rpc);
+    out->still_s = blame_still_seconds(d->pulse_ns, 1e-9 * (double)d->monotonic_ns);
 }
 
 static bool waits_for_gpu(const struct blame_rank *r) {
@@ -249,11 +250,11 @@ static json_t *rank_json(const struct dump *d, const struct blame_rank *b, int r
         return json_pack("{s:i, s:b}", "rank", rank, "record", false);
     }
     return json_pack(
-        "{s:i, s:b, s:s, s:s, s:i, s:s, s:s, s:s, s:i, s:o, s:o, s:o}", "rank", rank, "record",
+        "{s:i, s:b, s:s, s:s, s:i, s:s, s:s, s:f, s:s, s:i, s:o, s:o, s:o}", "rank", rank, "record",
         true, "host", d->owner.host, "device", d->owner.device, "pid", (int)d->owner.pid, "phase",
-        d->phase, "state", state, "reason", d->reason, "written_by", d->written_by, "collective",
-        entry_json(&b->collective, b->collective_s), "rpc", entry_json(&b->rpc, b->rpc_s), "lag_ms",
-        lag_ms < 0 ? json_null() : json_real(lag_ms));
+        d->phase, "state", state, "still_seconds", b->still_s, "reason", d->reason, "written_by",
+        d->written_by, "collective", entry_json(&b->collective, b->collective_s), "rpc",
+        entry_json(&b->rpc, b->rpc_s), "lag_ms", lag_ms < 0 ? json_null() : json_real(lag_ms));
 }
 
 static bool show_json(const struct dump_set *s, const struct blame_rank *ranks,

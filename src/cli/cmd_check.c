@@ -6,6 +6,7 @@
 #include "cli/check_report.h"
 #include "cli/command.h"
 #include "cli/launch.h"
+#include "cli/stdio_util.h"
 #include "config.h"
 
 enum {
@@ -169,6 +170,7 @@ static bool lead_check(struct pool *pool, void *user, struct error *err) {
         return error_set(err, ERROR_MEMORY, "cannot hold a table of %d ranks", r.world);
     }
     bool ok = greet(pool, &r, err) && connect_ranks(pool, &r, err) && sweep(pool, o, &r, err);
+    stdio_may_wait();
     if (o->json) {
         check_report_json(&r, ok ? NULL : err);
     } else {

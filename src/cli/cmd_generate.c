@@ -266,6 +266,7 @@ static bool prepare(void *user, struct session *session, struct error *err) {
 /* Streams to stdout; a reader that went away ends the generation. */
 static bool write_text(void *user, const char *text, size_t n) {
     (void)user;
+    stdio_may_wait();
     return fwrite(text, 1, n, stdout) == n && fflush(stdout) == 0;
 }
 
@@ -319,6 +320,7 @@ static bool run_loaded(void *user, struct session *s, struct error *err) {
         return false;
     }
     bool ok = true;
+    stdio_may_wait();
     if (o->json) {
         ok = stdio_print_json(result_json(o, s, &result), JSON_REAL_PRECISION(9), err);
     } else {

@@ -145,6 +145,7 @@ static void show_progress(struct replay *r) {
     double now = clock_now();
     if (r->progress && now - r->last_progress > every_s) {
         r->last_progress = now;
+        stdio_may_wait();
         fprintf(stderr, "\rlockstep: replaying request %" PRIu64 ", %3d %%", r->exchange.number,
                 (int)(100 * trace_reader_share(exchange_reader_trace(r->reader))));
     }
@@ -292,6 +293,7 @@ static bool check_world(const struct replay *r, int now, struct error *err) {
 
 static bool report(struct replay *r, bool whole, struct error *err) {
     r->cut = trace_reader_is_cut(exchange_reader_trace(r->reader));
+    stdio_may_wait();
     if (r->progress) {
         fprintf(stderr, "\r\033[K");
     }

@@ -219,6 +219,7 @@ static bool run_loaded(void *user, struct session *s, struct error *err) {
         return false;
     }
     struct summary m = summarise(o, s, &r);
+    stdio_may_wait();
     bool ok = !o->logits || write_logits(o, r.last, engine_config(s->engine)->vocab, err);
     if (ok && o->json) {
         ok = print_json(o, &m, &r, err);

@@ -137,7 +137,9 @@ static bool read_dump(const json_t *root, const char *file, struct dump *d, stru
         !get_text(&f, "reason", d->reason, sizeof d->reason, err) ||
         !get_text(&f, "state", state, sizeof state, err) ||
         !get_u64(&f, "wall_ns", &d->wall_ns, err) ||
-        !get_u64(&f, "monotonic_ns", &d->monotonic_ns, err) || !read_entries(&f, d, err) ||
+        !get_u64(&f, "monotonic_ns", &d->monotonic_ns, err) ||
+        (json_has(&f, "pulse_ns") && !get_u64(&f, "pulse_ns", &d->pulse_ns, err)) ||
+        !read_entries(&f, d, err) ||
         (json_has(&f, "rpc") && !read_entry(json_object_get(root, "rpc"), file, &d->rpc, err))) {
         return false;
     }

@@ -17,6 +17,7 @@ struct dump {
     char phase[FLIGHT_OP_SIZE];
     char reason[512];
     uint64_t wall_ns, monotonic_ns; /* of the host that wrote it, when it did */
+    uint64_t pulse_ns;              /* flight_read_pulse's; 0: not known */
     struct flight_entry rpc;        /* the last one; number 0: none */
     struct flight_entry entries[FLIGHT_ENTRIES];
     int n_entry;

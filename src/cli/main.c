@@ -11,6 +11,7 @@
 
 #include "base/build_id.h"
 #include "base/clock.h"
+#include "base/flight.h"
 #include "cli/command.h"
 #include "cli/interrupt.h"
 #include "cli/launch.h"
@@ -126,6 +127,7 @@ static void leave_it_to_others(bool ok, const struct error *err) {
         clock_sleep(killed_s);
     }
     if (vigil_lost(&lost) || (!ok && !status_claim())) {
+        flight_pulse((double)INFINITY);
         for (;;) {
             pause();
         }

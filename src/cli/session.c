@@ -17,6 +17,7 @@ static bool report(void *user, uint64_t done, uint64_t total, struct error *err)
         return error_set(err, ERROR_INTERRUPTED, "interrupted while loading");
     }
     if (*show && total > 0) {
+        stdio_may_wait();
         fprintf(stderr, "\rlockstep: loading %3d %%", (int)(100.0 * (double)done / (double)total));
     }
     return true;

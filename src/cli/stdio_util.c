@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/flight.h"
 #include "cli/launch.h"
 #include "format/json.h"
 #include "format/show.h"
@@ -25,6 +27,10 @@ void stdio_fill_closed(void) {
     }
 }
 
+void stdio_may_wait(void) {
+    flight_pulse((double)INFINITY);
+}
+
 const char *stdio_name(const char *path) {
     return strcmp(path, "-") == 0 ? "standard input" : path;
 }
@@ -39,6 +45,7 @@ static bool wait_for_input(int fd) {
 }
 
 static bool read_stream(int fd, const char *name, struct buffer *out, struct error *err) {
+    stdio_may_wait();
     while (out->size <= MAX_BYTES) {
         if (!buffer_reserve(out, CHUNK, err)) {
             return false;

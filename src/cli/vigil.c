@@ -17,13 +17,17 @@
 #include "cli/launch_env.h"
 #include "cli/siblings.h"
 #include "cli/status.h"
+#include "cli/stillness.h"
 #include "cli/vigil_link.h"
 #include "rpc/blame.h"
 #include "rpc/watchdog.h"
 
-enum { LOOK_MS = 500 };
+enum { LOOK_MS = 250, END_LIMIT_S = 4 };
+static const double still_least_s = 3; /* reading a tokenizer takes a second, and has no pulse */
+static const double mute_s = 2; /* after the deadline, for whom it is to say to have said it */
 static const double last_words_s = 1; /* for what the server's clients are told to reach them */
 static const double others_words_s = 0.3;
+static const double others_first_s = 0.3;
 static const double own_words_s = 0.7;  /* for a command to say that it was interrupted */
 static const double killing_s = 0.5;    /* after its SIGTERM mpirun kills rank by rank */
 static const double silence_s = 3;      /* of another host's rank that means nothing */
@@ -35,9 +39,9 @@ static const double daemon_s = 3.8;
 static struct {
     int rank, world;
     double timeout_s;
-    struct pollfd *watched; /* owns [world + 1]: fd -1 where there is nothing; then the links */
-    double *stopped_s; /* owns [world]: for how long each has been seen stopped; -1: it is not */
-    atomic_bool begun; /* the ranks know each other */
+    struct pollfd *watched;  /* owns [world + 1]: fd -1 where there is nothing; then the links */
+    struct stillness *still; /* owns [world] */
+    atomic_bool begun;       /* the ranks know each other */
     pthread_mutex_t lock;
     struct error lost; /* under the lock; kind NONE: nobody is */
 } vigil = {.lock = PTHREAD_MUTEX_INITIALIZER};
@@ -51,21 +55,31 @@ bool vigil_lost(struct error *out) {
 
 /* ---- the end ---- */
 
+/* How long a rank may stand still. The kernel's word that it is stopped needs no second thought. */
+static double deadline(int rank) {
+    bool stopped = flight_process_state(rank) == 'T';
+    return stopped ? vigil.timeout_s : fmax(vigil.timeout_s, still_least_s);
+}
+
+/* Of a main thread that is stuck the other threads speak; but all of them may be. */
+static bool can_speak(int rank) {
+    char state = flight_process_state(rank);
+    double still_s = atomic_load_explicit(&vigil.still[rank].seconds, memory_order_relaxed);
+    return state && !strchr("TtZX", state) && still_s < deadline(rank) + mute_s;
+}
+
 /* The lowest rank of this host that can still speak does. */
 bool vigil_is_speaker(void) {
-    for (int r = 0; r < vigil.rank; r++) {
-        char state = flight_process_state(r);
-        if (state && !strchr("TtZX", state)) {
-            return false;
-        }
+    int r = 0;
+    while (r < vigil.rank && !can_speak(r)) {
+        r++;
     }
-    return true;
+    return r == vigil.rank;
 }
 
 bool vigil_is_first(void) {
     for (int r = 0; r < vigil.rank; r++) {
-        char state = flight_process_state(r);
-        if (state ? !strchr("TtZX", state) : vigil_link_lives(r)) {
+        if (flight_process_state(r) ? can_speak(r) : vigil_link_lives(r)) {
             return false;
         }
     }
@@ -158,13 +172,16 @@ static void end_with(const struct error *err, int exit_code) {
     _exit(exit_code);
 }
 
-/* said: the exit code with which that rank has ended, and told why; or not above 0. */
-static void end(int rank, int said) {
+/* kind: what is wrong with that rank, unless a closer look finds better. said: the exit code with
+ * which it has ended, and told why; or not above 0. */
+static void end(int rank, enum error_kind kind, int said) {
     struct error err = {0};
     if (!find(rank, &err)) {
-        error_set(&err, ERROR_RANK_LOST, "its process has ended");
+        error_set(&err, kind, "%s",
+                  kind == ERROR_RANK_LOST ? "its process has ended" : "hang: it stands still");
         error_at_rank(&err, rank);
     }
+    alarm(END_LIMIT_S); /* what is stuck may be what the rest needs, such as the file system */
     note_place(err.rank);
     end_with(&err, said > 0 ? said : error_exit_code(err.kind));
 }
@@ -181,18 +198,22 @@ static void look_at_ended(int rank) {
     bool left_to_launcher = said > 0 && launch_env_read().launcher == LAUNCHER_MPIRUN;
     vigil.watched[rank].fd = -1; /* once is enough; the descriptor is left to the process' end */
     if (said != 0 && !left_to_launcher && !is_killing()) {
-        end(rank, said);
+        end(rank, ERROR_RANK_LOST, said);
     }
 }
 
-/* Stopped with all others, as by Ctrl-Z, this thread was stopped too, and finds them running. */
-static void look_at_stopped(double passed_s) {
+/* One that has said why it ends, or that all is well, may take its time. */
+static void look_at_still(double now, double passed_s) {
     for (int r = 0; r < vigil.world; r++) {
-        bool stopped = vigil.watched[r].fd >= 0 && flight_process_state(r) == 'T';
-        bool before = vigil.stopped_s[r] >= 0;
-        vigil.stopped_s[r] = !stopped ? -1 : before ? vigil.stopped_s[r] + passed_s : 0;
-        if (vigil.stopped_s[r] >= vigil.timeout_s && vigil_is_speaker()) {
-            end(r, 0);
+        const struct flight *f = flight_of_rank(r);
+        if (f && flight_said(f) < 0) {
+            struct stillness *s = &vigil.still[r];
+            uint64_t pulse = flight_read_pulse(f);
+            char state = pulse == s->pulse ? flight_process_state(r) : 0;
+            double still_s = stillness_look(s, pulse, state, now, passed_s);
+            if (still_s > 0 && still_s >= deadline(r) && vigil_is_speaker()) {
+                end(r, ERROR_DEADLINE, 0);
+            }
         }
     }
 }
@@ -269,7 +290,7 @@ static void *watch(void *unused) {
             }
         }
         if (now - before >= 1e-3 * LOOK_MS) {
-            look_at_stopped(fmin(now - before, 2e-3 * LOOK_MS));
+            look_at_still(now, fmin(now - before, 2e-3 * LOOK_MS));
             before = now;
         }
     }
@@ -347,11 +368,22 @@ void vigil_say_ended(void) {
     }
 }
 
-static void tell_of_watchdog(void) {
-    struct error err;
-    error_set(&err, ERROR_DEADLINE, "is stuck: its own line says where");
-    error_at_rank(&err, vigil.rank);
-    vigil_link_say(VIGIL_SAID, &err);
+/* The watchdog's: another rank may have said it, or another thread. */
+static bool may_say(void) {
+    if (atomic_load(&vigil.begun) && !vigil_is_first()) {
+        clock_sleep(others_first_s);
+    }
+    return !vigil_has_been_said() && status_claim();
+}
+
+static void after_watchdog(const struct error *err) {
+    struct error own;
+    error_set(&own, ERROR_DEADLINE, "%s", err ? err->message : "is stuck: its own line says why");
+    error_at_rank(&own, launch_env_read().rank);
+    if (err) {
+        status_write_file(&own);
+    }
+    vigil_link_say(VIGIL_SAID, &own);
     siblings_tell();
 }
 
@@ -391,27 +423,23 @@ static bool start_thread(void *(*run)(void *), struct error *err) {
 }
 
 bool vigil_begin(struct error *err) {
-    watchdog_on_end(tell_of_watchdog);
+    watchdog_on_end(may_say, after_watchdog);
     return start_thread(watch_launcher, err);
 }
 
 bool vigil_start(int rank, int world, double timeout_s, struct error *err) {
-    vigil.rank = rank;
-    vigil.world = world;
     vigil.timeout_s = timeout_s;
     vigil.watched = calloc((size_t)world + 1, sizeof *vigil.watched);
-    vigil.stopped_s = calloc((size_t)world, sizeof *vigil.stopped_s);
-    if (!vigil.watched || !vigil.stopped_s) {
+    vigil.still = calloc((size_t)world, sizeof *vigil.still);
+    if (!vigil.watched || !vigil.still) {
         return error_set(err, ERROR_MEMORY, "cannot watch over %d ranks", world);
     }
+    vigil.rank = rank;
+    vigil.world = world;
     atomic_store(&vigil.begun, true);
-    int n = 0;
     for (int r = 0; r < world; r++) {
         vigil.watched[r] = (struct pollfd){.fd = flight_watch(r), .events = POLLIN};
-        vigil.stopped_s[r] = -1;
-        n += vigil.watched[r].fd >= 0;
     }
     vigil.watched[world] = (struct pollfd){.fd = vigil_link_fd(), .events = POLLIN};
-    n += vigil.watched[world].fd >= 0;
-    return n == 0 || start_thread(watch, err);
+    return start_thread(watch, err);
 }

@@ -1,6 +1,7 @@
-/* Watches the other ranks, whatever the main thread is in: one whose process ends without having
- * said why, or that is stopped for longer than the deadline, ends the job. Those of this host are
- * seen as processes, those of others through links (vigil_link.h). */
+/* Watches the ranks, this one among them, whatever the main thread is in: one whose process ends
+ * without having said why, or whose main thread stands still for longer than the deadline, for it
+ * is stopped or stuck, ends the job. Ranks of this host are seen as processes, those of others
+ * through links (vigil_link.h). */
 #pragma once
 
 #include <stdbool.h>
@@ -12,7 +13,7 @@
 bool vigil_begin(struct error *err);
 
 /* Starts the thread; once the ranks of this host know each other (host_facts_read). timeout_s: for
- * a stopped rank to go on. Errors: INTERNAL. */
+ * one that stands still to go on. Errors: INTERNAL. */
 bool vigil_start(int rank, int world, double timeout_s, struct error *err);
 
 /* For when the launcher begins to end the job and the ranks do not know each other yet: whether one

@@ -7,6 +7,8 @@
 #include <unistd.h>
 
 #include "base/buffer.h"
+#include "base/clock.h"
+#include "base/flight.h"
 #include "base/hash.h"
 #include "comm/mpi_comm.h"
 
@@ -252,6 +254,24 @@ static bool make_random_id(void *unused, uint8_t id[COMM_ID_BYTES], struct error
            error_set(err, ERROR_IO, "no random bytes for the communicator's id");
 }
 
+/* Like MPI_Bcast from rank 0, but that this thread is seen to be alive while it waits for another.
+ */
+static bool broadcast_id(MPI_Comm mpi, uint8_t id[COMM_ID_BYTES]) {
+    static const double nap_s = 100e-6;
+    MPI_Request request;
+    int done = 0;
+    flight_pulse(clock_now());
+    int rc = MPI_Ibcast(id, COMM_ID_BYTES, MPI_BYTE, 0, mpi, &request);
+    while (rc == MPI_SUCCESS && !done) {
+        rc = MPI_Test(&request, &done, MPI_STATUS_IGNORE);
+        flight_pulse(clock_now());
+        if (!done) {
+            clock_sleep(nap_s);
+        }
+    }
+    return rc == MPI_SUCCESS;
+}
+
 bool comm_mpi_share_id(MPI_Comm mpi, bool want, comm_make_id *make, void *user,
                        uint8_t id[COMM_ID_BYTES], struct error *err) {
     int rank;
@@ -261,8 +281,8 @@ bool comm_mpi_share_id(MPI_Comm mpi, bool want, comm_make_id *make, void *user,
     if (!made) {
         memset(id, 0, COMM_ID_BYTES); /* the others must not wait for this rank */
     }
-    if (MPI_Bcast(id, COMM_ID_BYTES, MPI_BYTE, 0, mpi) != MPI_SUCCESS && made) {
-        return error_set(err, ERROR_COMM_INIT, "MPI_Bcast of the communicator's id failed");
+    if (!broadcast_id(mpi, id) && made) {
+        return error_set(err, ERROR_COMM_INIT, "MPI_Ibcast of the communicator's id failed");
     }
     return made;
 }

@@ -8,7 +8,7 @@
 /* Makes the id of a new communicator, on rank 0. */
 typedef bool comm_make_id(void *user, uint8_t id[COMM_ID_BYTES], struct error *err);
 
-/* Rank 0's word over `mpi`, by MPI_Bcast: a fresh id where it wants a communicator (`want` is its
+/* Rank 0's word over `mpi`, by MPI_Ibcast: a fresh id where it wants a communicator (`want` is its
  * alone to say), or all zeros where it does not, or could make none; then nobody creates one.
  * `make` NULL: a random id. Collective, blocking. Errors: COMM_INIT; rank 0: those of make, IO (no
  * random bytes). */

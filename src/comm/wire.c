@@ -214,6 +214,7 @@ bool wire_wait(struct wire *w, struct error *err) {
             sched_yield();
         }
         if (spin % WIRE_SPINS_PER_POLL == 0) {
+            flight_pulse(look);
             if (w->comm->poll != NULL && !w->comm->poll(w->comm->poll_user, err)) {
                 return false;
             }

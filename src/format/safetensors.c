@@ -6,6 +6,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "base/clock.h"
+#include "base/flight.h"
 #include "format/json.h"
 #include "format/show.h"
 #include "format/st_file.h"
@@ -43,6 +45,7 @@ static int add_file(struct st_set *s, const char *dir, const char *name, struct 
     if (!path || !st_file_open(&s->files[s->n_file], path, s->n_file, &s->tensors, err)) {
         return -1;
     }
+    flight_pulse(clock_now()); /* there may be hundreds, on a slow disk */
     return s->n_file++;
 }
 

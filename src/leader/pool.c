@@ -31,6 +31,7 @@ bool pool_create(struct pool **out, const struct pool_options *options, struct e
         return error_set(err, ERROR_MEMORY, "cannot allocate the pool");
     }
     p->options = *options;
+    p->mute = -1;
     struct worker_options w = worker_options_of(options);
     if (!transport_create(&p->t, options->control, host_facts_oversubscribed(&options->facts),
                           err) ||
@@ -352,10 +353,12 @@ bool pool_own_failure(struct pool *p, struct error *err) {
     return error_at_rank(err, 0);
 }
 
-/* How long to wait for the others: after a failed collective they have failed too, or are stuck. */
+/* How long to wait for the others: after a failed collective they have failed too, or are stuck,
+ * and one that did not answer will not. */
 static double patience(struct pool *p, double seconds) {
     static const double after_failure_s = 1;
-    return fmin(p->options.timeout_s, pool_is_broken(p) ? after_failure_s : seconds);
+    bool failed = pool_is_broken(p) || p->mute >= 0;
+    return fmin(p->options.timeout_s, failed ? after_failure_s : seconds);
 }
 
 static bool is_echo(enum error_kind kind) {

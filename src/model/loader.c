@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/flight.h"
 #include "base/log.h"
 
 enum { CHUNK_BYTES = 1 << 20, CHUNK_ROWS = 16 };
@@ -221,6 +222,13 @@ static uint64_t chunk_bytes(const struct run *run, const struct chunk *c) {
     return (uint64_t)c->n_rows * row_bytes(&run->l->jobs[c->job]);
 }
 
+/* A chunk is done: a disk may be slow, but one that gives nothing is a hang. */
+static void pulse(void) {
+    if (omp_get_thread_num() == 0) { /* the main thread */
+        flight_pulse(clock_now());
+    }
+}
+
 /* Only the main thread may speak to other ranks. */
 static bool report(struct run *run, struct error *err) {
     static const double every_s = 0.1;
@@ -252,6 +260,7 @@ static void read_and_fill(struct run *run) {
     while (ok && (c = claim(run))) {
         ok = read_rows(l, &l->jobs[c->job], c, buffer, &err) && fill(l, c, buffer, &err);
         __atomic_fetch_add(&run->done, chunk_bytes(run, c), __ATOMIC_RELAXED);
+        pulse();
         ok = ok && report(run, &err);
     }
     if (!ok) {
@@ -302,6 +311,7 @@ static void feed_device(struct run *run, struct slot *slots, int n_slot) {
             if (c) {
                 ok = fill(l, c, slots[i].buffer, &err);
                 run->done += chunk_bytes(run, c);
+                pulse();
                 __atomic_store_n(&slots[i].chunk, NULL, __ATOMIC_RELEASE);
                 any = true;
                 n_fed++;

@@ -3,6 +3,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/clock.h"
+#include "base/flight.h"
 #include "model/loader.h"
 
 enum { NAME_SIZE = 96 };
@@ -170,6 +172,7 @@ static bool declare(struct builder *b, struct error *err) {
         if (!add_attention(b, l, err) || !add_mlp(b, l, err)) {
             return false;
         }
+        flight_pulse(clock_now()); /* memory is given and taken in seconds, where there is much */
     }
     return add_norm(b, "model.norm.weight", b->config->hidden, &w->final_norm, err);
 }
@@ -239,6 +242,7 @@ void weights_finish(struct weights *w, struct device *device) {
         sharded_linear_finish(&l->o, device);
         sharded_linear_finish(&l->gate_up, device);
         sharded_linear_finish(&l->down, device);
+        flight_pulse(clock_now());
     }
     free(w->layers);
     vector_free(device, w->final_norm, w->hidden);

@@ -15,6 +15,13 @@ static bool has_ended(const struct blame_rank *r) {
     return r->state == 'Z' || r->state == 'X';
 }
 
+/* One that waits for others comes round in milliseconds, on a crowded host in tenths of a second.
+ */
+static bool stands_still(const struct blame_rank *r) {
+    static const double still_s = 1;
+    return r->still_s > still_s;
+}
+
 static bool is_stopped(const struct blame_rank *r) {
     return r->state == 'T' || r->state == 't';
 }
@@ -24,6 +31,11 @@ static bool is_stopped(const struct blame_rank *r) {
 static double ago(const struct flight_entry *e, double now) {
     double s = now - 1e-9 * (double)e->enter_ns;
     return e->number > 0 && s > 0 ? s : 0;
+}
+
+double blame_still_seconds(uint64_t pulse, double now) {
+    double s = now - 1e-9 * (double)pulse;
+    return pulse > 0 && s > 0 ? s : 0;
 }
 
 void blame_look(struct blame_rank *out, int rank, struct flight_entry *entries) {
@@ -38,6 +50,7 @@ void blame_look(struct blame_rank *out, int rank, struct flight_entry *entries) 
     flight_read_last(f, FLIGHT_RPC, &out->rpc);
     out->collective_s = ago(&out->collective, now);
     out->rpc_s = ago(&out->rpc, now);
+    out->still_s = blame_still_seconds(flight_read_pulse(f), now);
     if (entries) {
         out->entries = entries;
         out->n_entry = flight_read(f, entries);
@@ -59,6 +72,7 @@ void blame_to_message(const struct blame_rank *r, int rank, struct message_place
         .rpc = r->rpc.number,
         .rpc_inside = inside(&r->rpc),
         .rpc_age_s = r->rpc_s,
+        .still_s = r->still_s,
     };
     memcpy(out->op, e->op, sizeof out->op);
     memcpy(out->rpc_op, r->rpc.op, sizeof out->rpc_op);
@@ -84,13 +98,14 @@ void blame_from_message(struct blame_rank *out, const struct message_place *m) {
         .rpc = {.kind = FLIGHT_RPC, .number = m->rpc, .layer = -1, .leave_ns = left(m->rpc_inside)},
         .collective_s = m->age_s,
         .rpc_s = m->rpc_age_s,
+        .still_s = m->still_s,
     };
     memcpy(out->collective.op, m->op, sizeof m->op);
     memcpy(out->rpc.op, m->rpc_op, sizeof m->rpc_op);
 }
 
 bool blame_is_odd(const struct blame_rank *r, const struct blame_rank *self) {
-    return r->known && (has_ended(r) || is_stopped(r) || r->state == 'D' ||
+    return r->known && (has_ended(r) || is_stopped(r) || stands_still(r) || r->state == 'D' ||
                         r->collective.number < self->collective.number);
 }
 
@@ -133,10 +148,22 @@ static int count_at(const struct blame_rank *ranks, int world, int but, uint64_t
     return n;
 }
 
-static const char *state_text(const struct blame_rank *r) {
-    return is_stopped(r)     ? "is stopped (SIGSTOP), "
-           : r->state == 'D' ? "waits in the kernel, as for a disk, "
-                             : "";
+enum { STATE_SIZE = 160 };
+
+static const char *state_text(const struct blame_rank *r, char out[STATE_SIZE]) {
+    char in[BLAME_ENTRY_SIZE + 8] = "", entry[BLAME_ENTRY_SIZE];
+    if (inside(&r->rpc)) {
+        snprintf(in, sizeof in, " in %s", blame_entry_text(&r->rpc, entry));
+    }
+    snprintf(out, STATE_SIZE, "%s", "");
+    if (is_stopped(r)) {
+        snprintf(out, STATE_SIZE, "is stopped (SIGSTOP), ");
+    } else if (r->state == 'D') {
+        snprintf(out, STATE_SIZE, "waits in the kernel, as for a disk, ");
+    } else if (stands_still(r) && !has_ended(r)) {
+        snprintf(out, STATE_SIZE, "its main thread has been stuck for %.1f s%s, ", r->still_s, in);
+    }
+    return out;
 }
 
 /* ---- who ---- */
@@ -153,6 +180,7 @@ static uint64_t furthest(const struct blame_rank *ranks, int world) {
 static bool say_where(const struct blame_rank *ranks, int world, int rank, enum error_kind kind,
                       const char *what, struct error *err) {
     char entry[BLAME_ENTRY_SIZE], others[OTHERS_SIZE], last[BLAME_ENTRY_SIZE + 40];
+    char state[STATE_SIZE], at[OTHERS_SIZE + 40] = "";
     const struct blame_rank *r = &ranks[rank];
     uint64_t top = furthest(ranks, world);
     int n = count_at(ranks, world, rank, top);
@@ -161,8 +189,11 @@ static bool say_where(const struct blame_rank *ranks, int world, int rank, enum 
         snprintf(last, sizeof last, "last entered %s %.1f s ago",
                  blame_entry_text(&r->collective, entry), r->collective_s);
     }
-    error_set(err, kind, "%s: %s%s; %s %s at #%" PRIu64, what, state_text(r), last,
-              others_text(n, world, others), n == 1 ? "is" : "are", top);
+    if (n > 0) { /* else it is alone there, or nobody knows */
+        snprintf(at, sizeof at, "; %s %s at #%" PRIu64, others_text(n, world, others),
+                 n == 1 ? "is" : "are", top);
+    }
+    error_set(err, kind, "%s: %s%s%s", what, state_text(r, state), last, at);
     err->has_rank = false;
     error_at_rank(err, rank);
     return true;
@@ -270,6 +301,18 @@ static bool find_behind(const struct blame_rank *ranks, int world, bool waiting,
     return culprit >= 0 && say_where(ranks, world, culprit, ERROR_DEADLINE, "hang", err);
 }
 
+/* Those that wait for it go round meanwhile, whichever collective they are in. */
+static bool find_still(const struct blame_rank *ranks, int world, struct error *err) {
+    int culprit = -1;
+    for (int r = 0; r < world; r++) {
+        if (ranks[r].known && stands_still(&ranks[r]) &&
+            (culprit < 0 || ranks[r].still_s > ranks[culprit].still_s)) {
+            culprit = r;
+        }
+    }
+    return culprit >= 0 && say_where(ranks, world, culprit, ERROR_DEADLINE, "hang", err);
+}
+
 static bool find_stopped(const struct blame_rank *ranks, int world, struct error *err) {
     for (int r = 0; r < world; r++) {
         if (ranks[r].known && is_stopped(&ranks[r])) {
@@ -304,14 +347,14 @@ static bool find_silent(const struct blame_rank *ranks, int world, int suspect, 
 
 /* Everybody has come as far in the collectives, and one does not answer. */
 static bool find_in_request(const struct blame_rank *ranks, int suspect, struct error *err) {
-    char entry[BLAME_ENTRY_SIZE];
+    char entry[BLAME_ENTRY_SIZE], state[STATE_SIZE];
     if (suspect < 0 || !ranks[suspect].known || !inside(&ranks[suspect].rpc) ||
         inside(&ranks[suspect].collective)) {
         return false;
     }
     const struct blame_rank *r = &ranks[suspect];
     error_set(err, ERROR_DEADLINE, "hang: %sin %s for %.1f s, outside of collectives",
-              state_text(r), blame_entry_text(&r->rpc, entry), r->rpc_s);
+              state_text(r, state), blame_entry_text(&r->rpc, entry), r->rpc_s);
     err->has_rank = false;
     return !error_at_rank(err, suspect);
 }
@@ -319,7 +362,7 @@ static bool find_in_request(const struct blame_rank *ranks, int suspect, struct 
 bool blame_find(const struct blame_rank *ranks, int world, int suspect, struct error *err) {
     suspect = suspect < world ? suspect : -1;
     return find_ended(ranks, world, err) || blame_find_mismatch(ranks, world, err) ||
-           find_behind(ranks, world, false, err) || find_stopped(ranks, world, err) ||
-           find_silent(ranks, world, suspect, err) || find_behind(ranks, world, true, err) ||
-           find_in_request(ranks, suspect, err);
+           find_still(ranks, world, err) || find_behind(ranks, world, false, err) ||
+           find_stopped(ranks, world, err) || find_silent(ranks, world, suspect, err) ||
+           find_behind(ranks, world, true, err) || find_in_request(ranks, suspect, err);
 }

@@ -15,6 +15,8 @@ struct blame_rank {
     /* The last ones it entered; number 0: none. Only whether leave_ns is 0 counts. */
     struct flight_entry collective, rpc;
     double collective_s, rpc_s; /* ago */
+    double still_s; /* for how long its main thread has stood still, against its word; 0: it does
+                       not, or that is not known */
     /* All that its record had, oldest first; borrowed; NULL where only the last are known. */
     const struct flight_entry *entries;
     int n_entry;
@@ -28,7 +30,11 @@ void blame_look(struct blame_rank *out, int rank, struct flight_entry *entries);
 void blame_to_message(const struct blame_rank *r, int rank, struct message_place *out);
 void blame_from_message(struct blame_rank *out, const struct message_place *m);
 
-/* True for a rank that somebody should hear of: stopped, ended, or behind `self`. */
+/* For how long, at `now`, a main thread has stood still whose last pulse is this one. */
+double blame_still_seconds(uint64_t pulse, double now);
+
+/* True for a rank that somebody should hear of: stopped, ended, standing still, or behind `self`.
+ */
 bool blame_is_odd(const struct blame_rank *r, const struct blame_rank *self);
 
 /* "layer 17 mlp all-reduce #91234"; "no collective" for number 0. */

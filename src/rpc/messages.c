@@ -115,7 +115,8 @@ static const struct {
                        {I32(place, rank), I32(place, state), U64(place, collective),
                         I32(place, inside), TEXT(place, op), I32(place, layer), I32(place, part),
                         I32(place, type), U64(place, bytes), F64(place, age_s), U64(place, rpc),
-                        I32(place, rpc_inside), TEXT(place, rpc_op), F64(place, rpc_age_s)}},
+                        I32(place, rpc_inside), TEXT(place, rpc_op), F64(place, rpc_age_s),
+                        F64(place, still_s)}},
 };
 
 static const char *const output_names[STEP_OUTPUT_COUNT] = {

@@ -17,7 +17,7 @@
 #include "nn/step.h"
 
 enum {
-    PROTOCOL_VERSION = 7,
+    PROTOCOL_VERSION = 8,
     FRAME_MAX_BYTES = 64 << 20,
     MESSAGE_PATH_MAX = 4096,
 };
@@ -202,6 +202,7 @@ struct message_place {
     int32_t rpc_inside;
     char rpc_op[FLIGHT_OP_SIZE];
     double rpc_age_s;
+    double still_s; /* for how long its main thread has stood still */
 };
 
 struct message {

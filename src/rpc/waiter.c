@@ -4,6 +4,7 @@
 #include <sched.h>
 
 #include "base/clock.h"
+#include "base/flight.h"
 
 enum {
     SPINS_PER_CLOCK = 16,
@@ -35,6 +36,7 @@ bool waiter_pause(struct waiter *w) {
         return false;
     }
     w->now = clock_now();
+    flight_pulse(w->now);
     if (w->start == 0) {
         w->start = w->now;
     } else if (w->nap == 0 && w->now - w->start > spin_s) {

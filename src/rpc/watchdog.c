@@ -19,7 +19,8 @@ static const double overslept_s = 0.5, grace_s = 3, say_s = 0.1;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed;
 static bool running;
-static void (*on_end)(void);
+static bool (*may_say)(void);
+static void (*on_said)(const struct error *err);
 static char who[160] = "";
 static char last_words[1000] = "";
 static int last_code;
@@ -29,21 +30,24 @@ static double next_look; /* of the thread, at the latest */
 
 static void end_process(void) {
     char line[sizeof last_words];
-    int code = *last_words ? last_code : error_exit_code(ERROR_DEADLINE);
-    int n = *last_words
-                ? snprintf(line, sizeof line, "%s", last_words)
-                : snprintf(line, sizeof line, "lockstep: %s%s%s: stuck in %s for %.3g s\n", who,
-                           *who ? ": " : "", error_kind_name(ERROR_DEADLINE), phase, phase_seconds);
+    struct error err;
+    bool known = *last_words;
+    int code = known ? last_code : error_exit_code(ERROR_DEADLINE);
+    error_set(&err, ERROR_DEADLINE, "stuck in %s for %.3g s", phase, phase_seconds);
+    int n = known ? snprintf(line, sizeof line, "%s", last_words)
+                  : snprintf(line, sizeof line, "lockstep: %s%s%s: %s\n", who, *who ? ": " : "",
+                             error_kind_name(err.kind), err.message);
     n = n < (int)sizeof line ? n : (int)sizeof line - 1;
-    if (write(STDERR_FILENO, line, (size_t)n) < 0) {
+    bool says = !may_say || may_say();
+    if (says && write(STDERR_FILENO, line, (size_t)n) < 0) {
         /* nowhere left to complain */
     }
     flight_note_said(code);
     alarm(DUMP_LIMIT_S); /* the file system may be what is stuck */
     line[n > 0 ? n - 1 : 0] = 0;
     flight_dump(line);
-    if (on_end) {
-        on_end();
+    if (says && on_said) {
+        on_said(known ? NULL : &err);
     }
     _exit(code);
 }
@@ -111,21 +115,24 @@ void watchdog_last_words(const char *line, int exit_code) {
 }
 
 static void set_phase(const char *name, double seconds) {
+    double deadline = clock_now() + seconds;
     if (!running) {
         return;
     }
+    flight_pulse(deadline); /* until then the phase is this thread's to watch */
     pthread_mutex_lock(&lock);
     phase = name;
     phase_seconds = seconds;
-    phase_deadline = clock_now() + seconds;
+    phase_deadline = deadline;
     if (name && phase_deadline < next_look) { /* else it looks early enough: steps come fast */
         pthread_cond_signal(&changed);
     }
     pthread_mutex_unlock(&lock);
 }
 
-void watchdog_on_end(void (*hook)(void)) {
-    on_end = hook;
+void watchdog_on_end(bool (*may)(void), void (*said)(const struct error *err)) {
+    may_say = may;
+    on_said = said;
 }
 
 void watchdog_postpone(double seconds) {

@@ -22,8 +22,10 @@ void watchdog_clear(void);
 /* The phase that there is, if any, gets so many seconds more. */
 void watchdog_postpone(double seconds);
 
-/* Called before the thread ends the process, on it. It may do what the thread may. */
-void watchdog_on_end(void (*hook)(void));
+/* Called before the thread ends the process, on it; they may do what the thread may. may_say:
+ * whether this process is to say why; said: after it has. err: in other words than
+ * watchdog_last_words', else NULL. */
+void watchdog_on_end(bool (*may_say)(void), void (*said)(const struct error *err));
 
 /* While set, a phase that takes too long ends the process with this line (whole, with its newline)
  * and exit code in place of its own: the process is at its end for a reason that is known, and what

@@ -6,6 +6,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <jansson.h>
+
 #include "base/buffer.h"
 #include "leader/generation.h"
 #include "serve/chat_output.h"
@@ -54,6 +56,9 @@ struct api_request {
     char **stops;              /* owns [generate.n_stop], and what they point to */
     struct logit_bias *biases; /* owns [generate.sampling.n_bias] */
 };
+
+/* A body [n] as JSON. NULL: e says where it is none. */
+json_t *api_load_json(const char *body, size_t n, struct api_error *e);
 
 /* Reads the body (JSON, [n]) of POST /v1/chat/completions or /v1/completions. On failure out is
  * left zeroed. */

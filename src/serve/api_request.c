@@ -201,14 +201,23 @@ static bool read_body(struct api_request *out, json_t *body, const struct api_mo
     return true;
 }
 
-bool api_request_parse(struct api_request *out, enum api_kind kind, const char *body, size_t n,
-                       const struct api_model *model, struct api_error *err) {
+json_t *api_load_json(const char *body, size_t n, struct api_error *e) {
     json_error_t where;
     json_t *root = json_loadb(body, n, JSON_ALLOW_NUL, &where);
+    if (!root) {
+        bool number = json_error_code(&where) == json_error_numeric_overflow;
+        API_REFUSE(e, NULL, "%s: line %d, column %d: %s",
+                   number ? "The body has a number that is out of range" : "The body is not JSON",
+                   where.line, where.column, show_text(where.text).text);
+    }
+    return root;
+}
+
+bool api_request_parse(struct api_request *out, enum api_kind kind, const char *body, size_t n,
+                       const struct api_model *model, struct api_error *err) {
+    json_t *root = api_load_json(body, n, err);
     *out = (struct api_request){.kind = kind};
-    bool ok = root ? read_body(out, root, model, err)
-                   : API_REFUSE(err, NULL, "The body is not JSON: line %d, column %d: %s",
-                                where.line, where.column, show_text(where.text).text);
+    bool ok = root && read_body(out, root, model, err);
     json_decref(root);
     if (!ok) {
         api_request_finish(out);

@@ -401,6 +401,26 @@ static int most_connections(void) {
 
 /* ---- start and end ---- */
 
+/* On the first of the addresses that can be had; else errno is the last one's. */
+static bool listen_on_first(struct http *h, const struct addrinfo *found) {
+    int one = 1;
+    for (const struct addrinfo *a = found; a; a = a->ai_next) {
+        h->socket = socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC, a->ai_protocol);
+        if (h->socket < 0) {
+            continue;
+        }
+        if (setsockopt(h->socket, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) == 0 &&
+            bind(h->socket, a->ai_addr, a->ai_addrlen) == 0 && listen(h->socket, 128) == 0) {
+            return true;
+        }
+        int why = errno;
+        close(h->socket);
+        h->socket = -1;
+        errno = why;
+    }
+    return false;
+}
+
 static bool listen_on(struct http *h, struct error *err) {
     const char *host = h->options.host;
     char port[16];
@@ -413,18 +433,15 @@ static bool listen_on(struct http *h, struct error *err) {
     if (failed) {
         return error_set(err, ERROR_IO, "--host %s: %s", host, gai_strerror(failed));
     }
-    int one = 1;
-    h->socket = socket(found->ai_family, found->ai_socktype | SOCK_CLOEXEC, found->ai_protocol);
-    bool ok =
-        h->socket >= 0 && setsockopt(h->socket, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) == 0 &&
-        bind(h->socket, found->ai_addr, found->ai_addrlen) == 0 && listen(h->socket, 128) == 0;
-    int why = errno;
-    freeaddrinfo(found);
     struct sockaddr_storage bound;
     socklen_t size = sizeof bound;
-    if (!ok || getsockname(h->socket, (struct sockaddr *)&bound, &size) != 0) {
+    bool ok =
+        listen_on_first(h, found) && getsockname(h->socket, (struct sockaddr *)&bound, &size) == 0;
+    int why = errno;
+    freeaddrinfo(found);
+    if (!ok) {
         return error_set(err, ERROR_IO, "cannot listen on %s, port %d: %s (--host, --port)", host,
-                         h->options.port, strerror(ok ? errno : why));
+                         h->options.port, strerror(why));
     }
     if (bound.ss_family == AF_INET6) {
         const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)&bound;

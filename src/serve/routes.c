@@ -148,14 +148,9 @@ static void post_embeddings(struct server *s, const char *body, size_t n, struct
 /* The member `name` of the body, which has to be an object. NULL: e says why not. */
 static json_t *member(const char *body, size_t n, const char *name, json_t **root,
                       struct api_error *e) {
-    json_error_t at;
-    *root = json_loadb(body, n, JSON_ALLOW_NUL, &at);
+    *root = api_load_json(body, n, e);
     json_t *found = json_is_object(*root) ? json_object_get(*root, name) : NULL;
-    if (!*root) {
-        api_refuse(e, 400, "invalid_request_error", NULL, NULL,
-                   "The body is not JSON: line %d, column %d: %s", at.line, at.column,
-                   show_text(at.text).text);
-    } else if (!found) {
+    if (*root && !found) {
         api_refuse(e, 400, "invalid_request_error", NULL, name,
                    "the body must be an object with %s", name);
     }

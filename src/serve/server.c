@@ -10,12 +10,13 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/flight.h"
 #include "base/log.h"
 #include "base/small_file.h"
 #include "base/wakeup.h"
 #include "serve/server_impl.h"
 
-enum { TICK_MS = 1000, HEARTBEAT_MS = 1000 * RANK_STATS_HEARTBEAT_S };
+enum { NAP_MS = 250 }; /* at most: a longer one hides for as long a main thread that is stuck */
 static const double linger_s = 1; /* at least: a server that has failed says why */
 
 /* ---- the state that both threads know ---- */
@@ -165,19 +166,20 @@ static void *watch_for_kill(void *user) {
 
 /* ---- the main thread's loop ---- */
 
-static void nap(struct server *s, bool waiting) {
+static void nap(struct server *s) {
     struct pollfd fds[] = {{.fd = s->wake_fd, .events = POLLIN},
                            {.fd = s->options.interrupt_fd, .events = POLLIN}};
-    poll(fds, 2, waiting ? TICK_MS : HEARTBEAT_MS);
+    flight_pulse(clock_now() + 1e-3 * NAP_MS);
+    poll(fds, 2, NAP_MS);
     wakeup_lower(s->wake_fd);
 }
 
 /* One turn: what came in, what went away, and a step where there is something to do. *idle: there
- * was not; *any: somebody's reply is not all sent yet. */
-static bool turn(struct server *s, bool *idle, bool *any, struct error *err) {
+ * was not. */
+static bool turn(struct server *s, bool *idle, struct error *err) {
     http_expire(s->http);
     server_take_inbox(s);
-    *any = server_look_after_jobs(s);
+    server_look_after_jobs(s);
     *idle = !s->scheduler || scheduler_idle(s->scheduler);
     bool ok = *idle || scheduler_step(s->scheduler, err);
     server_note_stats(s); /* also where somebody has just been called off */
@@ -188,13 +190,13 @@ static bool turn(struct server *s, bool *idle, bool *any, struct error *err) {
 bool server_finish_requests(struct server *s, double patience_s, const char *late,
                             struct error *err) {
     double end = clock_now() + patience_s;
-    bool idle = !s->scheduler, any, hurried = false;
+    bool idle = !s->scheduler, hurried = false;
     while (!idle && clock_now() < end && !atomic_load(&s->killed)) {
         if (!hurried && server_wants_end(s)) { /* perhaps in the middle of an unload */
             hurried = true;
             end = fmin(end, clock_now() + s->options.drain_s);
         }
-        if (!turn(s, &idle, &any, err)) {
+        if (!turn(s, &idle, err)) {
             return false;
         }
     }
@@ -224,9 +226,9 @@ static bool do_command(struct server *s, struct error *err) {
 }
 
 static bool serve(struct server *s, struct error *err) {
-    bool idle, any;
+    bool idle;
     while (!server_wants_end(s)) {
-        if (!turn(s, &idle, &any, err)) {
+        if (!turn(s, &idle, err)) {
             return false;
         }
         if (s->command) {
@@ -234,7 +236,7 @@ static bool serve(struct server *s, struct error *err) {
                 return false;
             }
         } else if (idle) {
-            nap(s, any);
+            nap(s);
         }
     }
     return drain(s, err);
@@ -307,14 +309,17 @@ static void fail(struct server *s, const struct error *why) {
     server_refusal(s, why, &e);
     server_note_error(s, e.message);
     pthread_mutex_lock(&s->lock);
-    s->state = SERVER_FAILED;
-    s->refusal = e;
+    if (!atomic_load(&s->killed) || s->state != SERVER_FAILED) { /* else they have been told */
+        s->state = SERVER_FAILED;
+        s->refusal = e;
+    }
     pthread_mutex_unlock(&s->lock);
     server_fail_jobs(s, why);
     double end = clock_now() + linger_s;
     do {
         server_take_inbox(s);
         server_flush(s);
+        flight_pulse(clock_now());
         clock_sleep(0.005);
     } while (s->http && clock_now() < end && !atomic_load(&s->killed));
 }

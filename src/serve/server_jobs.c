@@ -3,6 +3,7 @@
 #include <time.h>
 
 #include "base/clock.h"
+#include "base/flight.h"
 #include "serve/server_impl.h"
 
 static const double silent_s = 15; /* then a stream gets a comment */
@@ -224,6 +225,7 @@ void server_fail_jobs(struct server *s, const struct error *why) {
 void server_flush(struct server *s) {
     double end = clock_now() + flush_s;
     while ((server_look_after_jobs(s) || (s->http && http_is_busy(s->http))) && clock_now() < end) {
+        flight_pulse(clock_now());
         clock_sleep(0.005);
     }
     struct api_error late;

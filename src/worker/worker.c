@@ -609,7 +609,7 @@ static bool create_check(struct worker *w, struct error *err) {
 bool worker_join(struct worker *w, bool go, struct error *err) {
     uint8_t id[COMM_ID_BYTES];
     comm_make_id *make = w->on_gpu ? make_nccl_id : NULL;
-    watchdog_phase("MPI_Bcast of the communicator's id", w->options.timeout_s + 1);
+    watchdog_phase("MPI_Ibcast of the communicator's id", w->options.timeout_s + slack_s);
     bool shared = comm_mpi_share_id(w->options.control, go, make, w, id, err);
     watchdog_clear();
     if (!shared) {

@@ -42,7 +42,7 @@ bool worker_left_gpu(void);
 bool worker_handle(struct worker *w, const struct message *request, struct message *reply,
                    struct error *err);
 
-/* Second half of init: receives the communicator's id from rank 0 by MPI_Bcast and creates the
+/* Second half of init: receives the communicator's id from rank 0 by MPI_Ibcast and creates the
  * communicator. Every rank that answered init must call it, whatever it answered; on rank 0 `go`
  * says whether all answered well, and where it is false the id is zero and nobody creates anything.
  * Collective. Errors: COMM, COMM_INIT, NCCL_INIT, DEADLINE. */

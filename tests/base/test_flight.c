@@ -1,6 +1,7 @@
 /* The flight record: the ring, and readers while it is written. */
 #include "test.h"
 
+#include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -88,6 +89,28 @@ static void the_ring_keeps_the_last(void **state) {
     assert_int_equal(e.leave_ns, 2000000000000);
     assert_true(flight_read_last(f, FLIGHT_COLLECTIVE, &e));
     assert_int_equal(e.number, 1000);
+    free(f);
+}
+
+static void the_pulse(void **state) {
+    (void)state;
+    struct flight *f = fresh(), *g;
+    flight_pulse(1.5);
+    assert_int_equal(flight_read_pulse(f), 1500000000);
+    uint64_t sum = reduce(1, 2);
+    assert_int_equal(flight_read_pulse(f), 2000000000);
+    flight_leave(sum, 2.5);
+    assert_int_equal(flight_read_pulse(f), 2500000000);
+    flight_tick();
+    assert_int_equal(flight_read_pulse(f), 2500000001);
+    flight_enter_wait("a GPU", 3);
+    assert_int_equal(flight_read_pulse(f), 3000000000);
+    g = fresh(); /* and goes on in the memory that others see */
+    assert_int_equal(flight_read_pulse(g), 3000000000);
+    flight_pulse((double)INFINITY);
+    assert_true(flight_read_pulse(g) > 1000000000ull * 86400 * 365);
+    assert_true(flight_read_pulse(g) <= INT64_MAX);
+    free(g);
     free(f);
 }
 
@@ -214,6 +237,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_entry_says_all),
         cmocka_unit_test(the_ring_keeps_the_last),
+        cmocka_unit_test(the_pulse),
         cmocka_unit_test(no_reader_sees_half_an_entry),
         cmocka_unit_test(a_neighbour_is_read_and_outlived),
     };

@@ -74,6 +74,22 @@ class TestRecorded(Folder):
                 self.assertRegex(text, rf"(?m)^rank {rank}( \(\w+, host\))?: {kind}: {re.escape(words)}$")
                 self.assertEqual(len(re.findall(r"(?m)^ +[012] ", text)), 3)
 
+    def test_a_main_thread_that_is_stuck(self):
+        """Its process runs, and it is not behind."""
+        self.take("stopped")
+        for rank in range(3):
+            dump = self.load(rank)
+            dump["state"] = "S" if rank else ""
+            dump["pulse_ns"] = dump["monotonic_ns"] - int(4.2e9) if rank == 1 else dump["monotonic_ns"] + 10**9
+            self.store(rank, dump)
+        said = verdict(self.folder)
+        self.assertEqual((said["culprit"], said["kind"]), (1, "deadline"))
+        self.assertRegex(said["message"], r"^hang: its main thread has been stuck for 4\.2 s in step #\d+, last entered ")
+        self.assertEqual([round(r["still_seconds"], 3) for r in said["ranks"]], [0, 4.2, 0])
+        dump["pulse_ns"] = 2**63 - 1  # as of a rank that waits for who reads its output
+        self.store(2, dump)
+        self.assertEqual(verdict(self.folder)["ignored"], [])
+
     def test_one_record_is_missing(self):
         self.take("stopped")
         os.unlink(self.path(2))
@@ -153,7 +169,8 @@ class TestBroken(Folder):
             ("world", 10**30), ("lockstep_flight", 2), ("lockstep_flight", None), ("host", "a\nb"), ("host", "\x1b[2J"),
             ("host", "x" * 64), ("host", 7), ("device", []), ("state", "TT"), ("reason", "é"), ("wall_ns", -1),
             ("monotonic_ns", 2**63), ("entries", {}), ("entries", 7), ("entries", [7]), ("entries", [{}]),
-            ("entries", [entry] * 257), ("rpc", 3), ("written_by", 3))]
+            ("entries", [entry] * 257), ("rpc", 3), ("written_by", 3),
+            ("pulse_ns", -1), ("pulse_ns", 2**63), ("pulse_ns", "0"))]
         broken += [{**good, "entries": [{**entry, key: value}]} for key, value in (
             ("kind", "x"), ("kind", 0), ("part", "\x07"), ("dtype", "f64"), ("number", -1), ("number", 2**64),
             ("op", "x" * 16), ("op", "\x1b"), ("op", None), ("layer", -2), ("layer", 2**31), ("bytes", -1),

@@ -31,7 +31,7 @@ DRAIN_S = 25 + 5  # --drain-timeout is 25
 STREAMS = 8
 DEMO = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../models/kjv-qwen3-3m")
 # A load begins after two looks at the demo model, each of 43 reads: the header's two, 25 vectors, 16 blocks.
-HOLDS = {"start-up": "MPI_Init 1", "init": "MPI_Bcast 1", "load": "pread 87"}
+HOLDS = {"start-up": "MPI_Init 1", "init": "MPI_Ibcast 1", "load": "pread 87"}
 
 
 def limit(phase, event):

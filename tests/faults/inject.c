@@ -13,6 +13,7 @@
 #include <fcntl.h>
 #include <malloc.h>
 #include <mpi.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -55,7 +56,7 @@ _Static_assert(sizeof order_names / sizeof *order_names == ORDER_COUNT, "named o
 
 enum point { NOWHERE, AT_MPI_INIT, AT_BCAST, AT_PREAD, AT_FREE, POINT_COUNT };
 
-static const char *const point_names[] = {"", "MPI_Init", "MPI_Bcast", "pread", "free"};
+static const char *const point_names[] = {"", "MPI_Init", "MPI_Ibcast", "pread", "free"};
 _Static_assert(sizeof point_names / sizeof *point_names == POINT_COUNT, "named points");
 
 static int out_fd = -1;
@@ -233,11 +234,12 @@ PUBLIC int MPI_Init_thread(int *argc, char ***argv, int required, int *provided)
     return init(argc, argv, required, provided);
 }
 
-PUBLIC int MPI_Bcast(void *data, int n, MPI_Datatype type, int root, MPI_Comm comm) {
-    int (*bcast)(void *, int, MPI_Datatype, int, MPI_Comm);
-    *(void **)&bcast = real("MPI_Bcast");
+PUBLIC int MPI_Ibcast(void *data, int n, MPI_Datatype type, int root, MPI_Comm comm,
+                      MPI_Request *request) {
+    int (*bcast)(void *, int, MPI_Datatype, int, MPI_Comm, MPI_Request *);
+    *(void **)&bcast = real("MPI_Ibcast");
     pass(AT_BCAST);
-    return bcast(data, n, type, root, comm);
+    return bcast(data, n, type, root, comm, request);
 }
 
 PUBLIC int MPI_Test(MPI_Request *request, int *done, MPI_Status *status) {
@@ -256,6 +258,14 @@ PUBLIC int MPI_Testall(int n, MPI_Request requests[], int *done, MPI_Status stat
     }
     look();
     return testall(n, requests, done, statuses);
+}
+
+/* Where rank 0 is that has nothing to do. */
+PUBLIC int poll(struct pollfd *fds, nfds_t n, int timeout_ms) {
+    if (timeout_ms != 0) { /* else it only looks, and may hold a lock */
+        look();
+    }
+    return (int)syscall(SYS_poll, fds, n, timeout_ms);
 }
 
 static bool is_of_the_weights(int fd) {

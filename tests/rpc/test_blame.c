@@ -70,6 +70,67 @@ static void one_is_behind(void **state) {
     expect(2, -1, 1, ERROR_DEADLINE, "hang: entered no collective yet; the other rank is at #1");
 }
 
+/* It is to blame wherever the others wait for it, and they are not: they come round. */
+static void one_stands_still(void **state) {
+    (void)state;
+    for (int stuck = 0; stuck < 3; stuck++) {
+        for (int inside = 0; inside < 2; inside++) {
+            char words[200];
+            all_at(3, 12); /* the others are on the way to the next, or wait in it */
+            at((stuck + 1) % 3, 13, true, 'S');
+            at((stuck + 2) % 3, 12, false, 'S');
+            at(stuck, 12, inside, 'S');
+            ranks[(stuck + 2) % 3].still_s = 0.9; /* a crowded host */
+            ranks[stuck].still_s = 4.2;
+            snprintf(words, sizeof words,
+                     "hang: its main thread has been stuck for 4.2 s, last entered layer 17 mlp "
+                     "all-reduce #12 8.2 s ago; 1 of the other 2 ranks is at #13");
+            expect(3, (stuck + 1) % 3, stuck, ERROR_DEADLINE, words);
+        }
+    }
+    all_at(2, 7);
+    ranks[0].still_s = 4.2;
+    ranks[0].rpc = (struct flight_entry){.kind = FLIGHT_RPC, .number = 9, .op = "unload"};
+    expect(2, 1, 0, ERROR_DEADLINE,
+           "hang: its main thread has been stuck for 4.2 s in unload #9, last entered layer 17 mlp "
+           "all-reduce #7 8.2 s ago; the other rank is at #7");
+    ranks[1].still_s = 4.3; /* both are: the first one to blame is the first to have been */
+    ranks[1].state = 'D';
+    expect(
+        2, -1, 1, ERROR_DEADLINE,
+        "hang: waits in the kernel, as for a disk, last entered layer 17 mlp all-reduce #7 8.2 s "
+        "ago; the other rank is at #7");
+    ranks[0].state = 'X';
+    expect(2, -1, 0, ERROR_RANK_LOST,
+           "its process has ended: last entered layer 17 mlp all-reduce #7 8.2 s ago; the other "
+           "rank is at #7");
+    all_at(1, 7);
+    ranks[0].still_s = 60.4;
+    expect(1, 0, 0, ERROR_DEADLINE,
+           "hang: its main thread has been stuck for 60.4 s, last entered layer 17 mlp all-reduce "
+           "#7 8.2 s ago");
+    ranks[0].still_s = 0.9;
+    expect_nobody(1, 0);
+    all_at(2, 7);
+    ranks[0].known = false; /* of another host */
+    ranks[1].still_s = 4.2;
+    expect(
+        2, 1, 1, ERROR_DEADLINE,
+        "hang: its main thread has been stuck for 4.2 s, last entered layer 17 mlp all-reduce #7 "
+        "8.2 s ago");
+}
+
+static void a_pulse_is_a_promise(void **state) {
+    (void)state;
+    struct blame_rank self = {.known = true}, other = {.known = true};
+    assert_true(blame_still_seconds(4000000000, 6.5) == 2.5);
+    assert_true(blame_still_seconds(8000000000, 6.5) == 0); /* its word is good until then */
+    assert_true(blame_still_seconds(0, 6.5) == 0);
+    assert_false(blame_is_odd(&other, &self));
+    other.still_s = 1.1;
+    assert_true(blame_is_odd(&other, &self));
+}
+
 static void one_has_run_ahead(void **state) {
     (void)state;
     all_at(3, 100); /* a gather is left by whom it does not make wait */
@@ -157,6 +218,7 @@ static void places_travel(void **state) {
     ranks[0].collective.type = FLIGHT_F32;
     ranks[0].rpc = (struct flight_entry){.kind = FLIGHT_RPC, .number = 9, .op = "step"};
     ranks[0].rpc_s = 8.5;
+    ranks[0].still_s = 8.25;
     blame_to_message(&ranks[0], 3, &m);
     assert_int_equal(m.rank, 3);
     blame_from_message(&back, &m);
@@ -168,6 +230,7 @@ static void places_travel(void **state) {
     assert_int_equal(back.collective.part, FLIGHT_MLP);
     assert_int_equal(back.collective.leave_ns, 0);
     assert_int_equal(back.rpc.number, 9);
+    assert_true(back.still_s == 8.25);
     m.part = 77; /* from whom it may be */
     m.type = -1;
     m.state = 300;
@@ -180,6 +243,8 @@ static void places_travel(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_is_behind),
+        cmocka_unit_test(one_stands_still),
+        cmocka_unit_test(a_pulse_is_a_promise),
         cmocka_unit_test(one_has_run_ahead),
         cmocka_unit_test(one_has_ended),
         cmocka_unit_test(one_cannot_be_read),

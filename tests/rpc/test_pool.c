@@ -478,6 +478,12 @@ static void lead_other_build(const struct pool_options *o) {
     end_pool(p);
 }
 
+static void receive_id(MPI_Comm control, uint8_t id[128]) {
+    MPI_Request request;
+    MPI_Ibcast(id, 128, MPI_BYTE, 0, control, &request);
+    MPI_Wait(&request, MPI_STATUS_IGNORE);
+}
+
 /* ---- one rank has a GPU, the others have none ---- */
 
 static void rich(const struct pool_options *o) {
@@ -503,7 +509,7 @@ static void rich(const struct pool_options *o) {
     error_set(&err, ERROR_DEVICE, "init: not me");
     message_from_error(&m, MESSAGE_ERROR, 0, &err);
     villain_send(&v, &m);
-    MPI_Bcast(id, sizeof id, MPI_BYTE, 0, o->control);
+    receive_id(o->control, id);
     villain_end(&v, true);
 }
 
@@ -580,7 +586,7 @@ static struct comm *villain_join(struct villain *v, const struct pool_options *o
     CHECK(strcmp(v->request.init.isa, "generic") == 0); /* the best that all have */
     m.type = MESSAGE_INIT_OK;
     villain_send(v, &m);
-    MPI_Bcast(id, sizeof id, MPI_BYTE, 0, o->control);
+    receive_id(o->control, id);
     struct comm *comm;
     struct error err;
     CHECK_OK(comm_mpi_create(o->tensor, id, o->timeout_s, &comm, &err), &err);

@@ -100,7 +100,9 @@ static bool finish(struct comm_nccl *c, ncclResult_t r, enum error_kind kind, co
             if (c->base.poll && !c->base.poll(c->base.poll_user, err)) {
                 return broken(c);
             }
-            if (clock_now() > deadline) {
+            double now = clock_now();
+            flight_pulse(now);
+            if (now > deadline) {
                 error_set(err, ERROR_DEADLINE, "%s: not done within %g s", what, c->base.timeout_s);
                 return broken(c);
             }

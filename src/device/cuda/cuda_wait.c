@@ -61,9 +61,10 @@ static bool look_around(struct cuda_device *c, const char *what, double deadline
     if (c->base.poll && !c->base.poll(c->base.poll_user, err)) {
         return false;
     }
-    return clock_now() < deadline ||
-           error_set(err, ERROR_DEADLINE, "%s: the GPU was not done within %g s", what,
-                     c->base.timeout_s);
+    double now = clock_now();
+    flight_pulse(now);
+    return now < deadline || error_set(err, ERROR_DEADLINE, "%s: the GPU was not done within %g s",
+                                       what, c->base.timeout_s);
 }
 
 bool cuda_wait(struct cuda_device *c, cudaEvent_t event, const char *what, struct error *err) {

@@ -3,6 +3,8 @@
 #include <omp.h>
 #include <stdatomic.h>
 
+#include "base/flight.h"
+
 struct range host_team_part(int total, int n, int i) {
     return (struct range){(int)((int64_t)total * i / n), (int)((int64_t)total * (i + 1) / n)};
 }
@@ -26,6 +28,7 @@ bool host_team_run(struct host_device *h, int n_item, host_work *work, void *ctx
     if (n_thread <= 1) {
         for (int i = 0; i < n_item; i++) {
             work(ctx, i, h->scratch[0].data);
+            flight_tick();
         }
         return true;
     }
@@ -34,10 +37,14 @@ bool host_team_run(struct host_device *h, int n_item, host_work *work, void *ctx
     {
         /* OpenMP may give fewer threads than asked for. */
         int n = omp_get_num_threads();
-        void *scratch = h->scratch[omp_get_thread_num()].data;
-        for (int i = omp_get_thread_num(); i < n_item;
+        int t = omp_get_thread_num();
+        void *scratch = h->scratch[t].data;
+        for (int i = t; i < n_item;
              i = n + atomic_fetch_add_explicit(&taken, 1, memory_order_relaxed)) {
             work(ctx, i, scratch);
+            if (t == 0) { /* who called */
+                flight_tick();
+            }
         }
     }
     return true;
