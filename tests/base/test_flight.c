@@ -15,18 +15,18 @@
 
 static struct flight_entry entries[FLIGHT_ENTRIES];
 
-static struct flight *first; /* the process' own, where no memory was given */
+static struct flight *before; /* the process' own, where no memory was given */
 
 static struct flight *fresh(void) {
     struct flight *f = calloc(1, flight_size());
     assert_non_null(f);
-    first = first ? first : flight_own();
+    before = before ? before : flight_own();
     flight_place_in(f, 7);
     return f;
 }
 
 static void done(struct flight *f) {
-    flight_use(first);
+    flight_use(before);
     free(f);
 }
 
