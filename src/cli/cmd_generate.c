@@ -267,7 +267,9 @@ static bool prepare(void *user, struct session *session, struct error *err) {
 static bool write_text(void *user, const char *text, size_t n) {
     (void)user;
     stdio_may_wait();
-    return fwrite(text, 1, n, stdout) == n && fflush(stdout) == 0;
+    bool ok = fwrite(text, 1, n, stdout) == n && fflush(stdout) == 0;
+    stdio_waited();
+    return ok;
 }
 
 /* JSON text must be UTF-8; a model that stopped inside a character leaves U+FFFD, never a bad byte.

@@ -148,6 +148,7 @@ static void show_progress(struct replay *r) {
         stdio_may_wait();
         fprintf(stderr, "\rlockstep: replaying request %" PRIu64 ", %3d %%", r->exchange.number,
                 (int)(100 * trace_reader_share(exchange_reader_trace(r->reader))));
+        stdio_waited();
     }
 }
 

@@ -219,8 +219,8 @@ static bool run_loaded(void *user, struct session *s, struct error *err) {
         return false;
     }
     struct summary m = summarise(o, s, &r);
-    stdio_may_wait();
     bool ok = !o->logits || write_logits(o, r.last, engine_config(s->engine)->vocab, err);
+    stdio_may_wait();
     if (ok && o->json) {
         ok = print_json(o, &m, &r, err);
     } else if (ok && o->hash) {
@@ -229,6 +229,7 @@ static bool run_loaded(void *user, struct session *s, struct error *err) {
         print_table(o, s, &m, &r);
     }
     ok = ok && stdio_flush(err);
+    stdio_waited();
     score_result_finish(&r);
     return ok;
 }

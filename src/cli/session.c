@@ -19,6 +19,7 @@ static bool report(void *user, uint64_t done, uint64_t total, struct error *err)
     if (*show && total > 0) {
         stdio_may_wait();
         fprintf(stderr, "\rlockstep: loading %3d %%", (int)(100.0 * (double)done / (double)total));
+        stdio_waited();
     }
     return true;
 }

@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/flight.h"
 #include "cli/launch.h"
 #include "format/json.h"
@@ -29,6 +30,10 @@ void stdio_fill_closed(void) {
 
 void stdio_may_wait(void) {
     flight_pulse((double)INFINITY);
+}
+
+void stdio_waited(void) {
+    flight_pulse(clock_now());
 }
 
 const char *stdio_name(const char *path) {
@@ -58,6 +63,7 @@ static bool read_stream(int fd, const char *name, struct buffer *out, struct err
             return error_set(err, ERROR_IO, "%s: %s", name, strerror(errno));
         }
         if (n == 0) {
+            stdio_waited();
             return true;
         }
         out->size += (size_t)n;

@@ -15,6 +15,8 @@ void stdio_fill_closed(void);
 /* What this thread does next waits for who reads or types at the other end, for as long as they
  * like: it is not stuck. Until its next pulse. */
 void stdio_may_wait(void);
+/* It has come to an end: what follows is work. */
+void stdio_waited(void);
 
 /* What to call an input in errors: the path, or "standard input" for "-". */
 const char *stdio_name(const char *path);
