@@ -453,16 +453,16 @@ static bool handle_load(struct worker *w, const struct message *request, struct 
     if (!need_comm(w, err)) {
         return false;
     }
-    if (w->model) {
-        return error_set(err, ERROR_PROTOCOL, "a model is loaded already");
-    }
     struct model_params params = {.dir = load->dir,
                                   .ctx = load->ctx,
                                   .n_block = load->n_block,
                                   .max_tok = load->max_tok,
                                   .file = load->file};
-    if (load->measure) {
+    if (load->measure) { /* of a model that is held, too: to name the file that differs */
         return measure_load(w, &params, reply, err);
+    }
+    if (w->model) {
+        return error_set(err, ERROR_PROTOCOL, "a model is loaded already");
     }
     const struct model_progress progress = {.report = load_progress, .user = w};
     double start = clock_now();
@@ -610,7 +610,8 @@ bool worker_join(struct worker *w, bool go, struct error *err) {
     uint8_t id[COMM_ID_BYTES];
     comm_make_id *make = w->on_gpu ? make_nccl_id : NULL;
     watchdog_phase("MPI_Ibcast of the communicator's id", w->options.timeout_s + slack_s);
-    bool shared = comm_mpi_share_id(w->options.control, go, make, w, id, err);
+    bool shared = comm_mpi_share_id(w->options.control, go, make, w,
+                                    w->options.timeout_s, id, err);
     watchdog_clear();
     if (!shared) {
         return error_wrap(err, "init");
