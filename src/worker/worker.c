@@ -413,7 +413,8 @@ static void look_at_memory(const struct worker *w, struct host_limits *out) {
 
 static bool measure(struct worker *w, const struct model_params *params, struct model_needs *out,
                     struct fingerprint *print, struct error *err) {
-    return need_comm(w, err) && model_measure(params, w->device, w->comm, out, print, err);
+    return need_comm(w, err) &&
+           model_measure(params, w->device, w->comm, &w->progress, out, print, err);
 }
 
 bool worker_measure(struct worker *w, const struct model_params *params, struct model_needs *out,
