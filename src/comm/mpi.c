@@ -278,7 +278,8 @@ static bool broadcast_id(MPI_Comm mpi, uint8_t id[COMM_ID_BYTES], double timeout
         return error_set(err, ERROR_COMM_INIT, "MPI_Ibcast of the communicator's id failed");
     }
     if (!done) {
-        return error_set(err, ERROR_DEADLINE, "MPI_Ibcast of the communicator's id: no end in time");
+        return error_set(err, ERROR_DEADLINE,
+                         "MPI_Ibcast of the communicator's id: no end in time");
     }
     memcpy(id, shared, COMM_ID_BYTES);
     return true;

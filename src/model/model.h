@@ -24,8 +24,8 @@ struct model_params {
     int32_t file;    /* the fingerprint is of this file of weights; 0: of all */
 };
 
-/* Told now and then while loading: bytes of the shard read so far and in all, of this rank; in all 0
- * before that is known. A false return, with its error, ends the load. May be NULL. */
+/* Told now and then while loading: bytes of the shard read so far and in all, of this rank; in all
+ * 0 before that is known. A false return, with its error, ends the load. May be NULL. */
 struct model_progress {
     bool (*report)(void *user, uint64_t bytes_done, uint64_t bytes_total, struct error *err);
     void *user;

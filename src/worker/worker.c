@@ -611,8 +611,7 @@ bool worker_join(struct worker *w, bool go, struct error *err) {
     uint8_t id[COMM_ID_BYTES];
     comm_make_id *make = w->on_gpu ? make_nccl_id : NULL;
     watchdog_phase("MPI_Ibcast of the communicator's id", w->options.timeout_s + slack_s);
-    bool shared = comm_mpi_share_id(w->options.control, go, make, w,
-                                    w->options.timeout_s, id, err);
+    bool shared = comm_mpi_share_id(w->options.control, go, make, w, w->options.timeout_s, id, err);
     watchdog_clear();
     if (!shared) {
         return error_wrap(err, "init");

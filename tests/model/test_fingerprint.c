@@ -3,8 +3,8 @@
 
 #include <string.h>
 
-#include "base/hash.h"
 #include "base/flight.h"
+#include "base/hash.h"
 #include "format/safetensors.h"
 #include "model/fingerprint.h"
 #include "model/model.h"
