@@ -128,10 +128,8 @@ static int start(void **state) {
 
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(short_vector),
-        cmocka_unit_test(long_vector),
-        cmocka_unit_test(poll_ends_the_wait),
-        cmocka_unit_test(set_up_has_a_deadline),
+        cmocka_unit_test(short_vector),          cmocka_unit_test(long_vector),
+        cmocka_unit_test(poll_ends_the_wait),    cmocka_unit_test(set_up_has_a_deadline),
         cmocka_unit_test(the_id_has_a_deadline),
     };
     return mpi_test_main(tests, start, NULL, argc, argv);
