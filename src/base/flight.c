@@ -17,7 +17,7 @@ _Static_assert(sizeof(struct slot) == 64, "a cache line");
 
 enum { OWNER_WORDS = (sizeof(struct flight_owner) + 7) / 8 };
 
-static const uint64_t magic = 0x32746867696c666c; /* "lflight2" */
+static const uint64_t magic = 0x33746867696c666c; /* "lflight3" */
 
 struct flight {
     uint64_t magic, token;

@@ -54,6 +54,7 @@ struct flight_entry {
 struct flight_owner {
     int32_t rank, world;
     int32_t pid;
+    uint64_t job; /* the same on all ranks of a job, and of no other */
     char host[64];
     char device[16];
 };

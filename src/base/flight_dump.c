@@ -122,14 +122,15 @@ static void put_phase(struct out *o, const struct flight *f) {
 
 static void put_record(struct out *o, const struct flight *f, int rank, const char *reason) {
     struct flight_owner owner = {.rank = rank};
-    char state = flight_process_state(rank);
+    bool ended_well = flight_has_ended_well(rank); /* which is no fault */
+    char state = ended_well ? 0 : flight_process_state(rank);
     flight_read_owner(f, &owner);
     /* Both clocks at one time: entries have the host's monotonic one. */
     uint64_t wall = now_ns(CLOCK_REALTIME), monotonic = now_ns(CLOCK_MONOTONIC);
     put(o, "{\"lockstep_flight\":%d,\n \"rank\":%d,\"world\":%d,\"pid\":%d,\n \"host\":",
         (int)FLIGHT_DUMP_VERSION, rank, (int)owner.world, (int)owner.pid);
     put_text(o, owner.host, sizeof owner.host);
-    put(o, ",\"device\":");
+    put(o, ",\"job\":\"%016" PRIx64 "\",\"device\":", owner.job);
     put_text(o, owner.device, sizeof owner.device);
     put_phase(o, f);
     put(o, ",\n \"written_by\":%d,\"state\":\"%.1s\",\"reason\":", own_rank,
@@ -138,7 +139,7 @@ static void put_record(struct out *o, const struct flight *f, int rank, const ch
     put(o,
         ",\n \"wall_ns\":%" PRIu64 ",\"monotonic_ns\":%" PRIu64 ",\"pulse_ns\":%" PRIu64
         ",\n \"entries\":[",
-        wall, monotonic, flight_read_pulse(f));
+        wall, monotonic, ended_well ? 0 : flight_read_pulse(f));
     int n = flight_read(f, entries);
     for (int i = 0; i < n; i++) {
         put(o, "%s\n  ", i ? "," : "");

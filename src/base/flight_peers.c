@@ -140,6 +140,12 @@ char flight_process_state(int rank) {
     return process_stat(p->pid, &now) && now.started == p->started ? now.state : 'X';
 }
 
+bool flight_has_ended_well(int rank) {
+    const struct peer *p = find_peer(rank);
+    char state = flight_process_state(rank);
+    return p && flight_said(p->record) == 0 && (state == 'Z' || state == 'X');
+}
+
 int flight_watch(int rank) {
     const struct peer *p = find_peer(rank);
     int fd = p ? (int)syscall(SYS_pidfd_open, (pid_t)p->pid, 0U) : -1;

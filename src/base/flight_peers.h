@@ -35,6 +35,9 @@ bool flight_neighbour_has_said(void);
  * the kernel, as for a disk, 'T' stopped, 'Z' or 'X' ended (no such process, too); 0: not known. */
 char flight_process_state(int rank);
 
+/* True for one that has ended after it came to its good end: not missed by anybody. */
+bool flight_has_ended_well(int rank);
+
 /* A descriptor that becomes readable when that rank's process ends; -1: there is none, as for this
  * process, for ranks whose record is not mapped, and where the kernel has no such thing. The
  * caller's. */

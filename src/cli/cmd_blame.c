@@ -22,7 +22,7 @@ struct verdict {
     char text[700]; /* one sentence */
     double *lag_ms; /* owns [world]: median; below 0: not known */
     int slow;       /* rank; -1: none */
-    int n_compared; /* collectives behind the medians */
+    int n_compared; /* collectives behind the medians; of the host that has most */
 };
 
 /* ---- who was late before it happened ---- */
@@ -32,46 +32,43 @@ static int by_value(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-/* When a collective was entered, on the wall clock of the rank's host; 0: not in its record. */
+static bool same_host(const struct dump *a, const struct dump *b) {
+    return a->known && b->known && strcmp(a->owner.host, b->owner.host) == 0;
+}
+
+/* When a collective was entered, on the host's monotonic clock; 0: not in its record. */
 static double entered(const struct dump *d, uint64_t number) {
     for (int i = 0; i < d->n_entry; i++) {
         const struct flight_entry *e = &d->entries[i];
         if (e->kind == FLIGHT_COLLECTIVE && e->number == number) {
-            return (double)d->wall_ns - (double)d->monotonic_ns + (double)e->enter_ns;
+            return (double)e->enter_ns;
         }
     }
     return 0;
 }
 
-/* When the first of the ranks entered it; 0: not all that have a record had. */
-static double first_entered(const struct dump_set *s, uint64_t number) {
+/* When the first of this rank's host entered it; 0: not all of them that have a record had. */
+static double first_entered(const struct dump_set *s, const struct dump *of, uint64_t number) {
     double first = 0;
     for (int r = 0; r < s->world; r++) {
-        double t = s->dumps[r].known ? entered(&s->dumps[r], number) : first;
-        if (s->dumps[r].known && t <= 0) {
-            return 0;
+        if (same_host(&s->dumps[r], of)) {
+            double t = entered(&s->dumps[r], number);
+            if (t <= 0) {
+                return 0;
+            }
+            first = first > 0 && first < t ? first : t;
         }
-        first = first > 0 && first < t ? first : t;
     }
     return first;
 }
 
-static const struct dump *any_dump(const struct dump_set *s) {
-    int r = 0;
-    while (r < s->world && !s->dumps[r].known) {
-        r++;
-    }
-    return r < s->world ? &s->dumps[r] : NULL;
-}
-
-/* The collectives that every rank with a record has entered. Returns their number. */
-static int common_collectives(const struct dump_set *s, uint64_t numbers[FLIGHT_ENTRIES],
-                              double firsts[FLIGHT_ENTRIES]) {
-    const struct dump *d = any_dump(s);
+/* The collectives that every rank of this one's host has entered. Returns their number. */
+static int common_collectives(const struct dump_set *s, const struct dump *d,
+                              uint64_t numbers[FLIGHT_ENTRIES], double firsts[FLIGHT_ENTRIES]) {
     int n = 0;
-    for (int i = 0; d && i < d->n_entry; i++) {
+    for (int i = 0; i < d->n_entry; i++) {
         const struct flight_entry *e = &d->entries[i];
-        double first = e->kind == FLIGHT_COLLECTIVE ? first_entered(s, e->number) : 0;
+        double first = e->kind == FLIGHT_COLLECTIVE ? first_entered(s, d, e->number) : 0;
         if (first > 0) {
             numbers[n] = e->number;
             firsts[n++] = first;
@@ -80,33 +77,65 @@ static int common_collectives(const struct dump_set *s, uint64_t numbers[FLIGHT_
     return n;
 }
 
-static void find_slow(const struct dump_set *s, struct verdict *v) {
+static double median_lag(const struct dump *d, int n, const uint64_t numbers[FLIGHT_ENTRIES],
+                         const double firsts[FLIGHT_ENTRIES]) {
+    double lags[FLIGHT_ENTRIES];
+    for (int i = 0; i < n; i++) {
+        lags[i] = 1e-6 * (entered(d, numbers[i]) - firsts[i]);
+    }
+    qsort(lags, (size_t)n, sizeof *lags, by_value);
+    return lags[n / 2];
+}
+
+/* The lags of a host's ranks, of which `first` is the first: no two hosts' clocks agree to the
+ * millisecond that counts here. One alone on its host has none. Returns how many collectives were
+ * compared. */
+static int find_lags(const struct dump_set *s, int first, double *lag_ms) {
     uint64_t numbers[FLIGHT_ENTRIES];
-    double firsts[FLIGHT_ENTRIES], lags[FLIGHT_ENTRIES];
-    double worst = 0, second = 0;
-    int n = common_collectives(s, numbers, firsts), n_known = 0;
-    v->slow = -1;
-    v->n_compared = n;
-    for (int r = 0; r < s->world; r++) {
-        v->lag_ms[r] = -1;
-        if (!s->dumps[r].known || n == 0) {
-            continue;
-        }
-        for (int i = 0; i < n; i++) {
-            lags[i] = 1e-6 * (entered(&s->dumps[r], numbers[i]) - firsts[i]);
-        }
-        qsort(lags, (size_t)n, sizeof *lags, by_value);
-        v->lag_ms[r] = lags[n / 2];
-        n_known++;
-        if (lags[n / 2] > worst) {
-            second = worst;
-            worst = lags[n / 2];
-            v->slow = r;
-        } else if (lags[n / 2] > second) {
-            second = lags[n / 2];
+    double firsts[FLIGHT_ENTRIES];
+    const struct dump *d = &s->dumps[first];
+    int n_rank = 0;
+    for (int r = first; r < s->world; r++) {
+        n_rank += same_host(&s->dumps[r], d);
+    }
+    int n = n_rank > 1 ? common_collectives(s, d, numbers, firsts) : 0;
+    for (int r = first; n > 0 && r < s->world; r++) {
+        if (same_host(&s->dumps[r], d)) {
+            lag_ms[r] = median_lag(&s->dumps[r], n, numbers, firsts);
         }
     }
-    if (n_known < 2 || worst < slow_ms || worst < slow_factor * second) {
+    return n;
+}
+
+static bool is_first_of_host(const struct dump_set *s, int rank) {
+    int r = 0;
+    while (r < rank && !same_host(&s->dumps[r], &s->dumps[rank])) {
+        r++;
+    }
+    return r == rank && s->dumps[rank].known;
+}
+
+static void find_slow(const struct dump_set *s, struct verdict *v) {
+    double worst = 0, second = 0;
+    v->slow = -1;
+    for (int r = 0; r < s->world; r++) {
+        v->lag_ms[r] = -1;
+    }
+    for (int r = 0; r < s->world; r++) {
+        int n = is_first_of_host(s, r) ? find_lags(s, r, v->lag_ms) : 0;
+        v->n_compared = n > v->n_compared ? n : v->n_compared;
+    }
+    for (int r = 0; r < s->world; r++) {
+        double lag = v->lag_ms[r];
+        if (lag > worst) {
+            second = worst;
+            worst = lag;
+            v->slow = r;
+        } else if (lag > second) {
+            second = lag;
+        }
+    }
+    if (worst < slow_ms || worst < slow_factor * second) {
         v->slow = -1;
     }
 }
@@ -227,8 +256,8 @@ static bool show_text(const struct dump_set *s, const struct blame_rank *ranks,
     }
     printf("\n%s\n", v->text);
     if (v->slow >= 0) {
-        printf("Before that, rank %d was late: as a rule %.3f ms after the first (median of %d "
-               "collectives).\n",
+        printf("Before that, rank %d was late: as a rule %.3f ms after the first of its host "
+               "(median of %d collectives).\n",
                v->slow, v->lag_ms[v->slow], v->n_compared);
     }
     return stdio_flush(err);

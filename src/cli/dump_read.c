@@ -132,6 +132,7 @@ static bool read_dump(const json_t *root, const char *file, struct dump *d, stru
         !get_i32(&f, "pid", 0, INT32_MAX, &pid, err) ||
         !get_i32(&f, "written_by", 0, world - 1, &d->written_by, err) ||
         !get_text(&f, "host", d->owner.host, sizeof d->owner.host, err) ||
+        (json_has(&f, "job") && !get_text(&f, "job", d->job, sizeof d->job, err)) ||
         !get_text(&f, "device", d->owner.device, sizeof d->owner.device, err) ||
         !get_text(&f, "phase", d->phase, sizeof d->phase, err) ||
         !get_text(&f, "reason", d->reason, sizeof d->reason, err) ||
@@ -220,23 +221,37 @@ static bool add_file(struct dump_set *s, const char *dir, const char *name, int 
     return true;
 }
 
+/* Why a dump is not of the run that the newest is of; NULL: it may be. */
+static const char *other_run(const struct dump *d, const struct dump *newest) {
+    if (newest->wall_ns - d->wall_ns > run_ns) {
+        return "more than ten minutes older than another: of an earlier run";
+    }
+    if (strcmp(d->job, newest->job) != 0) {
+        return "not of the job that the newest dump is of: of an earlier run";
+    }
+    if (d->owner.world != newest->owner.world) {
+        return "of another number of ranks than the newest dump: of an earlier run";
+    }
+    return NULL;
+}
+
 static void drop_older_runs(struct dump_set *s) {
-    uint64_t newest = 0;
+    const struct dump *newest = NULL;
     char name[40];
     for (int r = 0; r < s->world; r++) {
-        newest = s->dumps[r].known && s->dumps[r].wall_ns > newest ? s->dumps[r].wall_ns : newest;
+        const struct dump *d = &s->dumps[r];
+        newest = d->known && (!newest || d->wall_ns > newest->wall_ns) ? d : newest;
     }
-    int world = 0;
-    for (int r = 0; r < s->world; r++) {
-        if (s->dumps[r].known && newest - s->dumps[r].wall_ns > run_ns) {
-            s->dumps[r].known = false;
+    for (int r = 0; newest && r < s->world; r++) {
+        struct dump *d = &s->dumps[r];
+        const char *why = d->known ? other_run(d, newest) : NULL;
+        if (why) {
+            d->known = false;
             snprintf(name, sizeof name, "flight-rank%d.json", r);
-            ignore(s, name, "more than ten minutes older than another: of an earlier run");
+            ignore(s, name, why);
         }
-        world =
-            s->dumps[r].known && s->dumps[r].owner.world > world ? s->dumps[r].owner.world : world;
     }
-    s->world = world;
+    s->world = newest ? newest->owner.world : s->world;
 }
 
 bool dump_set_read(struct dump_set *out, const char *dir, struct error *err) {

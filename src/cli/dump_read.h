@@ -12,6 +12,7 @@ enum { DUMP_WORLD_MAX = 4096 };
 struct dump {
     bool known; /* else nothing else counts */
     struct flight_owner owner;
+    char job[17]; /* of flight_owner, as text; "": not known, as in an older dump */
     int written_by;
     char state; /* of the process, as its neighbour saw it; 0: not known */
     char phase[FLIGHT_OP_SIZE];

@@ -254,37 +254,48 @@ static bool make_random_id(void *unused, uint8_t id[COMM_ID_BYTES], struct error
            error_set(err, ERROR_IO, "no random bytes for the communicator's id");
 }
 
-/* Like MPI_Bcast from rank 0, but that this thread is seen to be alive while it waits for another.
- */
-static bool broadcast_id(MPI_Comm mpi, uint8_t id[COMM_ID_BYTES]) {
+/* Like MPI_Bcast from rank 0, but with a deadline, and this thread is seen to be alive while it
+ * waits for another. */
+static bool broadcast_id(MPI_Comm mpi, uint8_t id[COMM_ID_BYTES], double timeout_s,
+                         struct error *err) {
     static const double nap_s = 100e-6;
+    static uint8_t shared[COMM_ID_BYTES]; /* after a missed deadline MPI may still write here */
     MPI_Request request;
     int done = 0;
-    flight_pulse(clock_now());
-    int rc = MPI_Ibcast(id, COMM_ID_BYTES, MPI_BYTE, 0, mpi, &request);
-    while (rc == MPI_SUCCESS && !done) {
+    double now = clock_now(), end = now + timeout_s;
+    flight_pulse(now);
+    memcpy(shared, id, COMM_ID_BYTES);
+    int rc = MPI_Ibcast(shared, COMM_ID_BYTES, MPI_BYTE, 0, mpi, &request);
+    while (rc == MPI_SUCCESS && !done && now < end) {
         rc = MPI_Test(&request, &done, MPI_STATUS_IGNORE);
-        flight_pulse(clock_now());
         if (!done) {
             clock_sleep(nap_s);
         }
+        now = clock_now();
+        flight_pulse(now);
     }
-    return rc == MPI_SUCCESS;
+    if (rc != MPI_SUCCESS) {
+        return error_set(err, ERROR_COMM_INIT, "MPI_Ibcast of the communicator's id failed");
+    }
+    if (!done) {
+        return error_set(err, ERROR_DEADLINE,
+                         "MPI_Ibcast of the communicator's id: no end in time");
+    }
+    memcpy(id, shared, COMM_ID_BYTES);
+    return true;
 }
 
-bool comm_mpi_share_id(MPI_Comm mpi, bool want, comm_make_id *make, void *user,
+bool comm_mpi_share_id(MPI_Comm mpi, bool want, comm_make_id *make, void *user, double timeout_s,
                        uint8_t id[COMM_ID_BYTES], struct error *err) {
     int rank;
+    struct error late; /* the first reason is the one to tell */
     MPI_Comm_rank(mpi, &rank);
     memset(id, 0, COMM_ID_BYTES);
     bool made = rank != 0 || !want || (make ? make : make_random_id)(user, id, err);
     if (!made) {
         memset(id, 0, COMM_ID_BYTES); /* the others must not wait for this rank */
     }
-    if (!broadcast_id(mpi, id) && made) {
-        return error_set(err, ERROR_COMM_INIT, "MPI_Ibcast of the communicator's id failed");
-    }
-    return made;
+    return broadcast_id(mpi, id, timeout_s, made ? err : &late) && made;
 }
 
 bool comm_mpi_id_is_none(const uint8_t id[COMM_ID_BYTES]) {

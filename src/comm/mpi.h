@@ -10,9 +10,9 @@ typedef bool comm_make_id(void *user, uint8_t id[COMM_ID_BYTES], struct error *e
 
 /* Rank 0's word over `mpi`, by MPI_Ibcast: a fresh id where it wants a communicator (`want` is its
  * alone to say), or all zeros where it does not, or could make none; then nobody creates one.
- * `make` NULL: a random id. Collective, blocking. Errors: COMM_INIT; rank 0: those of make, IO (no
- * random bytes). */
-bool comm_mpi_share_id(MPI_Comm mpi, bool want, comm_make_id *make, void *user,
+ * `make` NULL: a random id. Collective. After a missed deadline MPI may still be at it: end the
+ * process. Errors: COMM_INIT, DEADLINE; rank 0: those of make, IO (no random bytes). */
+bool comm_mpi_share_id(MPI_Comm mpi, bool want, comm_make_id *make, void *user, double timeout_s,
                        uint8_t id[COMM_ID_BYTES], struct error *err);
 
 /* True for the id that says: no communicator. */

@@ -147,8 +147,11 @@ static int larger_world(const struct model_needs *needs, const struct fit_rank *
         bool fits = true;
         for (int r = 0; fits && r < n; r++) {
             struct shard s;
+            struct footprint f = {0};
             fits = shard_compute(&s, &dims, n, r, NULL);
-            struct footprint f = footprint_of_shard(&needs->config, &s, &needs->sizes);
+            if (fits) {
+                f = footprint_of_shard(&needs->config, &s, &needs->sizes);
+            }
             fits = fits && (double)footprint_total(&f) <= FIT_SHARE * (double)part;
         }
         if (fits) {

@@ -38,6 +38,7 @@ bool pool_create(struct pool **out, const struct pool_options *options, struct e
         !worker_create(&p->worker, &w, err)) {
         goto fail;
     }
+    transport_set_timeout(p->t, options->timeout_s);
     p->world = transport_world(p->t);
     p->ranks = calloc((size_t)p->world, sizeof *p->ranks);
     p->loads = calloc((size_t)p->world, sizeof *p->loads);

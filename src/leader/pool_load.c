@@ -128,12 +128,13 @@ static bool load(struct pool *p, const struct model_params *params,
     if (!make_load(&m, params, err)) {
         return false;
     }
+    memset(p->loads, 0, (size_t)p->world * sizeof *p->loads);
     p->progress = progress;
     worker_set_progress(p->worker, &own);
-    bool ok = pool_ask_all(p, &m, on_loaded, &loading, err) &&
-              pool_same_model(p, &m, err); /* once more: of what was read */
+    bool ok = pool_ask_all(p, &m, on_loaded, &loading, err);
     worker_set_progress(p->worker, NULL);
     p->progress = NULL;
+    ok = ok && pool_same_model(p, &m, err); /* once more: of what was read */
     if (ok && bytes_read) {
         *bytes_read = loading.bytes;
     }
@@ -156,7 +157,6 @@ bool pool_look_before_load(struct pool *p, const struct model_params *params,
 
 bool pool_load(struct pool *p, const struct model_params *params,
                const struct pool_load_options *options, uint64_t *bytes_read, struct error *err) {
-    memset(p->loads, 0, (size_t)p->world * sizeof *p->loads);
     return pool_look_before_load(p, params, options, err) &&
            load(p, params, &options->progress, bytes_read, err);
 }

@@ -45,16 +45,17 @@ static int count_like(const struct pool *p, part *of, int rank) {
     return n;
 }
 
-/* The first rank that has something else than most; where there is no most, than rank 0. */
+/* The first rank that has something else than most; where there is no most, than rank 0. Rank 0
+ * where none has. */
 static int odd_rank(const struct pool *p, part *of) {
     int usual = 0, odd = 0;
     for (int r = 1; r < p->world; r++) {
         usual = count_like(p, of, r) > count_like(p, of, usual) ? r : usual;
     }
-    while (of(&p->prints[odd].print) == of(&p->prints[usual].print)) {
+    while (odd < p->world && of(&p->prints[odd].print) == of(&p->prints[usual].print)) {
         odd++;
     }
-    return odd;
+    return odd < p->world ? odd : 0;
 }
 
 static const char *print_text(const struct pool *p, int rank) {
@@ -83,7 +84,8 @@ static bool on_print(void *user, int rank, const struct message *reply, struct e
 }
 
 /* Asks file by file; `what` gets "content of model-00002-of-00004.safetensors". The prints are left
- * as those of the file that differs. */
+ * as those of the file that differs; where each of rank 0's is the same, and another rank has more
+ * of them, as those of all. */
 static bool find_file(struct pool *p, struct message load, const struct st_set *set,
                       const char *kind, part *of, char *what, size_t size, struct error *err) {
     load.load.measure = 1;
@@ -97,7 +99,8 @@ static bool find_file(struct pool *p, struct message load, const struct st_set *
             return true;
         }
     }
-    return true;
+    load.load.file = 0;
+    return pool_ask_all(p, &load, on_print, p, err);
 }
 
 static bool name_file(struct pool *p, const struct message *load, const char *kind, part *of,

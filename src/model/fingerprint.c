@@ -3,8 +3,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
+#include "base/flight.h"
 #include "base/hash.h"
 #include "base/random.h"
+#include "model/model.h"
 
 enum {
     BLOCK = 4096,
@@ -20,6 +23,14 @@ struct file_print {
     uint64_t headers, content;
     uint64_t data; /* where the tensors begin */
     uint64_t vectors;
+};
+
+/* What all files share. */
+struct printing {
+    const struct st_set *set;
+    unsigned char *buffer; /* owns [VECTOR_MAX] */
+    const struct model_progress *progress;
+    double told; /* when */
 };
 
 static uint64_t add_u64(uint64_t h, uint64_t v) {
@@ -83,73 +94,88 @@ static void add_header(struct file_print *f, const struct st_tensor *t) {
     f->data = t->offset < f->data ? t->offset : f->data;
 }
 
-static bool add_data(struct file_print *f, const struct st_set *set, uint64_t offset, size_t n,
-                     unsigned char *buffer, struct error *err) {
-    if (!st_read_file(set, f->file, offset, buffer, n, err)) {
-        return false;
+/* A slow disk is not a hang: this thread is seen to be alive, and the leader hears of it. */
+static bool tell(struct printing *p, struct error *err) {
+    static const double every_s = 0.1;
+    double now = clock_now();
+    flight_pulse(now);
+    if (!p->progress || !p->progress->report || now - p->told < every_s) {
+        return true;
     }
-    f->content = hash_words(f->content, buffer, n);
-    return true;
+    p->told = now;
+    return p->progress->report(p->progress->user, 0, 0, err);
 }
 
-static bool add_tensor(struct file_print *f, const struct st_set *set, const struct st_tensor *t,
-                       unsigned char *buffer, struct error *err) {
+static bool add_data(struct file_print *f, struct printing *p, uint64_t offset, size_t n,
+                     struct error *err) {
+    if (!st_read_file(p->set, f->file, offset, p->buffer, n, err)) {
+        return false;
+    }
+    f->content = hash_words(f->content, p->buffer, n);
+    return tell(p, err);
+}
+
+static bool add_tensor(struct file_print *f, struct printing *p, const struct st_tensor *t,
+                       struct error *err) {
     add_header(f, t);
     if (t->n_dim != 1 || t->bytes > VECTOR_MAX || f->vectors + t->bytes > VECTORS_MAX) {
         return true;
     }
     f->vectors += t->bytes;
-    return add_data(f, set, t->offset, (size_t)t->bytes, buffer, err);
+    return add_data(f, p, t->offset, (size_t)t->bytes, err);
 }
 
-static bool add_blocks(struct file_print *f, const struct st_set *set, unsigned char *buffer,
-                       struct error *err) {
-    uint64_t size = st_file_size(set, f->file), n = size - f->data;
+static bool add_blocks(struct file_print *f, struct printing *p, struct error *err) {
+    uint64_t size = st_file_size(p->set, f->file), n = size - f->data;
     struct random random;
     if (n <= (N_RANDOM + 2) * (uint64_t)BLOCK) {
-        return add_data(f, set, f->data, (size_t)n, buffer, err);
+        return add_data(f, p, f->data, (size_t)n, err);
     }
     random_init(&random, n);
-    bool ok = add_data(f, set, f->data, BLOCK, buffer, err);
+    bool ok = add_data(f, p, f->data, BLOCK, err);
     for (int i = 0; ok && i < N_RANDOM; i++) {
-        ok = add_data(f, set, f->data + random_u64(&random) % (n - BLOCK), BLOCK, buffer, err);
+        ok = add_data(f, p, f->data + random_u64(&random) % (n - BLOCK), BLOCK, err);
     }
-    return ok && add_data(f, set, size - BLOCK, BLOCK, buffer, err);
+    return ok && add_data(f, p, size - BLOCK, BLOCK, err);
 }
 
 /* Whatever the order of an index is, all ranks go through tensors and files by their names. */
-static bool print_files(struct file_print *files, const struct st_set *set, unsigned char *buffer,
-                        struct error *err) {
+static bool print_files(struct file_print *files, struct printing *p, struct error *err) {
     bool ok = true;
-    for (int i = 0; ok && i < st_count(set); i++) {
-        const struct st_tensor *t = st_at(set, i);
-        ok = add_tensor(&files[t->file], set, t, buffer, err);
+    for (int i = 0; ok && i < st_count(p->set); i++) {
+        const struct st_tensor *t = st_at(p->set, i);
+        ok = add_tensor(&files[t->file], p, t, err);
     }
-    for (int i = 0; ok && i < st_file_count(set); i++) {
-        ok = add_blocks(&files[i], set, buffer, err);
+    for (int i = 0; ok && i < st_file_count(p->set); i++) {
+        ok = add_blocks(&files[i], p, err);
     }
     return ok;
 }
 
+/* Of all files, or of one; see fingerprint.h. */
+static void put_together(struct fingerprint *out, struct file_print *files, int n, int file) {
+    qsort(files, (size_t)n, sizeof *files, by_name);
+    for (int i = 0; i < n; i++) {
+        if (file == 0 || file == i + 1) {
+            out->headers = add_u64(out->headers, files[i].headers);
+            out->content = add_u64(out->content, files[i].content);
+        }
+    }
+}
+
 bool fingerprint_read(struct fingerprint *out, const struct model_config *config,
-                      const struct st_set *set, int file, struct error *err) {
+                      const struct st_set *set, int file, const struct model_progress *progress,
+                      struct error *err) {
     int n = st_file_count(set);
     struct file_print *files = list_files(set);
-    unsigned char *buffer = malloc(VECTOR_MAX);
-    bool ok = files && buffer ? print_files(files, set, buffer, err)
-                              : error_set(err, ERROR_MEMORY, "cannot compare %d files", n);
+    struct printing p = {.set = set, .buffer = malloc(VECTOR_MAX), .progress = progress};
+    bool ok = files && p.buffer ? print_files(files, &p, err)
+                                : error_set(err, ERROR_MEMORY, "cannot compare %d files", n);
     if (ok) {
-        struct fingerprint p = {hash_config(config), HASH_START, HASH_START};
-        qsort(files, (size_t)n, sizeof *files, by_name);
-        for (int i = 0; i < n; i++) {
-            if (file == 0 || file == i + 1) {
-                p.headers = add_u64(p.headers, files[i].headers);
-                p.content = add_u64(p.content, files[i].content);
-            }
-        }
-        *out = p;
+        *out = (struct fingerprint){hash_config(config), HASH_START, HASH_START};
+        put_together(out, files, n, file);
     }
-    free(buffer);
+    free(p.buffer);
     free(files);
     return ok;
 }

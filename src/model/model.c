@@ -163,7 +163,7 @@ static bool load_local(struct model *m, const struct model_progress *progress, s
     struct nn_context *nn = &m->nn;
     struct st_set *set = NULL;
     bool ok = st_open(&set, p->dir, err) && weights_check(&m->config, set, err) &&
-              fingerprint_read(&m->fingerprint, &m->config, set, p->file, err);
+              fingerprint_read(&m->fingerprint, &m->config, set, p->file, progress, err);
     m->bytes = ok ? bytes_of(m, set) : 0;
     ok = ok && weights_load(&m->weights, &m->config, nn, set, progress, err) &&
          kv_cache_init(&m->kv, nn, m->config.n_layer, p->n_block, err) &&
@@ -222,14 +222,15 @@ static bool model_create(struct model **out, const struct model_params *params,
 }
 
 bool model_measure(const struct model_params *params, struct device *device, struct comm *comm,
-                   struct model_needs *out, struct fingerprint *print, struct error *err) {
+                   const struct model_progress *progress, struct model_needs *out,
+                   struct fingerprint *print, struct error *err) {
     struct model *m;
     struct st_set *set = NULL;
     if (!model_create(&m, params, device, comm, err)) {
         return false;
     }
     bool ok = st_open(&set, params->dir, err) && weights_check(&m->config, set, err) &&
-              (!print || fingerprint_read(print, &m->config, set, params->file, err));
+              (!print || fingerprint_read(print, &m->config, set, params->file, progress, err));
     if (ok) {
         *out = (struct model_needs){.config = m->config, .sizes = sizes_of(m, set)};
         out->own = footprint_of_shard(&m->config, &m->nn.shard, &out->sizes);

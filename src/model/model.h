@@ -24,8 +24,8 @@ struct model_params {
     int32_t file;    /* the fingerprint is of this file of weights; 0: of all */
 };
 
-/* Told now and then while loading: bytes read so far and in all, of this rank. A false return, with
- * its error, ends the load. May be NULL. */
+/* Told now and then while loading: bytes of the shard read so far and in all, of this rank; in all
+ * 0 before that is known. A false return, with its error, ends the load. May be NULL. */
 struct model_progress {
     bool (*report)(void *user, uint64_t bytes_done, uint64_t bytes_total, struct error *err);
     void *user;
@@ -42,7 +42,8 @@ struct model_needs {
 /* And the model's fingerprint, where `print` is not NULL. Reads what that takes, and allocates
  * nothing. Errors: those of model_load. */
 bool model_measure(const struct model_params *params, struct device *device, struct comm *comm,
-                   struct model_needs *out, struct fingerprint *print, struct error *err);
+                   const struct model_progress *progress, struct model_needs *out,
+                   struct fingerprint *print, struct error *err);
 
 /* Reads this rank's shard. No communication: one rank may take far longer than another, and only
  * the control plane knows whether it still makes progress. Who called it on all ranks unloads those

@@ -51,6 +51,10 @@ void blame_look(struct blame_rank *out, int rank, struct flight_entry *entries) 
     out->collective_s = ago(&out->collective, now);
     out->rpc_s = ago(&out->rpc, now);
     out->still_s = blame_still_seconds(flight_read_pulse(f), now);
+    if (flight_has_ended_well(rank)) { /* which is no fault */
+        out->state = 0;
+        out->still_s = 0;
+    }
     if (entries) {
         out->entries = entries;
         out->n_entry = flight_read(f, entries);

@@ -18,7 +18,7 @@ enum {
 };
 
 static const double hook_every_s = 1e-3;
-static const double transfer_s = 60; /* of one frame that has begun */
+static const double longest_transfer_s = 60;
 static const double cancel_s = 1;
 
 /* Where the frames of one side arrive. Its receive is posted when somebody looks for a frame, which
@@ -42,6 +42,7 @@ struct transport {
     MPI_Comm comm; /* borrowed */
     int rank, world;
     bool yield_early;
+    double transfer_s;  /* of one frame that has begun */
     struct slot *slots; /* owns [n_slot]; the one that is most waited for first */
     int n_slot;
     struct buffer large;   /* the last large frame received */
@@ -94,6 +95,7 @@ bool transport_create(struct transport **out, MPI_Comm comm, bool yield_early, s
     }
     t->comm = comm;
     t->yield_early = yield_early;
+    t->transfer_s = longest_transfer_s;
     MPI_Comm_rank(comm, &t->rank);
     MPI_Comm_size(comm, &t->world);
     t->n_slot = t->rank == 0 ? t->world : 2;
@@ -168,6 +170,10 @@ void transport_set_trace(struct transport *t, struct trace *trace) {
 void transport_set_hook(struct transport *t, transport_hook *hook, void *user) {
     t->hook = hook;
     t->hook_user = user;
+}
+
+void transport_set_timeout(struct transport *t, double timeout_s) {
+    t->transfer_s = timeout_s < longest_transfer_s ? timeout_s : longest_transfer_s;
 }
 
 /* ---- waiting ---- */
@@ -299,7 +305,8 @@ static bool is_truncated(int code) {
 
 /* Receives what follows an announcement. Its sender is already sending, so this wait is bounded by
  * the transfer alone, unless the sender dies. *size becomes what came; more than `size` does not.
- */
+ * The hook stays out: it looks for frames, and a large one among them would need the buffer that
+ * this one arrives in. */
 static bool receive_exactly(struct transport *t, int source, int tag, void *data, int *size,
                             bool *truncated, struct error *err) {
     MPI_Request request;
@@ -318,7 +325,7 @@ static bool receive_exactly(struct transport *t, int source, int tag, void *data
             MPI_TRY(MPI_Get_count(&status, MPI_BYTE, size), "MPI_Get_count");
             return true;
         }
-        if (waiter_pause(&w) && w.now - w.start > transfer_s) {
+        if (waiter_pause(&w) && w.now - w.start > t->transfer_s) {
             if (!cancel(&request)) {
                 t->large = (struct buffer){0}; /* MPI may still write there */
             }

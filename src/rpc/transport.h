@@ -46,6 +46,9 @@ void transport_set_trace(struct transport *t, struct trace *trace);
 typedef bool transport_hook(void *user, struct error *err);
 void transport_set_hook(struct transport *t, transport_hook *hook, void *user);
 
+/* How long one large frame may take once it has begun: so long, and a minute at the most. */
+void transport_set_timeout(struct transport *t, double timeout_s);
+
 /* Starts sending; data must stay as it is until transport_flush returns true. After a failed flush
  * it must never be freed, for MPI may still read it. Errors: COMM, PROTOCOL (too large). */
 bool transport_post(struct transport *t, int peer, enum message_side side, const void *data,

@@ -303,6 +303,17 @@ static bool run(struct server *s, struct error *err) {
     return serve(s, err);
 }
 
+/* From now on a request is refused as it comes; one that came before is failed here, for nobody
+ * looks any more. */
+static void close_inbox(struct server *s, const struct error *why) {
+    pthread_mutex_lock(&s->lock);
+    s->closed = true;
+    pthread_mutex_unlock(&s->lock);
+    server_take_inbox(s);
+    server_fail_jobs(s, why);
+    server_flush(s);
+}
+
 /* Whatever went wrong, clients hear of it first, and for a while those who come to ask. */
 static void fail(struct server *s, const struct error *why) {
     struct api_error e;
@@ -322,18 +333,14 @@ static void fail(struct server *s, const struct error *why) {
         flight_pulse(clock_now());
         clock_sleep(0.005);
     } while (s->http && clock_now() < end && !atomic_load(&s->killed));
+    close_inbox(s, why);
 }
 
 static void finish_http(struct server *s) {
     struct error late;
     error_set(&late, ERROR_INTERRUPTED, "the server is shutting down");
     http_quiesce(s->http);
-    pthread_mutex_lock(&s->lock);
-    s->closed = true;
-    pthread_mutex_unlock(&s->lock);
-    server_take_inbox(s);
-    server_fail_jobs(s, &late);
-    server_flush(s);
+    close_inbox(s, &late);
     http_stop(s->http);
     job_release(s->command);
 }

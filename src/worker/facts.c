@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <unistd.h>
 
 #include "base/flight_peers.h"
@@ -135,8 +136,18 @@ static bool meet_neighbours(MPI_Comm local, int rank, struct host_facts *f, stru
     return ok;
 }
 
-static void sign_flight_record(int rank, int world, const char *host) {
-    struct flight_owner owner = {.rank = rank, .world = world, .pid = (int32_t)getpid()};
+/* A number that all ranks of this job have, by rank 0's choice. */
+static bool agree_on_job(MPI_Comm comm, int rank, uint64_t *job, struct error *err) {
+    *job = 0;
+    if (rank == 0 && getrandom(job, sizeof *job, 0) != (ssize_t)sizeof *job) {
+        *job = 0; /* it only tells dumps of one job from another's */
+    }
+    return mpi_try(MPI_Bcast(job, sizeof *job, MPI_BYTE, 0, comm), err);
+}
+
+static void sign_flight_record(int rank, int world, uint64_t job, const char *host) {
+    struct flight_owner owner = {
+        .rank = rank, .world = world, .pid = (int32_t)getpid(), .job = job};
     snprintf(owner.host, sizeof owner.host, "%.*s", (int)sizeof owner.host - 1, host);
     snprintf(owner.device, sizeof owner.device, "host");
     flight_set_owner(&owner);
@@ -146,6 +157,7 @@ bool host_facts_read(MPI_Comm comm, struct host_facts *out, struct error *err) {
     struct host_facts f = {.cores = host_cores_usable(), .cores_host = host_cores_online()};
     MPI_Comm local = MPI_COMM_NULL;
     int rank, world;
+    uint64_t job;
     if (gethostname(f.host, sizeof f.host - 1) != 0) {
         snprintf(f.host, sizeof f.host, "unknown-host");
     }
@@ -157,8 +169,8 @@ bool host_facts_read(MPI_Comm comm, struct host_facts *out, struct error *err) {
     }
     MPI_Comm_rank(local, &f.local_rank);
     MPI_Comm_size(local, &f.local_size);
-    bool ok = meet_neighbours(local, rank, &f, err);
-    sign_flight_record(rank, world, f.host);
+    bool ok = agree_on_job(comm, rank, &job, err) && meet_neighbours(local, rank, &f, err);
+    sign_flight_record(rank, world, job, f.host);
     MPI_Comm_free(&local);
     if (ok) {
         *out = f;

@@ -243,6 +243,7 @@ static bool serve_request(struct server *s, const struct frame *f, bool *done, s
     }
     if (handled && request.type == MESSAGE_INIT) {
         s->timeout_s = request.init.timeout_s;
+        transport_set_timeout(s->t, s->timeout_s);
     }
     if (handled && request.type == MESSAGE_UNLOAD) { /* what was set aside for steps goes, too */
         message_decoder_finish(&s->requests);

@@ -413,7 +413,8 @@ static void look_at_memory(const struct worker *w, struct host_limits *out) {
 
 static bool measure(struct worker *w, const struct model_params *params, struct model_needs *out,
                     struct fingerprint *print, struct error *err) {
-    return need_comm(w, err) && model_measure(params, w->device, w->comm, out, print, err);
+    return need_comm(w, err) &&
+           model_measure(params, w->device, w->comm, &w->progress, out, print, err);
 }
 
 bool worker_measure(struct worker *w, const struct model_params *params, struct model_needs *out,
@@ -453,16 +454,16 @@ static bool handle_load(struct worker *w, const struct message *request, struct 
     if (!need_comm(w, err)) {
         return false;
     }
-    if (w->model) {
-        return error_set(err, ERROR_PROTOCOL, "a model is loaded already");
-    }
     struct model_params params = {.dir = load->dir,
                                   .ctx = load->ctx,
                                   .n_block = load->n_block,
                                   .max_tok = load->max_tok,
                                   .file = load->file};
-    if (load->measure) {
+    if (load->measure) { /* of a model that is held, too: to name the file that differs */
         return measure_load(w, &params, reply, err);
+    }
+    if (w->model) {
+        return error_set(err, ERROR_PROTOCOL, "a model is loaded already");
     }
     const struct model_progress progress = {.report = load_progress, .user = w};
     double start = clock_now();
@@ -610,7 +611,7 @@ bool worker_join(struct worker *w, bool go, struct error *err) {
     uint8_t id[COMM_ID_BYTES];
     comm_make_id *make = w->on_gpu ? make_nccl_id : NULL;
     watchdog_phase("MPI_Ibcast of the communicator's id", w->options.timeout_s + slack_s);
-    bool shared = comm_mpi_share_id(w->options.control, go, make, w, id, err);
+    bool shared = comm_mpi_share_id(w->options.control, go, make, w, w->options.timeout_s, id, err);
     watchdog_clear();
     if (!shared) {
         return error_wrap(err, "init");

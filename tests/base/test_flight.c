@@ -180,16 +180,19 @@ static void no_reader_sees_half_an_entry(void **state) {
 
 /* ---- another process's ---- */
 
-/* A child with a record of its own, at rank 1; its address comes through the pipe. */
-static pid_t start_neighbour(struct flight_address *out) {
+/* A child with a record of its own; its address comes through the pipe. */
+static pid_t start_neighbour(int rank, struct flight_address *out) {
     int to_parent[2];
     assert_int_equal(pipe(to_parent), 0);
     pid_t pid = fork();
     if (pid == 0) {
-        struct flight_address a = flight_share(1);
-        const struct flight_owner owner = {.rank = 1, .world = 2, .host = "here"};
+        struct flight_address a = flight_share(rank);
+        const struct flight_owner owner = {.rank = rank, .world = 3, .host = "here"};
         flight_set_owner(&owner);
         reduce(64, 3);
+        if (rank == 2) {
+            flight_note_said(0);
+        }
         (void)!write(to_parent[1], &a, sizeof a);
         pause();
         _exit(0);
@@ -200,8 +203,10 @@ static pid_t start_neighbour(struct flight_address *out) {
     return pid;
 }
 
-static void wait_for_state(char state) {
-    for (double end = clock_now() + 5; flight_process_state(1) != state;) {
+static struct flight_address ends_well;
+
+static void wait_for_state(int rank, char state) {
+    for (double end = clock_now() + 5; flight_process_state(rank) != state;) {
         assert_true(clock_now() < end);
         clock_sleep(1e-3);
     }
@@ -212,7 +217,7 @@ static void a_neighbour_is_read_and_outlived(void **state) {
     struct flight_address a;
     struct flight_owner owner;
     struct flight_entry e;
-    pid_t child = start_neighbour(&a);
+    pid_t child = start_neighbour(1, &a);
     flight_share(0);
     struct flight_address wrong = a;
     wrong.token++;
@@ -230,15 +235,31 @@ static void a_neighbour_is_read_and_outlived(void **state) {
     assert_string_equal(owner.host, "here");
     assert_true(flight_read_last(f, FLIGHT_COLLECTIVE, &e));
     assert_int_equal(e.bytes, 64);
-    wait_for_state('S');
+    wait_for_state(1, 'S');
     kill(child, SIGSTOP);
-    wait_for_state('T');
+    wait_for_state(1, 'T');
     kill(child, SIGKILL);
-    wait_for_state('Z');
+    wait_for_state(1, 'Z');
     waitpid(child, NULL, 0);
-    wait_for_state('X');
+    wait_for_state(1, 'X');
     assert_true(flight_read_last(f, FLIGHT_COLLECTIVE, &e)); /* its record is still there */
     assert_int_equal(e.bytes, 64);
+    assert_false(flight_has_ended_well(1));
+}
+
+static void a_good_end_is_told_from_another(void **state) {
+    (void)state;
+    pid_t child = ends_well.pid;
+    flight_share(0);
+    flight_map(&ends_well);
+    assert_false(flight_has_ended_well(2)); /* it is still there */
+    kill(child, SIGKILL);
+    wait_for_state(2, 'Z');
+    assert_true(flight_has_ended_well(2));
+    waitpid(child, NULL, 0);
+    wait_for_state(2, 'X');
+    assert_true(flight_has_ended_well(2));
+    assert_false(flight_has_ended_well(0) || flight_has_ended_well(5));
 }
 
 int main(void) {
@@ -248,6 +269,8 @@ int main(void) {
         cmocka_unit_test(the_pulse),
         cmocka_unit_test(no_reader_sees_half_an_entry),
         cmocka_unit_test(a_neighbour_is_read_and_outlived),
+        cmocka_unit_test(a_good_end_is_told_from_another),
     };
+    start_neighbour(2, &ends_well); /* before this process shares its own */
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -147,6 +147,20 @@ class TestGenerate(Case):
             f.write(index.replace("model-00002-of-00002.safetensors", "b.safetensors"))
         self.refuse("the header of model-00001-of-00002.safetensors", rank=0, ranks=(1, 2))
 
+    def test_a_file_more(self):
+        """One that sorts last: each of the files that rank 0 has is the same everywhere."""
+        shard(self.path("here"))
+        shutil.rmtree(self.path("there"))
+        shutil.copytree(self.path("here"), self.path("there"))
+        write_weights(self.path("there", "z.safetensors"),
+                      {"more.weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, bytes(4))
+        with open(self.path("there", INDEX), encoding="utf-8") as f:
+            index = json.load(f)
+        index["weight_map"]["more.weight"] = "z.safetensors"
+        with open(self.path("there", INDEX), "w", encoding="utf-8") as f:
+            json.dump(index, f)
+        self.refuse("the list of the weights' files")
+
 
 class TestServe(Case):
     def ask(self, method, path, body=None):

@@ -71,7 +71,7 @@ int main(int argc, char **argv) {
     struct error err;
     MPI_Comm world;
     MPI_Comm_dup(MPI_COMM_WORLD, &world);
-    if (!comm_mpi_share_id(world, true, NULL, NULL, id, &err) ||
+    if (!comm_mpi_share_id(world, true, NULL, NULL, 60, id, &err) ||
         !comm_mpi_create(world, id, 10, &c, &err)) {
         fprintf(stderr, "%s\n", err.message);
         MPI_Abort(MPI_COMM_WORLD, 1);

@@ -17,7 +17,7 @@ static inline struct comm *mpi_test_comm(double timeout_s) {
     struct comm *c = NULL;
     MPI_Comm mpi;
     MPI_Comm_dup(MPI_COMM_WORLD, &mpi);
-    assert_ok(comm_mpi_share_id(MPI_COMM_WORLD, true, NULL, NULL, id, &err), &err);
+    assert_ok(comm_mpi_share_id(MPI_COMM_WORLD, true, NULL, NULL, 60, id, &err), &err);
     assert_ok(comm_mpi_create(mpi, id, timeout_s, &c, &err), &err);
     return c;
 }

@@ -99,6 +99,26 @@ static void set_up_has_a_deadline(void **state) {
     MPI_Barrier(MPI_COMM_WORLD);
 }
 
+static void the_id_has_a_deadline(void **state) {
+    (void)state;
+    struct error err;
+    uint8_t id[COMM_ID_BYTES];
+    MPI_Comm mpi;
+    MPI_Comm_dup(MPI_COMM_WORLD, &mpi);
+    if (rank > 0) {
+        double start = clock_now();
+        assert_false(comm_mpi_share_id(mpi, true, NULL, NULL, timeout_s, id, &err));
+        assert_int_equal(err.kind, ERROR_DEADLINE);
+        assert_true(clock_now() - start >= timeout_s);
+        assert_true(clock_now() - start < timeout_s + 0.5);
+    }
+    MPI_Barrier(MPI_COMM_WORLD);
+    if (rank == 0) { /* late: what the others have begun is to end before MPI does */
+        assert_ok(comm_mpi_share_id(mpi, true, NULL, NULL, timeout_s, id, &err), &err);
+    }
+    MPI_Barrier(MPI_COMM_WORLD);
+}
+
 static int start(void **state) {
     (void)state;
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
@@ -108,10 +128,9 @@ static int start(void **state) {
 
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(short_vector),
-        cmocka_unit_test(long_vector),
-        cmocka_unit_test(poll_ends_the_wait),
-        cmocka_unit_test(set_up_has_a_deadline),
+        cmocka_unit_test(short_vector),          cmocka_unit_test(long_vector),
+        cmocka_unit_test(poll_ends_the_wait),    cmocka_unit_test(set_up_has_a_deadline),
+        cmocka_unit_test(the_id_has_a_deadline),
     };
     return mpi_test_main(tests, start, NULL, argc, argv);
 }

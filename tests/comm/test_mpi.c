@@ -342,8 +342,8 @@ static void different_ids_are_refused(void **state) {
     if (comm->world == 1) {
         return;
     }
-    assert_ok(comm_mpi_share_id(MPI_COMM_WORLD, true, NULL, NULL, id, &err), &err);
-    assert_ok(comm_mpi_share_id(MPI_COMM_WORLD, true, NULL, NULL, other, &err), &err);
+    assert_ok(comm_mpi_share_id(MPI_COMM_WORLD, true, NULL, NULL, 60, id, &err), &err);
+    assert_ok(comm_mpi_share_id(MPI_COMM_WORLD, true, NULL, NULL, 60, other, &err), &err);
     assert_memory_not_equal(id, other, sizeof(id));
     MPI_Comm mpi;
     MPI_Comm_dup(MPI_COMM_WORLD, &mpi);

@@ -35,7 +35,7 @@ void gpu_rank_start(struct gpu_rank *r, bool f32, bool graphs) {
                                                 .n_sharer = 1,
                                                 .timeout_s = 60};
     if (!r->plugin->device_create(&options, &r->device, &err) ||
-        !comm_mpi_share_id(MPI_COMM_WORLD, true, make_id, r, id, &err) ||
+        !comm_mpi_share_id(MPI_COMM_WORLD, true, make_id, r, 60, id, &err) ||
         !r->plugin->comm_create(r->device, id, rank, world, 60, NULL, NULL, &r->comm, &err)) {
         gpu_rank_die("communicator", &err);
     }

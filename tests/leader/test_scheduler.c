@@ -268,6 +268,13 @@ static void test_failure(struct engine *e, struct tokenizer *tokenizer) {
     scheduler_destroy(s);
 }
 
+/* Once more while the model is held: how a load that finds other files names them. */
+static void test_measure(struct pool *p, const char *dir) {
+    const struct model_params params = {.dir = dir, .ctx = 64, .n_block = 1, .max_tok = 64};
+    struct pool_fit fit;
+    CHECK(pool_measure_load(p, &params, &fit, &err) && fit.fits);
+}
+
 static void lead(const struct pool_options *o, const char *dir) {
     struct pool *p = NULL;
     struct engine *e = NULL;
@@ -278,6 +285,7 @@ static void lead(const struct pool_options *o, const char *dir) {
                                      .max_tok = BATCH + CHUNK,
                                      .n_block = 2 * engine_blocks_for(CTX)};
     CHECK(pool_create(&p, o, &err) && pool_start(p, &err) && engine_open(&e, p, &options, &err));
+    test_measure(p, dir);
     CHECK(tokenizer_load(&tokenizer, dir, engine_config(e)->vocab, &err));
     test_same_bits(e, tokenizer);
     test_candidates(e, tokenizer);

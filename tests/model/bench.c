@@ -181,7 +181,7 @@ int main(int argc, char **argv) {
     struct host_options host = {.n_thread = threads};
     if (!host_device_create(&host, &device, &err) ||
         !(world == 1 ? comm_self_create(&comm, &err)
-                     : comm_mpi_share_id(MPI_COMM_WORLD, true, NULL, NULL, id, &err) &&
+                     : comm_mpi_share_id(MPI_COMM_WORLD, true, NULL, NULL, 60, id, &err) &&
                            comm_mpi_create(MPI_COMM_WORLD, id, 60, &comm, &err))) {
         die("start", &err);
     }

@@ -296,7 +296,7 @@ int main(int argc, char **argv) {
         die("device", &err);
     }
     bool ok = world == 1 ? comm_self_create(&p.comm, &err)
-                         : comm_mpi_share_id(MPI_COMM_WORLD, true, NULL, NULL, id, &err) &&
+                         : comm_mpi_share_id(MPI_COMM_WORLD, true, NULL, NULL, 60, id, &err) &&
                                comm_mpi_create(MPI_COMM_WORLD, id, 60, &p.comm, &err);
     struct model_params params = {
         .dir = argv[1], .ctx = CTX, .n_block = N_BLOCK, .max_tok = MAX_TOK};

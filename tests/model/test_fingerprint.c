@@ -3,9 +3,11 @@
 
 #include <string.h>
 
+#include "base/flight.h"
 #include "base/hash.h"
 #include "format/safetensors.h"
 #include "model/fingerprint.h"
+#include "model/model.h"
 #include "tempdir.h"
 
 enum { MATRIX = 1 << 20, VECTOR = 64, DATA = MATRIX + VECTOR };
@@ -65,7 +67,7 @@ static struct fingerprint print_of(const struct model_config *c, int file) {
     struct st_set *set;
     struct error err;
     assert_ok(st_open(&set, dir.path, &err), &err);
-    assert_ok(fingerprint_read(&p, c, set, file, &err), &err);
+    assert_ok(fingerprint_read(&p, c, set, file, NULL, &err), &err);
     st_close(set);
     return p;
 }
@@ -158,6 +160,31 @@ static void two_signs_do_not_cancel_out(void **state) {
     assert_true(hash_words(HASH_START, "\0", 1) != hash_words(HASH_START, "\0\0", 2));
 }
 
+static bool refuse(void *user, uint64_t done, uint64_t total, struct error *err) {
+    assert_true(done == 0 && total == 0);
+    ++*(int *)user;
+    return error_set(err, ERROR_INTERRUPTED, "no more");
+}
+
+/* On a slow disk it takes as long as it takes. */
+static void it_is_seen_to_go_on(void **state) {
+    (void)state;
+    struct fingerprint p;
+    struct st_set *set;
+    struct error err;
+    int n = 0;
+    const struct model_progress progress = {.report = refuse, .user = &n};
+    write_model();
+    flight_pulse(1);
+    uint64_t before = flight_read_pulse(flight_own());
+    assert_ok(st_open(&set, dir.path, &err), &err);
+    assert_false(fingerprint_read(&p, &config, set, 0, &progress, &err));
+    st_close(set);
+    assert_int_equal(err.kind, ERROR_INTERRUPTED);
+    assert_int_equal(n, 1);
+    assert_true(flight_read_pulse(flight_own()) > before);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(copies_are_the_same),
@@ -166,6 +193,7 @@ int main(void) {
         cmocka_unit_test(content_at_both_ends_and_in_vectors),
         cmocka_unit_test(content_that_differs_everywhere_between),
         cmocka_unit_test(two_signs_do_not_cancel_out),
+        cmocka_unit_test(it_is_seen_to_go_on),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }

@@ -166,6 +166,21 @@ static void waits_end(struct transport *t) {
     }
 }
 
+static void a_frame_that_never_comes(struct transport *t) {
+    struct frame f;
+    struct error err;
+    double start = clock_now();
+    if (rank == 1) {
+        announce_raw(5000);
+    } else if (rank == 0) {
+        transport_set_timeout(t, 0.05);
+        CHECK(!transport_receive(t, 1, SIDE_REPLY, 20, &f, &err) && err.kind == ERROR_DEADLINE);
+        CHECK(strstr(err.message, "5000 bytes began but never ended"));
+        CHECK(clock_now() - start >= 0.05 && clock_now() - start < 5);
+    }
+    MPI_Barrier(comm);
+}
+
 /* A transport that ends takes its posted receives with it. */
 static void the_next_transport_gets_the_next_frame(void) {
     for (int i = 0; i < 3; i++) {
@@ -206,6 +221,7 @@ int main(int argc, char **argv) {
     MPI_Barrier(comm);
     wrong_frames_are_refused(t);
     waits_end(t);
+    a_frame_that_never_comes(t);
     MPI_Barrier(comm);
     transport_destroy(t);
     the_next_transport_gets_the_next_frame();
