@@ -20,6 +20,7 @@
 #include "cli/stdio_util.h"
 #include "cli/vigil.h"
 #include "comm/plugin.h"
+#include "rpc/watchdog.h"
 
 static const struct command *const commands[] = {
     &command_check,    &command_generate, &command_score,
@@ -118,6 +119,9 @@ static const double others_first_s = 0.3, vigil_first_s = 0.5;
 /* What mpirun leaves its ranks between TERM and KILL, and some more. */
 static const double killed_s = 2;
 
+/* For the line of blame and the status file to be out. */
+static const double tell_s = 10;
+
 /* Where another thread tells of this end it, or the launcher, also ends this process. */
 static void leave_it_to_others(bool ok, const struct error *err) {
     struct error lost;
@@ -132,6 +136,25 @@ static void leave_it_to_others(bool ok, const struct error *err) {
             pause();
         }
     }
+}
+
+/* The command is at its end, and the vigil does not look at who has said so: standard error may be
+ * a full pipe, and the status file on a file system that is gone. */
+static void tell(const struct error *err, bool says, bool ends_all, bool writes) {
+    char line[STATUS_LINE_SIZE];
+    if (err) {
+        status_error_line(err, line);
+        watchdog_last_words(line, error_exit_code(err->kind));
+    }
+    watchdog_phase("the status file", tell_s);
+    if (says) {
+        vigil_note_said(err, ends_all);
+        status_print_error(err);
+    }
+    if (writes) {
+        status_write_file(err);
+    }
+    watchdog_clear();
 }
 
 static int run_command(const struct command *command, int argc, char **argv) {
@@ -150,13 +173,8 @@ static int run_command(const struct command *command, int argc, char **argv) {
         clock_sleep(others_first_s);
     }
     bool says = !ok && speaks && !vigil_has_been_said();
-    if (says) {
-        status_print_error(&err);
-        vigil_note_said(&err, ends_all);
-    }
-    if (says || (launch_is_up() ? launch_rank() == 0 : launch_env_is_leader())) {
-        status_write_file(ok ? NULL : &err);
-    }
+    bool is_leader = launch_is_up() ? launch_rank() == 0 : launch_env_is_leader();
+    tell(ok ? NULL : &err, says, ends_all, says || is_leader);
     return launch_finish(ok ? 0 : error_exit_code(err.kind));
 }
 
