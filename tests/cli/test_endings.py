@@ -3,6 +3,7 @@
 
     test_endings.py LOCKSTEP MPIEXEC SLOW_READ
 """
+import contextlib
 import json
 import os
 import re
@@ -304,6 +305,29 @@ class TestStatusFile(unittest.TestCase):
             self.assertIn("stuck in the status file", lines[0][0])
             self.assertIn("/nonexistent", lines[1][0])
             self.assertIn("rank 1", lines[3][0])
+
+    def test_of_a_command_that_does_not_heed_a_signal(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "status.json")
+            unread, full = os.pipe()
+            os.set_blocking(full, False)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    os.write(full, bytes(4096))
+            os.set_blocking(full, True)
+            p = subprocess.Popen([LOCKSTEP, "generate", "--prompt", "In the", "--status-file", path], env=ENV,
+                                 stdin=subprocess.DEVNULL, stdout=full, stderr=subprocess.PIPE, text=True)
+            time.sleep(2)
+            p.terminate()
+            _, err = p.communicate(timeout=20)
+            os.close(unread)
+            os.close(full)
+            self.assertEqual(p.returncode, 130, err)
+            self.assertEqual(len(blame(err)), 1, err)
+            self.assertIn("did not come to an end in time", blame(err)[0])
+            with open(path, encoding="utf-8") as f:
+                status = json.load(f)
+            self.assertEqual((status["kind"], status["rank"]), ("interrupted", 0))
 
     def test_replaces_nothing_but_files(self):
         with tempfile.TemporaryDirectory() as folder:
