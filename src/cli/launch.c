@@ -233,8 +233,10 @@ static void dump_flight(const struct error *err) {
 static void expect_the_worst(const struct error *err) {
     char line[STATUS_LINE_SIZE];
     status_error_line(err, line);
-    status_write_file(err);
     watchdog_last_words(line, error_exit_code(err->kind));
+    watchdog_phase("the status file", STATUS_FILE_S);
+    status_write_file(err);
+    watchdog_clear();
 }
 
 static bool lead_pool(const struct pool_options *options, const char *trace, launch_lead *lead,

@@ -119,9 +119,6 @@ static const double others_first_s = 0.3, vigil_first_s = 0.5;
 /* What mpirun leaves its ranks between TERM and KILL, and some more. */
 static const double killed_s = 2;
 
-/* For the line of blame and the status file to be out. */
-static const double tell_s = 10;
-
 /* Where another thread tells of this end it, or the launcher, also ends this process. */
 static void leave_it_to_others(bool ok, const struct error *err) {
     struct error lost;
@@ -146,7 +143,7 @@ static void tell(const struct error *err, bool says, bool ends_all, bool writes)
         status_error_line(err, line);
         watchdog_last_words(line, error_exit_code(err->kind));
     }
-    watchdog_phase("the status file", tell_s);
+    watchdog_phase("the status file", STATUS_FILE_S);
     if (says) {
         vigil_note_said(err, ends_all);
         status_print_error(err);
