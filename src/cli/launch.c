@@ -24,6 +24,7 @@
 #include "worker/worker.h"
 
 enum { FAREWELL_S = 10, MAX_TURNS = 3 };
+static const double no_timeout_s = 1e9;         /* thirty years, and a number that one may add to */
 static const double turn_s = 1, far_turn_s = 3; /* mpirun ends its own host's ranks first */
 
 static struct {
@@ -197,7 +198,7 @@ static void set_place(const char *device) {
 
 static bool start(const struct common_options *options, struct error *err) {
     char who[200];
-    launch.timeout_s = options->timeout_s;
+    launch.timeout_s = options->timeout_s > 0 ? options->timeout_s : no_timeout_s;
     if (!launch_env_check(err)) {
         return false;
     }
@@ -297,7 +298,7 @@ bool launch_run(const struct common_options *options, launch_lead *lead, void *u
         .tensor = launch.tensor,
         .facts = launch.facts,
         .threads = host_facts_threads(&launch.facts, options->threads),
-        .timeout_s = options->timeout_s,
+        .timeout_s = launch.timeout_s,
         .device = options->device,
         .isa = options->isa,
         .dtype = options->dtype,
