@@ -14,7 +14,7 @@
 #include "base/flight_peers.h"
 #include "base/log.h"
 
-static int dir_fd = -1;
+static atomic_int dir_fd = -1; /* set last: another thread may dump meanwhile */
 static int own_rank;
 static atomic_flag written = ATOMIC_FLAG_INIT;
 /* Not on the stack of a thread that may have little. */

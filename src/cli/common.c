@@ -70,9 +70,10 @@ void common_options_table(struct common_options *c, struct option *table) {
          .name = "timeout",
          .value = &c->timeout_s,
          .arg = "SECONDS",
-         .min = 0.1,
+         .min = 0,
          .max = 86400,
-         .help = "deadline of every wait for another rank (default: 60)"},
+         .help = "deadline of every wait for another rank (default: 60;\n"
+                 "0: none)"},
         {.type = OPTION_INT,
          .name = "ctx",
          .short_name = 'c',
@@ -194,6 +195,10 @@ bool common_options_apply(const struct common_options *c, struct error *err) {
                          c->log_level);
     }
     log_set_level(level);
+    if (c->timeout_s > 0 && c->timeout_s < 0.1) {
+        return error_set(err, ERROR_USAGE, "--timeout %g: must be between 0.1 and 86400, or 0",
+                         c->timeout_s);
+    }
     return check_names(c, err) && check_device_options(c, err);
 }
 

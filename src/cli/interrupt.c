@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/end_limit.h"
 #include "base/flight_dump.h"
 #include "base/wakeup.h"
 #include "cli/launch.h"
@@ -19,7 +20,7 @@
 #include "cli/vigil.h"
 #include "rpc/watchdog.h"
 
-enum { GRACE_S = 5 };
+enum { GRACE_S = 5, END_LIMIT_S = 4 };
 static atomic_int grace_s = GRACE_S;
 
 /* timeout(1) and launchers deliver one wish twice: to the process and to its group. */
@@ -73,12 +74,18 @@ static void end_process(const char *why) {
         pause();
     }
     error_set(&err, ERROR_INTERRUPTED, "%s", why);
+    error_at_rank(&err, launch_env_read().rank);
+    end_limit(END_LIMIT_S, error_exit_code(err.kind));
     int n = snprintf(line, sizeof line, "lockstep: %s: %s: %s\n", who, error_kind_name(err.kind),
                      err.message);
-    if (status_claim() && write(STDERR_FILENO, line, (size_t)n) < 0) {
+    bool says = vigil_may_say();
+    vigil_note_said(&err, says);
+    if (says && write(STDERR_FILENO, line, (size_t)n) < 0) {
         /* nowhere left to complain */
     }
-    vigil_note_said(&err, true);
+    if (says) {
+        status_write_file(&err);
+    }
     _exit(error_exit_code(err.kind));
 }
 

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,13 +23,14 @@
 #include "worker/facts.h"
 #include "worker/worker.h"
 
-enum { FAREWELL_S = 10, MPI_INIT_TURNS = 3 };
-static const double init_turn_s = 1, far_turn_s = 3; /* mpirun ends its own host's ranks first */
+enum { FAREWELL_S = 10, MAX_TURNS = 3 };
+static const double no_timeout_s = 1e9;         /* thirty years, and a number that one may add to */
+static const double turn_s = 1, far_turn_s = 3; /* mpirun ends its own host's ranks first */
 
 static struct {
     bool mpi_up;
-    bool world_up; /* and its ranks are those that the launcher started */
-    bool clean;    /* every rank is on its way to MPI_Finalize */
+    atomic_bool world_up; /* and its ranks are those that the launcher started */
+    bool clean;           /* every rank is on its way to MPI_Finalize */
     int rank, world;
     double timeout_s;
     MPI_Comm control, tensor;
@@ -37,6 +39,12 @@ static struct {
 
 bool launch_is_up(void) {
     return launch.world_up;
+}
+
+static const char communicators_phase[] = "the set-up of MPI communicators";
+
+const char *launch_phase(void) {
+    return launch.world_up ? communicators_phase : "MPI_Init";
 }
 
 int launch_rank(void) {
@@ -125,13 +133,18 @@ static bool mpi_try(int code, const char *what, struct error *err) {
     return error_set(err, ERROR_COMM_INIT, "%s: %s", what, text);
 }
 
-static bool start_mpi(struct error *err) {
-    int provided = 0;
-    /* One after the other, lest all say it at once: the first's end is the launcher's to tell. */
+/* While the ranks do not know each other they take turns, lest all say at once that they are stuck:
+ * the first's end is the launcher's to tell. */
+static void enter_turn(const char *phase) {
     int rank = launch_env_read().rank, local = launch_env_local_rank();
     bool far = local >= 0 && local != rank;
-    watchdog_phase("MPI_Init", launch.timeout_s + fmin(rank, MPI_INIT_TURNS) * init_turn_s +
-                                   (far ? far_turn_s : 0));
+    watchdog_phase(phase,
+                   launch.timeout_s + fmin(rank, MAX_TURNS) * turn_s + (far ? far_turn_s : 0));
+}
+
+static bool start_mpi(struct error *err) {
+    int provided = 0;
+    enter_turn("MPI_Init");
     int code = MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided);
     watchdog_clear();
     if (!mpi_try(code, "MPI_Init_thread", err)) {
@@ -166,7 +179,7 @@ static bool share_addresses(struct error *err) {
 }
 
 static bool make_communicators(struct error *err) {
-    watchdog_phase("the set-up of MPI communicators", launch.timeout_s);
+    enter_turn(communicators_phase);
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     bool ok = mpi_try(MPI_Comm_dup(MPI_COMM_WORLD, &launch.control), "MPI_Comm_dup", err) &&
               mpi_try(MPI_Comm_dup(MPI_COMM_WORLD, &launch.tensor), "MPI_Comm_dup", err) &&
@@ -185,7 +198,7 @@ static void set_place(const char *device) {
 
 static bool start(const struct common_options *options, struct error *err) {
     char who[200];
-    launch.timeout_s = options->timeout_s;
+    launch.timeout_s = options->timeout_s > 0 ? options->timeout_s : no_timeout_s;
     if (!launch_env_check(err)) {
         return false;
     }
@@ -221,8 +234,10 @@ static void dump_flight(const struct error *err) {
 static void expect_the_worst(const struct error *err) {
     char line[STATUS_LINE_SIZE];
     status_error_line(err, line);
-    status_write_file(err);
     watchdog_last_words(line, error_exit_code(err->kind));
+    watchdog_phase("the status file", STATUS_FILE_S);
+    status_write_file(err);
+    watchdog_clear();
 }
 
 static bool lead_pool(const struct pool_options *options, const char *trace, launch_lead *lead,
@@ -262,7 +277,7 @@ static bool blame(struct error *err) {
     error_at_rank(err, launch.rank);
     const struct flight *f = flight_of_rank(err->rank);
     if (err->rank != launch.rank && f && flight_read_owner(f, &owner)) {
-        status_set_place(owner.rank, owner.host, owner.device);
+        status_set_place(err->rank, owner.host, owner.device);
     }
     dump_flight(err);
     return false;
@@ -283,7 +298,7 @@ bool launch_run(const struct common_options *options, launch_lead *lead, void *u
         .tensor = launch.tensor,
         .facts = launch.facts,
         .threads = host_facts_threads(&launch.facts, options->threads),
-        .timeout_s = options->timeout_s,
+        .timeout_s = launch.timeout_s,
         .device = options->device,
         .isa = options->isa,
         .dtype = options->dtype,

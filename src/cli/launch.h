@@ -41,6 +41,9 @@ int launch_kill_fd(void);
 
 /* True where the world is up: then every rank reports its own errors, with its rank. */
 bool launch_is_up(void);
+
+/* What the start is in while the ranks do not know each other; any thread. */
+const char *launch_phase(void);
 int launch_rank(void);
 /* True where every rank is on its way to a common end. */
 bool launch_is_clean(void);

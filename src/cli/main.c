@@ -20,6 +20,7 @@
 #include "cli/stdio_util.h"
 #include "cli/vigil.h"
 #include "comm/plugin.h"
+#include "rpc/watchdog.h"
 
 static const struct command *const commands[] = {
     &command_check,    &command_generate, &command_score,
@@ -134,6 +135,25 @@ static void leave_it_to_others(bool ok, const struct error *err) {
     }
 }
 
+/* The command is at its end, and the vigil does not look at who has said so: standard error may be
+ * a full pipe, and the status file on a file system that is gone. */
+static void tell(const struct error *err, bool says, bool ends_all, bool writes) {
+    char line[STATUS_LINE_SIZE];
+    if (err) {
+        status_error_line(err, line);
+        watchdog_last_words(line, error_exit_code(err->kind));
+    }
+    watchdog_phase("the status file", STATUS_FILE_S);
+    if (says) {
+        vigil_note_said(err, ends_all);
+        status_print_error(err);
+    }
+    if (writes) {
+        status_write_file(err);
+    }
+    watchdog_clear();
+}
+
 static int run_command(const struct command *command, int argc, char **argv) {
     struct error err = {0};
     status_set_command(command->name);
@@ -150,13 +170,8 @@ static int run_command(const struct command *command, int argc, char **argv) {
         clock_sleep(others_first_s);
     }
     bool says = !ok && speaks && !vigil_has_been_said();
-    if (says) {
-        status_print_error(&err);
-        vigil_note_said(&err, ends_all);
-    }
-    if (says || (launch_is_up() ? launch_rank() == 0 : launch_env_is_leader())) {
-        status_write_file(ok ? NULL : &err);
-    }
+    bool is_leader = launch_is_up() ? launch_rank() == 0 : launch_env_is_leader();
+    tell(ok ? NULL : &err, says, ends_all, says || is_leader);
     return launch_finish(ok ? 0 : error_exit_code(err.kind));
 }
 

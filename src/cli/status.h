@@ -26,6 +26,8 @@ int status_error_line(const struct error *err, char line[STATUS_LINE_SIZE]);
  * reads `lockstep generate: ...; try: lockstep generate --help`. */
 void status_print_error(const struct error *err);
 
+enum { STATUS_FILE_S = 10 }; /* for the main thread to do so: the file system may be gone */
+
 /* Writes the status file, if one is asked for, at once and whole: {"ok", "exit_code", "command",
  * "kind", "rank", "host", "device", "message"}. err NULL: all is well. */
 void status_write_file(const struct error *err);

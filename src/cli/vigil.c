@@ -11,9 +11,11 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/end_limit.h"
 #include "base/flight_dump.h"
 #include "base/flight_peers.h"
 #include "cli/interrupt.h"
+#include "cli/launch.h"
 #include "cli/launch_env.h"
 #include "cli/siblings.h"
 #include "cli/status.h"
@@ -117,7 +119,7 @@ static void note_place(int rank) {
     struct flight_owner owner;
     const struct flight *f = flight_of_rank(rank);
     if (f && flight_read_owner(f, &owner)) {
-        status_set_place(owner.rank, owner.host, owner.device);
+        status_set_place(rank, owner.host, owner.device);
     }
 }
 
@@ -153,6 +155,7 @@ static void linger(bool cut) {
 
 static void end_with(const struct error *err, int exit_code) {
     bool cut = err->has_rank && vigil_link_is_out_of_reach(err->rank);
+    end_limit(END_LIMIT_S + (cut ? (unsigned)ceil(daemon_s) : 0), exit_code);
     pthread_mutex_lock(&vigil.lock);
     vigil.lost = *err;
     pthread_mutex_unlock(&vigil.lock);
@@ -176,12 +179,12 @@ static void end_with(const struct error *err, int exit_code) {
  * which it has ended, and told why; or not above 0. */
 static void end(int rank, enum error_kind kind, int said) {
     struct error err = {0};
+    end_limit(END_LIMIT_S, said > 0 ? said : error_exit_code(kind));
     if (!find(rank, &err)) {
         error_set(&err, kind, "%s",
                   kind == ERROR_RANK_LOST ? "its process has ended" : "hang: it stands still");
         error_at_rank(&err, rank);
     }
-    alarm(END_LIMIT_S); /* what is stuck may be what the rest needs, such as the file system */
     note_place(err.rank);
     end_with(&err, said > 0 ? said : error_exit_code(err.kind));
 }
@@ -313,9 +316,9 @@ static void say(const struct error *err) {
 static void say_lost_in_init(int lost) {
     struct error err;
     if (lost >= 0) {
-        error_set(&err, ERROR_RANK_LOST, "its process has ended in MPI_Init");
+        error_set(&err, ERROR_RANK_LOST, "its process has ended in %s", launch_phase());
     } else {
-        error_set(&err, ERROR_INTERRUPTED, "the launcher is ending the job in MPI_Init");
+        error_set(&err, ERROR_INTERRUPTED, "the launcher is ending the job in %s", launch_phase());
     }
     error_at_rank(&err, lost >= 0 ? lost : launch_env_read().rank);
     say(&err);
@@ -330,6 +333,7 @@ void vigil_look_at_siblings(void) {
     if (lost < 0) {
         return;
     }
+    end_limit(END_LIMIT_S, error_exit_code(ERROR_RANK_LOST));
     if (first) {
         say_lost_in_init(lost);
     }
@@ -343,13 +347,14 @@ void vigil_end_in_init(bool told) {
         return;
     }
     bool first = siblings_is_first(&lost) && !told;
+    int code = !first ? 1 /* srun's own is the highest of all, and shall be that of who speaks */
+                      : error_exit_code(lost >= 0 ? ERROR_RANK_LOST : ERROR_INTERRUPTED);
+    end_limit(END_LIMIT_S, code);
     if (first) {
         say_lost_in_init(lost);
     }
     clock_sleep(0.1);
-    _exit(!first      ? 1 /* srun's own is the highest of all, and shall be that of who speaks */
-          : lost >= 0 ? error_exit_code(ERROR_RANK_LOST)
-                      : error_exit_code(ERROR_INTERRUPTED));
+    _exit(code);
 }
 
 void vigil_say_ended(void) {
@@ -368,8 +373,7 @@ void vigil_say_ended(void) {
     }
 }
 
-/* The watchdog's: another rank may have said it, or another thread. */
-static bool may_say(void) {
+bool vigil_may_say(void) {
     if (atomic_load(&vigil.begun) && !vigil_is_first()) {
         clock_sleep(others_first_s);
     }
@@ -423,7 +427,7 @@ static bool start_thread(void *(*run)(void *), struct error *err) {
 }
 
 bool vigil_begin(struct error *err) {
-    watchdog_on_end(may_say, after_watchdog);
+    watchdog_on_end(vigil_may_say, after_watchdog);
     return start_thread(watch_launcher, err);
 }
 

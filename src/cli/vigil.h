@@ -37,7 +37,12 @@ bool vigil_is_first(void);
 /* Another rank has said why the run ends, or has come to its good end. */
 bool vigil_has_been_said(void);
 
-/* This rank has said so; ends_all: and every other one shall end for it. Any thread. */
+/* Whether to say why this process ends is this thread's: not where another rank has said it, who
+ * gets a moment to, or another thread. */
+bool vigil_may_say(void);
+
+/* This rank has said so, or is about to; ends_all: and every other one shall end for it. Any
+ * thread. */
 void vigil_note_said(const struct error *err, bool ends_all);
 
 /* The job ends for this reason, which the first one shall say. */

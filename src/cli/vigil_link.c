@@ -62,6 +62,7 @@ static struct {
     struct stranger *strangers; /* owns [n_stranger] */
     int n_stranger;
     double alive; /* when this rank last said so */
+    bool deaf;    /* until then the listener is not looked at */
     bool heard, said;
     struct error why; /* heard */
 } links = {.lock = PTHREAD_MUTEX_INITIALIZER, .listener = -1, .epoll = -1};
@@ -267,6 +268,10 @@ static void accept_all(void) {
             links.strangers[i] = (struct stranger){.fd = fd, .since = clock_now()};
         }
     }
+    if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+        epoll_ctl(links.epoll, EPOLL_CTL_DEL, links.listener, NULL); /* it would stay readable */
+        links.deaf = true;
+    }
 }
 
 static void welcome(struct stranger *s, const struct vigil_frame *hello) {
@@ -299,7 +304,8 @@ void vigil_link_open(struct vigil_address *own) {
     links.listener = vigil_address_open(own);
 }
 
-bool vigil_link_meet(int rank, int world, const struct vigil_address *all, struct error *err) {
+/* Under the lock. */
+static bool meet(int rank, int world, const struct vigil_address *all, struct error *err) {
     links.rank = rank;
     links.world = world;
     links.token = all[0].token;
@@ -328,6 +334,13 @@ bool vigil_link_meet(int rank, int world, const struct vigil_address *all, struc
         }
     }
     return true;
+}
+
+bool vigil_link_meet(int rank, int world, const struct vigil_address *all, struct error *err) {
+    pthread_mutex_lock(&links.lock); /* another thread may speak */
+    bool ok = meet(rank, world, all, err);
+    pthread_mutex_unlock(&links.lock);
+    return ok;
 }
 
 int vigil_link_fd(void) {
@@ -372,10 +385,12 @@ static void look_at_times(double now, double passed_s) {
     }
 }
 
+/* How this rank ends is also for one that was greeted and may think the link is up. */
 static void say_to_all(const struct vigil_frame *f) {
     for (int r = 0; r < links.world; r++) {
         enum state state = links.peers[r].state;
-        if (state == LINK_UP || state == LINK_LEFT) {
+        bool greeted = state == LINK_GREETING && f->word != VIGIL_ALIVE;
+        if (state == LINK_UP || state == LINK_LEFT || greeted) {
             send_frame(&links.peers[r], f);
         }
     }
@@ -400,6 +415,7 @@ void vigil_link_turn(double passed_s) {
         struct vigil_frame alive = own_frame(VIGIL_ALIVE);
         say_to_all(&alive);
         links.alive = now;
+        links.deaf = links.deaf && !watch_fd(links.listener, EPOLLIN, links.world);
     }
     pthread_mutex_unlock(&links.lock);
 }
@@ -488,10 +504,11 @@ bool vigil_link_is_whole(void) {
 void vigil_link_say(enum vigil_word word, const struct error *err) {
     struct flight_owner owner = {0};
     int about = err && err->has_rank ? err->rank : links.rank;
+    pthread_mutex_lock(&links.lock);
     if (!links.peers) {
+        pthread_mutex_unlock(&links.lock);
         return;
     }
-    pthread_mutex_lock(&links.lock);
     struct peer *p = about >= 0 && about < links.world ? &links.peers[about] : NULL;
     const struct flight *f = flight_of_rank(about);
     bool known = f && flight_read_owner(f, &owner);

@@ -9,10 +9,11 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/end_limit.h"
 #include "base/flight.h"
 #include "base/flight_dump.h"
 
-enum { DUMP_LIMIT_S = 2 };
+enum { END_LIMIT_S = 3 };
 
 static const double overslept_s = 0.5, grace_s = 3, say_s = 0.1;
 
@@ -38,12 +39,12 @@ static void end_process(void) {
                   : snprintf(line, sizeof line, "lockstep: %s%s%s: %s\n", who, *who ? ": " : "",
                              error_kind_name(err.kind), err.message);
     n = n < (int)sizeof line ? n : (int)sizeof line - 1;
+    end_limit(END_LIMIT_S, code);
     bool says = !may_say || may_say();
+    flight_note_said(code);
     if (says && write(STDERR_FILENO, line, (size_t)n) < 0) {
         /* nowhere left to complain */
     }
-    flight_note_said(code);
-    alarm(DUMP_LIMIT_S); /* the file system may be what is stuck */
     line[n > 0 ? n - 1 : 0] = 0;
     flight_dump(line);
     if (says && on_said) {

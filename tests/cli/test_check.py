@@ -164,7 +164,8 @@ class Check(unittest.TestCase):
             (("check", "--jsn"), "lockstep check: unknown option --jsn; did you mean --json?; "
                                  "try: lockstep check --help"),
             (("check", "--timeout"), "lockstep check: --timeout needs a value"),
-            (("check", "--timeout", "0"), "lockstep check: --timeout 0: must be between"),
+            (("check", "--timeout", "0.05"), "lockstep check: --timeout 0.05: must be between"),
+            (("check", "--timeout", "1e9"), "lockstep check: --timeout 1e9: must be between"),
             (("check", "--device", "gpu"), "must be one of auto|host|cuda"),
             (("check", "-b", "8"), "need --bandwidth"),
             (("check", "--bandwidth", "-b", "8", "-e", "4"), "-e 4"),

@@ -3,6 +3,7 @@
 
     test_endings.py LOCKSTEP MPIEXEC SLOW_READ
 """
+import contextlib
 import json
 import os
 import re
@@ -270,6 +271,63 @@ class TestStatusFile(unittest.TestCase):
             for word in ("--json", "-h"):
                 self.assertEqual(run("generate", "--status-file", word, cwd=folder).returncode, 2)
             self.assertEqual(os.listdir(folder), [])
+
+    def test_a_fifo_that_nobody_reads(self):
+        """What cannot be written holds up the end, but not for ever, and changes no exit code: where
+        the command tells its end, a second signal comes meanwhile, or the vigil tells it."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "fifo")
+            os.mkfifo(path)
+            slow = ["-x", f"LD_PRELOAD={SLOW_READ}", "-x", "SLOW_READ_MS=8"]
+            command = [LOCKSTEP, "generate", "--prompt", "In the", "--max-tokens", "1", "--threads", "1",
+                       "--timeout", "2", "--status-file", path]
+            bad_model = [*command, "--model", "/nonexistent"]
+            good, bad, signalled, lost = runs = [
+                subprocess.Popen(words, env=ENV, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                 stderr=subprocess.PIPE, text=True)
+                for words in (command, bad_model, bad_model, [MPIEXEC, "-n", "2", *slow, *command])]
+            time.sleep(3)
+            for _ in range(2):
+                signalled.send_signal(signal.SIGTERM)
+                time.sleep(0.7)
+            stopped = ranks_of(lost.pid)[1]
+            os.kill(stopped, signal.SIGSTOP)
+            try:
+                ends = [p.communicate(timeout=30) for p in runs]
+            finally:
+                if lost.poll() is None:
+                    os.kill(stopped, signal.SIGKILL)
+                for p in runs:
+                    p.kill()
+            lines = [blame(err) for _, err in ends]
+            self.assertEqual([len(l) for l in lines], [1, 1, 1, 1], lines)
+            self.assertEqual([p.returncode for p in runs], [4, 2, 130, 4], lines)
+            self.assertIn("stuck in the status file", lines[0][0])
+            self.assertIn("/nonexistent", lines[1][0])
+            self.assertIn("rank 1", lines[3][0])
+
+    def test_of_a_command_that_does_not_heed_a_signal(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "status.json")
+            unread, full = os.pipe()
+            os.set_blocking(full, False)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    os.write(full, bytes(4096))
+            os.set_blocking(full, True)
+            p = subprocess.Popen([LOCKSTEP, "generate", "--prompt", "In the", "--status-file", path], env=ENV,
+                                 stdin=subprocess.DEVNULL, stdout=full, stderr=subprocess.PIPE, text=True)
+            time.sleep(2)
+            p.terminate()
+            _, err = p.communicate(timeout=20)
+            os.close(unread)
+            os.close(full)
+            self.assertEqual(p.returncode, 130, err)
+            self.assertEqual(len(blame(err)), 1, err)
+            self.assertIn("did not come to an end in time", blame(err)[0])
+            with open(path, encoding="utf-8") as f:
+                status = json.load(f)
+            self.assertEqual((status["kind"], status["rank"]), ("interrupted", 0))
 
     def test_replaces_nothing_but_files(self):
         with tempfile.TemporaryDirectory() as folder:
