@@ -22,6 +22,7 @@ struct server {
     uint64_t seq;                   /* of the request being handled */
     double timeout_s;
     double progress_last;
+    bool total_told; /* of the load: how much it is, which is worth a notice at once */
     double poll_last;
     bool called_off;      /* the leader has given up the request that this rank is in */
     double patience_s;    /* until the leader speaks: INFINITY, but after a missed deadline */
@@ -132,10 +133,12 @@ static bool report_progress(void *user, uint64_t bytes_done, uint64_t bytes_tota
     struct server *s = user;
     struct error ignored;
     double now = clock_now();
-    if (now - s->progress_last < every_s || !transport_is_flushed(s->t)) {
+    bool news = bytes_total > 0 && !s->total_told;
+    if ((now - s->progress_last < every_s && !news) || !transport_is_flushed(s->t)) {
         return true;
     }
     s->progress_last = now;
+    s->total_told = s->total_told || news;
     struct message m = {.type = MESSAGE_PROGRESS, .seq = s->seq};
     m.progress = (struct message_progress){bytes_done, bytes_total};
     if (!send_message(s, &s->notice, &m, &ignored)) {
@@ -214,6 +217,7 @@ static bool serve_request(struct server *s, const struct frame *f, bool *done, s
         message_decode(&s->requests, f->data, f->size, SIDE_REQUEST, &request, &failure);
     s->seq = request.seq;
     s->called_off = false;
+    s->total_told = false;
     if (!understood && failure.kind == ERROR_MEMORY && request.type == MESSAGE_COUNT) {
         return tell_unread_step(s, &failure, err);
     }
