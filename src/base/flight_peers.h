@@ -28,7 +28,7 @@ void flight_map(const struct flight_address *a);
 /* A rank's record: this process's own, a mapped one, or NULL. Any thread, from then on. */
 const struct flight *flight_of_rank(int rank);
 
-/* True where a neighbour has said why the run ends. */
+/* True where a neighbour has said why the run ends, or has come to its good end. */
 bool flight_neighbour_has_said(void);
 
 /* How the kernel sees a rank of this host whose record is mapped: 'R' running, 'S' waiting, 'D' in

@@ -14,6 +14,7 @@
 #include "leader/replay.h"
 #include "rpc/exchange.h"
 #include "rpc/message_compare.h"
+#include "text/utf8.h"
 
 enum { OWN_OPTIONS = 4, MAX_SHOWN = 20 };
 
@@ -93,7 +94,6 @@ struct replay {
     uint64_t n_different;
     int world;
     struct shown build;
-    bool cut;
     bool progress;
     double last_progress;
 };
@@ -241,11 +241,20 @@ static json_t *tally_json(const struct tally *t) {
                      "recorded_s", t->recorded_s, "now_s", t->now_s);
 }
 
+static bool is_cut(const struct replay *r) {
+    return trace_reader_is_cut(exchange_reader_trace(r->reader));
+}
+
+/* What a trace has, as far as it is UTF-8. */
+static json_t *words(const char *text) {
+    return json_stringn(text, utf8_valid_prefix(text, strlen(text)));
+}
+
 static json_t *difference_json(const struct difference *d) {
-    return json_pack("{s:I, s:s, s:i, s:s, s:s, s:s, s:s}", "number", (json_int_t)d->number,
+    return json_pack("{s:I, s:s, s:i, s:s, s:s, s:o, s:o}", "number", (json_int_t)d->number,
                      "request", message_name(d->request), "rank", d->rank, "reply",
-                     message_name(d->request + 1), "field", d->d.field, "recorded", d->d.recorded,
-                     "now", d->d.now);
+                     message_name(d->request + 1), "field", d->d.field, "recorded",
+                     words(d->d.recorded), "now", words(d->d.now));
 }
 
 static bool print_json(const struct replay *r, bool whole, struct error *err) {
@@ -259,10 +268,10 @@ static bool print_json(const struct replay *r, bool whole, struct error *err) {
     for (uint64_t i = 0; i < r->n_different && i < MAX_SHOWN; i++) {
         json_array_append_new(list, difference_json(&r->shown[i]));
     }
-    return stdio_print_json(json_pack("{s:b, s:b, s:b, s:i, s:s, s:o, s:I, s:o}", "ok",
-                                      whole && r->n_different == 0, "whole", whole, "cut", r->cut,
-                                      "world", r->world, "build", r->build.text, "requests",
-                                      requests, "different", (json_int_t)r->n_different,
+    return stdio_print_json(json_pack("{s:b, s:b, s:b, s:i, s:o, s:o, s:I, s:o}", "ok",
+                                      whole && r->n_different == 0, "whole", whole, "cut",
+                                      is_cut(r), "world", r->world, "build", words(r->build.text),
+                                      "requests", requests, "different", (json_int_t)r->n_different,
                                       "differences", list),
                             JSON_INDENT(2), err);
 }
@@ -293,12 +302,11 @@ static bool check_world(const struct replay *r, int now, struct error *err) {
 }
 
 static bool report(struct replay *r, bool whole, struct error *err) {
-    r->cut = trace_reader_is_cut(exchange_reader_trace(r->reader));
     stdio_may_wait();
     if (r->progress) {
         fprintf(stderr, "\r\033[K");
     }
-    if (r->cut) {
+    if (is_cut(r)) {
         log_warn("%s: its last entry is cut off", show_path(r->options->file).text);
     }
     if (r->options->json) {

@@ -273,11 +273,9 @@ static bool lead_pool(const struct pool_options *options, const char *trace, lau
 
 /* A rank that rank 0 does not answer names who is at fault itself: as a rule rank 0. */
 static bool blame(struct error *err) {
-    struct flight_owner owner;
     error_at_rank(err, launch.rank);
-    const struct flight *f = flight_of_rank(err->rank);
-    if (err->rank != launch.rank && f && flight_read_owner(f, &owner)) {
-        status_set_place(err->rank, owner.host, owner.device);
+    if (err->rank != launch.rank) {
+        vigil_note_place(err->rank);
     }
     dump_flight(err);
     return false;

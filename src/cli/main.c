@@ -112,9 +112,9 @@ static int end_of_output(void) {
     return error_exit_code(err.kind);
 }
 
-/* For a rank that speaks before this one: one line is enough. And for the vigil, which knows sooner
- * or later that a rank is lost, while MPI only says that a connection is. */
-static const double others_first_s = 0.3, vigil_first_s = 0.5;
+/* For the vigil, which knows sooner or later that a rank is lost, while MPI only says that a
+ * connection is. */
+static const double vigil_first_s = 0.5;
 
 /* What mpirun leaves its ranks between TERM and KILL, and some more. */
 static const double killed_s = 2;
@@ -163,11 +163,11 @@ static int run_command(const struct command *command, int argc, char **argv) {
     bool speaks = launch_is_up() || launch_env_is_leader();
     leave_it_to_others(ok, &err);
     bool ends_all = !ok && launch_is_up() && !launch_is_clean();
-    if (!ok && launch_is_up() && !vigil_is_first()) {
-        if (ends_all) {
-            vigil_pass_on(&err);
-        }
-        clock_sleep(others_first_s);
+    if (ends_all && !vigil_is_first()) {
+        vigil_pass_on(&err);
+    }
+    if (!ok) {
+        vigil_let_others_first();
     }
     bool says = !ok && speaks && !vigil_has_been_said();
     bool is_leader = launch_is_up() ? launch_rank() == 0 : launch_env_is_leader();

@@ -71,7 +71,7 @@ static bool can_speak(int rank) {
 }
 
 /* The lowest rank of this host that can still speak does. */
-bool vigil_is_speaker(void) {
+static bool is_speaker(void) {
     int r = 0;
     while (r < vigil.rank && !can_speak(r)) {
         r++;
@@ -115,7 +115,7 @@ static bool find(int suspect, struct error *err) {
     return found;
 }
 
-static void note_place(int rank) {
+void vigil_note_place(int rank) {
     struct flight_owner owner;
     const struct flight *f = flight_of_rank(rank);
     if (f && flight_read_owner(f, &owner)) {
@@ -185,7 +185,7 @@ static void end(int rank, enum error_kind kind, int said) {
                   kind == ERROR_RANK_LOST ? "its process has ended" : "hang: it stands still");
         error_at_rank(&err, rank);
     }
-    note_place(err.rank);
+    vigil_note_place(err.rank);
     end_with(&err, said > 0 ? said : error_exit_code(err.kind));
 }
 
@@ -214,7 +214,7 @@ static void look_at_still(double now, double passed_s) {
             uint64_t pulse = flight_read_pulse(f);
             char state = pulse == s->pulse ? flight_process_state(r) : 0;
             double still_s = stillness_look(s, pulse, state, now, passed_s);
-            if (still_s > 0 && still_s >= deadline(r) && vigil_is_speaker()) {
+            if (still_s > 0 && still_s >= deadline(r) && is_speaker()) {
                 end(r, ERROR_DEADLINE, 0);
             }
         }
@@ -324,6 +324,15 @@ static void say_lost_in_init(int lost) {
     say(&err);
 }
 
+static void leave_init(bool says, int lost, int code) {
+    end_limit(END_LIMIT_S, code);
+    if (says) {
+        say_lost_in_init(lost);
+    }
+    clock_sleep(0.1); /* so that the speaker's line is out */
+    _exit(code);
+}
+
 void vigil_look_at_siblings(void) {
     int lost;
     if (atomic_load(&vigil.begun)) {
@@ -333,12 +342,7 @@ void vigil_look_at_siblings(void) {
     if (lost < 0) {
         return;
     }
-    end_limit(END_LIMIT_S, error_exit_code(ERROR_RANK_LOST));
-    if (first) {
-        say_lost_in_init(lost);
-    }
-    clock_sleep(0.1); /* so that the speaker's line is out */
-    _exit(error_exit_code(ERROR_RANK_LOST));
+    leave_init(first, lost, error_exit_code(ERROR_RANK_LOST));
 }
 
 void vigil_end_in_init(bool told) {
@@ -349,12 +353,7 @@ void vigil_end_in_init(bool told) {
     bool first = siblings_is_first(&lost) && !told;
     int code = !first ? 1 /* srun's own is the highest of all, and shall be that of who speaks */
                       : error_exit_code(lost >= 0 ? ERROR_RANK_LOST : ERROR_INTERRUPTED);
-    end_limit(END_LIMIT_S, code);
-    if (first) {
-        say_lost_in_init(lost);
-    }
-    clock_sleep(0.1);
-    _exit(code);
+    leave_init(first, lost, code);
 }
 
 void vigil_say_ended(void) {
@@ -373,10 +372,14 @@ void vigil_say_ended(void) {
     }
 }
 
-bool vigil_may_say(void) {
+void vigil_let_others_first(void) {
     if (atomic_load(&vigil.begun) && !vigil_is_first()) {
         clock_sleep(others_first_s);
     }
+}
+
+bool vigil_may_say(void) {
+    vigil_let_others_first();
     return !vigil_has_been_said() && status_claim();
 }
 

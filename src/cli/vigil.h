@@ -28,14 +28,15 @@ void vigil_end_in_init(bool told);
  * may know better, and the command does not say so itself at once, rank 0 says that. */
 void vigil_say_ended(void);
 
-/* Of the ranks of this host that can speak this is the lowest. */
-bool vigil_is_speaker(void);
-
-/* And of all that are known to live: what ends the job is this one's to say. */
+/* Of all ranks that are known to live and can speak this is the lowest: what ends the job is this
+ * one's to say. */
 bool vigil_is_first(void);
 
 /* Another rank has said why the run ends, or has come to its good end. */
 bool vigil_has_been_said(void);
+
+/* Where another rank is first, a moment for it to say why the run ends: one line is enough. */
+void vigil_let_others_first(void);
 
 /* Whether to say why this process ends is this thread's: not where another rank has said it, who
  * gets a moment to, or another thread. */
@@ -47,6 +48,9 @@ void vigil_note_said(const struct error *err, bool ends_all);
 
 /* The job ends for this reason, which the first one shall say. */
 void vigil_pass_on(const struct error *err);
+
+/* For the line: where a rank of this host is, by its record. */
+void vigil_note_place(int rank);
 
 /* Whether a rank is lost, and which; from any thread. In a moment this process ends. */
 bool vigil_lost(struct error *out);

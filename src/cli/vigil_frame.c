@@ -5,6 +5,8 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "format/show.h"
+
 static const uint64_t magic = 0x316c696769766c6c; /* "llvigil1", to hosts of one byte order */
 
 struct vigil_frame vigil_frame_make(uint64_t token, enum vigil_word word, const char *host,
@@ -21,13 +23,10 @@ struct vigil_frame vigil_frame_make(uint64_t token, enum vigil_word word, const 
     return f;
 }
 
-/* It goes to a terminal: without control characters, those of C1 in UTF-8 among them. */
+/* It goes to a terminal. */
 static void make_fit(char *text, size_t size) {
     text[size - 1] = 0;
-    for (unsigned char *c = (unsigned char *)text; *c; c++) {
-        bool c1 = c[0] == 0xc2 && c[1] >= 0x80 && c[1] < 0xa0;
-        *c = (*c < ' ' || *c == 127 || c1) ? '?' : *c;
-    }
+    show_in_place(text);
 }
 
 bool vigil_frame_check(struct vigil_frame *f, uint64_t token, int world) {

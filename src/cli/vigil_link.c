@@ -4,7 +4,6 @@
 #include <linux/sockios.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -62,7 +61,7 @@ static struct {
     struct stranger *strangers; /* owns [n_stranger] */
     int n_stranger;
     double alive; /* when this rank last said so */
-    bool deaf;    /* until then the listener is not looked at */
+    bool deaf;    /* no descriptors were left: the listener is not looked at until the next ALIVE */
     bool heard, said;
     struct error why; /* heard */
 } links = {.lock = PTHREAD_MUTEX_INITIALIZER, .listener = -1, .epoll = -1};
@@ -116,7 +115,9 @@ static void try_next(struct peer *p) {
 /* Its process has ended, or else somebody between has cut the links. A port without a process
  * refuses at once. */
 static void doubt(struct peer *p) {
-    enter(p, p->doubts++ < DOUBTS ? LINK_DOUBTED : LINK_AWAITED);
+    /* One that could not listen has no port that could be asked. */
+    bool asks = p->address.port && p->doubts++ < DOUBTS;
+    enter(p, asks ? LINK_DOUBTED : LINK_AWAITED);
     if (p->state == LINK_DOUBTED && !start_connect(p, 0)) {
         bool refused = errno == ECONNREFUSED;
         drop(p);
@@ -423,7 +424,7 @@ void vigil_link_turn(double passed_s) {
 /* ---- what is known ---- */
 
 static bool is_missed(const struct peer *p) {
-    return p->known && p->state != LINK_ENDED && p->state != LINK_LEFT && p->state != LINK_NONE;
+    return p->known && p->state != LINK_ENDED && p->state != LINK_LEFT;
 }
 
 int vigil_link_ended(void) {

@@ -122,7 +122,8 @@ struct device_ops {
     bool (*download)(struct device *, void *dst, const void *src, size_t bytes, struct error *);
     /* Waits until everything enqueued is done. */
     bool (*sync)(struct device *, struct error *);
-    /* Bytes this device could still allocate. */
+    /* Bytes that all ranks on this device may still take together. NULL on the host, whose limits
+     * host_limits_read tells. */
     size_t (*memory_free)(struct device *);
 
     /* ---- packed matrices ---- */

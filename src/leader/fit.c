@@ -74,17 +74,26 @@ uint64_t fit_part(const struct fit_rank *ranks, int world, int rank) {
     return part;
 }
 
+/* What a rank of a world would need. False: there is nothing for it. */
+static bool needs_of(const struct model_needs *needs, const struct footprint_params *sizes,
+                     int world, int rank, struct footprint *out) {
+    struct shard_dims dims = footprint_dims(&needs->config);
+    struct shard s;
+    bool ok = shard_compute(&s, &dims, world, rank, NULL);
+    if (ok) {
+        *out = footprint_of_shard(&needs->config, &s, sizes);
+    }
+    return ok;
+}
+
 /* ---- what would fit ---- */
 
 static bool fits_with(const struct model_needs *needs, const struct footprint_params *sizes,
                       struct fit_rank *ranks, int world) {
-    struct shard_dims dims = footprint_dims(&needs->config);
-    struct shard s;
     for (int r = 0; r < world; r++) {
-        if (!shard_compute(&s, &dims, world, r, NULL)) {
+        if (!needs_of(needs, sizes, world, r, &ranks[r].needs)) {
             return false;
         }
-        ranks[r].needs = footprint_of_shard(&needs->config, &s, sizes);
     }
     return fit_holds(ranks, world, FIT_SHARE, NULL);
 }
@@ -138,7 +147,6 @@ int64_t fit_blocks(const struct model_needs *needs, struct fit_rank *ranks, int 
 
 /* The smallest world above this one whose ranks fit, each with as little as one has here. */
 static int larger_world(const struct model_needs *needs, const struct fit_rank *ranks, int world) {
-    struct shard_dims dims = footprint_dims(&needs->config);
     uint64_t part = UINT64_MAX;
     for (int r = 0; r < world; r++) {
         part = least(part, fit_part(ranks, world, r));
@@ -146,13 +154,9 @@ static int larger_world(const struct model_needs *needs, const struct fit_rank *
     for (int n = world + 1; n <= needs->config.n_head; n++) {
         bool fits = true;
         for (int r = 0; fits && r < n; r++) {
-            struct shard s;
-            struct footprint f = {0};
-            fits = shard_compute(&s, &dims, n, r, NULL);
-            if (fits) {
-                f = footprint_of_shard(&needs->config, &s, &needs->sizes);
-            }
-            fits = fits && (double)footprint_total(&f) <= FIT_SHARE * (double)part;
+            struct footprint f;
+            fits = needs_of(needs, &needs->sizes, n, r, &f) &&
+                   (double)footprint_total(&f) <= FIT_SHARE * (double)part;
         }
         if (fits) {
             return n;

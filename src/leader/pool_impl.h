@@ -1,4 +1,4 @@
-/* What pool.c and pool_requests.c share. */
+/* What the files of the pool share: pool*.c and replay.c. */
 #pragma once
 
 #include "leader/fit.h"
@@ -52,7 +52,7 @@ struct pool {
     int mute;             /* the first rank that did not answer the last request; -1: none */
     struct error trouble; /* the one heard during the request under way; kind NONE: none */
     bool stuck;           /* a send never ended: MPI may still read the buffers */
-    bool astray;          /* a step failed on its way: the ranks may be anywhere in it */
+    bool astray;          /* a request failed on its way: the ranks may be anywhere */
     double last_poll;
     char isa[32];
     char device[8];        /* "cuda" or "host" */

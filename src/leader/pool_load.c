@@ -2,11 +2,9 @@
 #include "leader/pool_impl.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "format/show.h"
-#include "leader/fit.h"
 
 static bool make_load(struct message *m, const struct model_params *params, struct error *err) {
     *m = (struct message){.type = MESSAGE_LOAD};

@@ -207,8 +207,8 @@ static void take_results(struct scheduler *s) {
     }
 }
 
-/* The step that they are in could not even begin. Returns true. */
-static bool fail_parts(struct scheduler *s, const struct error *why) {
+/* The step that they are in could not even begin. */
+static void fail_parts(struct scheduler *s, const struct error *why) {
     s->stepping = true;
     for (int i = 0; i < s->n_running; i++) {
         if (s->running[i]->n_tok > 0 && !s->running[i]->over) {
@@ -217,7 +217,6 @@ static bool fail_parts(struct scheduler *s, const struct error *why) {
     }
     s->stepping = false;
     sweep(s);
-    return true;
 }
 
 bool scheduler_step(struct scheduler *s, struct error *err) {
@@ -228,7 +227,11 @@ bool scheduler_step(struct scheduler *s, struct error *err) {
     }
     double begun = clock_now(), sent = engine_send_seconds(s->engine);
     if (!engine_step(s->engine, s->parts, n, s->results, err)) {
-        return engine_is_usable(s->engine) && fail_parts(s, err);
+        if (!engine_is_usable(s->engine)) {
+            return false;
+        }
+        fail_parts(s, err);
+        return true;
     }
     double step = clock_now() - begun - (engine_send_seconds(s->engine) - sent);
     s->stepping = true;

@@ -90,9 +90,9 @@ static uint64_t block_bytes(const struct model_config *c, const struct shard *s,
     return mul(mul(2, bytes), (uint64_t)c->n_layer);
 }
 
-static int64_t widest_input(const struct model_config *c, const struct shard *s) {
-    int64_t heads = (int64_t)s->heads.count * c->head_dim, mlp = s->mlp.count;
-    int64_t widest = heads > mlp ? heads : mlp;
+int footprint_widest_input(const struct model_config *c, const struct shard *s) {
+    int heads = s->heads.count * c->head_dim, mlp = s->mlp.count;
+    int widest = heads > mlp ? heads : mlp;
     return widest > c->hidden ? widest : c->hidden;
 }
 
@@ -109,7 +109,7 @@ static uint64_t buffers(const struct model_config *c, const struct shard *s,
     /* Per row of logits: the residual, this rank's logits, and on the leader everybody's. */
     int64_t logits = c->hidden + s->vocab.count + (s->rank == 0 ? c->vocab : 0);
     /* A linear's input as the host packs it. */
-    int64_t packed = p->one_sum ? 0 : widest_input(c, s);
+    int64_t packed = p->one_sum ? 0 : footprint_widest_input(c, s);
     uint64_t floats = mul((uint64_t)p->max_tok, (uint64_t)(wide + packed));
     floats = add(floats, mul((uint64_t)p->max_logits, (uint64_t)logits));
     floats = add(floats, mul((uint64_t)p->ctx, (uint64_t)c->head_dim));

@@ -41,4 +41,7 @@ struct shard_dims footprint_dims(const struct model_config *c);
 struct footprint footprint_of_shard(const struct model_config *c, const struct shard *shard,
                                     const struct footprint_params *params);
 
+/* The most columns that a linear of this rank takes. */
+int footprint_widest_input(const struct model_config *c, const struct shard *shard);
+
 uint64_t footprint_total(const struct footprint *f);

@@ -3,7 +3,6 @@
 #include <math.h>
 #include <string.h>
 
-#include "model/logprob.h"
 #include "model/model_impl.h"
 
 /* From how many ranks' logits are not finite, and one of these. */

@@ -83,10 +83,6 @@ static bool rope_init(struct model *m, struct error *err) {
     return ok;
 }
 
-static int larger(int a, int b) {
-    return a > b ? a : b;
-}
-
 static struct batch_limits batch_limits(const struct model *m) {
     const struct shard *s = &m->nn.shard;
     const struct model_config *c = &m->config;
@@ -95,7 +91,7 @@ static struct batch_limits batch_limits(const struct model *m) {
         .max_tok = max_tok,
         .max_seq = max_tok < STEP_MAX_SEQS ? max_tok : STEP_MAX_SEQS,
         .max_ctx = m->params.ctx,
-        .max_cols = larger(c->hidden, larger(s->heads.count * c->head_dim, s->mlp.count)),
+        .max_cols = footprint_widest_input(c, s),
         .max_leaves = c->n_head,
         .max_candidates = STEP_MAX_CANDIDATES,
         .attention = model_attention_shape(m),

@@ -31,16 +31,16 @@ struct model_progress {
     void *user;
 };
 
-/* What model_load would allocate on this rank, and what it takes to tell the same of any other rank
- * of any world with such a device (footprint_of_shard). */
+/* Also what it takes to tell the same of any other rank of any world with such a device
+ * (footprint_of_shard). */
 struct model_needs {
     struct footprint own;
     struct model_config config;
     struct footprint_params sizes;
 };
 
-/* And the model's fingerprint, where `print` is not NULL. Reads what that takes, and allocates
- * nothing. Errors: those of model_load. */
+/* What model_load would allocate on this rank, and the model's fingerprint, where `print` is not
+ * NULL. Reads what that takes, and allocates nothing. Errors: those of model_load. */
 bool model_measure(const struct model_params *params, struct device *device, struct comm *comm,
                    const struct model_progress *progress, struct model_needs *out,
                    struct fingerprint *print, struct error *err);

@@ -139,7 +139,7 @@ struct message_load {
     int32_t ctx;
     int32_t n_block;
     int32_t max_tok;
-    int32_t measure; /* 1: only answers what it would take, and whether it fits */
+    int32_t measure; /* 1: only answers what it would take, what is free, and the fingerprint */
     int32_t file;    /* 0: the fingerprint is of all files of weights; else of this one alone */
 };
 

@@ -31,7 +31,7 @@ void entry_explain(enum refusal why, struct api_error *out) {
                refusals[why].code, NULL, "%s", refusals[why].words);
 }
 
-static const char *header(struct MHD_Connection *c, const char *name) {
+const char *entry_header(struct MHD_Connection *c, const char *name) {
     return MHD_lookup_connection_value(c, MHD_HEADER_KIND, name);
 }
 
@@ -41,8 +41,9 @@ static bool judge_origin(struct entry *out, const struct http_options *options, 
                          struct MHD_Connection *c, const char *method) {
     const char *allowed = options->cors_origin;
     bool open = !options->api_key;
-    enum origin origin = origin_of(header(c, MHD_HTTP_HEADER_ORIGIN),
-                                   header(c, MHD_HTTP_HEADER_HOST), allowed, open && loopback);
+    enum origin origin =
+        origin_of(entry_header(c, MHD_HTTP_HEADER_ORIGIN), entry_header(c, MHD_HTTP_HEADER_HOST),
+                  allowed, open && loopback);
     out->cors_varies = allowed && strcmp(allowed, "*") != 0;
     out->cors = allowed && (!out->cors_varies || origin == ORIGIN_ALLOWED) ? allowed : NULL;
     return !open || origin != ORIGIN_FOREIGN || strcmp(method, "POST") != 0;
@@ -65,7 +66,7 @@ static bool may_enter(const struct http_options *options, struct MHD_Connection 
         strcmp(path, "/openapi.json") == 0) {
         return true;
     }
-    const char *given = header(c, MHD_HTTP_HEADER_AUTHORIZATION);
+    const char *given = entry_header(c, MHD_HTTP_HEADER_AUTHORIZATION);
     return given && strncasecmp(given, bearer, sizeof bearer - 1) == 0 &&
            same_key(given + sizeof bearer - 1, options->api_key);
 }
@@ -95,12 +96,12 @@ static bool is_unclear(struct MHD_Connection *c, const char *version) {
 }
 
 static bool is_encoded(struct MHD_Connection *c) {
-    const char *codes = header(c, MHD_HTTP_HEADER_CONTENT_ENCODING);
+    const char *codes = entry_header(c, MHD_HTTP_HEADER_CONTENT_ENCODING);
     return codes && *codes && strcasecmp(codes, "identity") != 0;
 }
 
 static bool is_too_long(struct MHD_Connection *c) {
-    const char *length = header(c, MHD_HTTP_HEADER_CONTENT_LENGTH);
+    const char *length = entry_header(c, MHD_HTTP_HEADER_CONTENT_LENGTH);
     return length && strtoull(length, NULL, 10) > ENTRY_MAX_BODY;
 }
 

@@ -31,4 +31,7 @@ void entry_judge(struct entry *out, const struct http_options *options, bool loo
                  struct MHD_Connection *c, const char *method, const char *path,
                  const char *version);
 
+/* A header's value; NULL: there is none. */
+const char *entry_header(struct MHD_Connection *c, const char *name);
+
 void entry_explain(enum refusal why, struct api_error *out);

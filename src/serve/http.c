@@ -38,6 +38,7 @@ struct http {
     bool loopback; /* nobody reaches it from another machine */
     atomic_int n_exchange;
     struct connections connections;
+    double expired; /* when they were last looked at: the main thread's */
 };
 
 /* One request of a connection, from its first line to its last byte. */
@@ -175,18 +176,14 @@ static enum MHD_Result send_job(struct MHD_Connection *c, struct exchange *x) {
 
 /* ---- requests ---- */
 
-static const char *header(struct MHD_Connection *c, const char *name) {
-    return MHD_lookup_connection_value(c, MHD_HEADER_KIND, name);
-}
-
 /* A browser asks beforehand whether its page may; keys do not come with that. */
 static bool is_preflight(const struct http *h, struct MHD_Connection *c, const struct exchange *x) {
     return h->options.cors_origin && strcmp(x->method, "OPTIONS") == 0 &&
-           header(c, MHD_HTTP_HEADER_ACCESS_CONTROL_REQUEST_METHOD);
+           entry_header(c, MHD_HTTP_HEADER_ACCESS_CONTROL_REQUEST_METHOD);
 }
 
 static enum MHD_Result send_preflight(struct MHD_Connection *c, struct exchange *x) {
-    const char *wanted = header(c, MHD_HTTP_HEADER_ACCESS_CONTROL_REQUEST_HEADERS);
+    const char *wanted = entry_header(c, MHD_HTTP_HEADER_ACCESS_CONTROL_REQUEST_HEADERS);
     if (!x->entry.cors) {
         return send_refusal(c, x, FOREIGN);
     }
@@ -274,7 +271,7 @@ static enum MHD_Result begin(struct http *h, struct MHD_Connection *c, const cha
     connections_note(of, CONNECTION_READING);
     /* Who waits for leave to send the body does not get it; and nothing is read after a head that
      * somebody on the way may have read otherwise. */
-    bool waits = header(c, MHD_HTTP_HEADER_EXPECT) != NULL;
+    bool waits = entry_header(c, MHD_HTTP_HEADER_EXPECT) != NULL;
     return x->entry.refusal == UNCLEAR || (x->entry.refusal && waits)
                ? send_refusal(c, x, x->entry.refusal)
                : MHD_YES;
@@ -499,7 +496,12 @@ bool http_is_busy(const struct http *h) {
 }
 
 void http_expire(struct http *h) {
-    connections_expire(&h->connections, clock_now());
+    static const double every_s = 1;
+    double now = clock_now();
+    if (now - h->expired >= every_s) {
+        h->expired = now;
+        connections_expire(&h->connections, now);
+    }
 }
 
 void http_quiesce(struct http *h) {

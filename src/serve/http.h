@@ -44,7 +44,8 @@ int http_port(const struct http *h);
 /* Somebody's request is not read, or its answer not written, to its last byte. */
 bool http_is_busy(const struct http *h);
 
-/* Ends connections that take too long to say what they want. Call it every few seconds. */
+/* Ends connections that take too long to say what they want. Call it every few
+ * seconds; more often costs nothing, for it looks once a second. */
 void http_expire(struct http *h);
 
 /* Takes no new connections. */

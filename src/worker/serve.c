@@ -297,11 +297,12 @@ static void blame_leader(struct error *err) {
 bool worker_serve(struct worker *w, struct transport *t, struct error *err) {
     struct server s = {.worker = w, .t = t, .timeout_s = 60, .patience_s = (double)INFINITY};
     struct model_progress progress = {.report = report_progress, .user = &s};
-    bool done = false, ok = true;
+    bool done = false;
     worker_set_poll(w, poll_notices, &s);
     worker_set_progress(w, &progress);
     /* Where memory is short, there is room to say so. */
-    ok = buffer_reserve(&s.frame, REPLY_BYTES, err) && buffer_reserve(&s.notice, REPLY_BYTES, err);
+    bool ok =
+        buffer_reserve(&s.frame, REPLY_BYTES, err) && buffer_reserve(&s.notice, REPLY_BYTES, err);
     while (ok && !done) {
         struct frame f;
         ok = transport_receive(t, 0, TRANSPORT_ANY_SIDE, s.patience_s, &f, err);

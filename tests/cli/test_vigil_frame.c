@@ -99,6 +99,10 @@ static void texts_are_made_fit(void **state) {
     vigil_frame_error(&f, &err);
     assert_int_equal(err.kind, ERROR_INTERNAL);
     assert_int_equal(strspn(err.message, "?"), sizeof f.message - 1);
+    strcpy(f.host, "a\xc2\x9b"
+                   "b\xc3\xa9"); /* CSI, and a letter */
+    assert_true(vigil_frame_check(&f, token, WORLD));
+    assert_string_equal(f.host, "a?b\xc3\xa9");
 }
 
 static void an_end_has_a_reason(void **state) {

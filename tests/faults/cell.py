@@ -28,6 +28,7 @@ FLAP_S, FLAP_TIMEOUT = 3, 15  # TCP sends again at 3.0 s and then at 6.2 s
 # host's daemon, which has just sent something, takes until the kernel gives up.
 CUT_TIMEOUT, GIVE_UP_S = 10, 25
 DRAIN_S = 25 + 5  # --drain-timeout is 25
+EXIT_INTERRUPTED = 130
 STREAMS = 8
 DEMO = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../models/kjv-qwen3-3m")
 # A load begins after two looks at the demo model, each of 43 reads: the header's two, 25 vectors, 16 blocks.
@@ -265,6 +266,8 @@ class Run:
         if cell.phase == "start-up":
             del want["rank"], want["host"]
             if self.launcher.host(cell.rank) != self.launcher.host(0) and status.get("kind") == "interrupted":
+                if status.get("exit_code") != EXIT_INTERRUPTED:
+                    self.complain(f"status file says {status}")
                 return  # in there another host's rank is known to the launcher alone
         wrong = {k: status.get(k) for k, v in want.items() if status.get(k) != v}
         if status.get("kind") not in self.kinds(event):
@@ -434,8 +437,10 @@ class Run:
         self.wait_end(DRAIN_S if serving else DEATH_S)
         if serving and self.job.process.poll() != 0:
             self.complain(f"exit code {self.job.process.poll()}, not 0")
-        if self.job.blame() and self.cell.phase != "start-up":  # where it looks like a rank's death on another host
-            self.complain("cancelled, with blame")
+        for rank, _, kind in (b[:3] for b in self.job.blame()):
+            far = self.launcher.host(int(rank)) != self.launcher.host(0)  # whose end looks like a death in there
+            if self.cell.phase != "start-up" or not (kind == "interrupted" or far):
+                self.complain("cancelled, with blame")
         for i, s in enumerate(self.streams):
             s.join(2)
             if s.is_alive() or "[DONE]" not in s.events() and '"abort"' not in s.body:

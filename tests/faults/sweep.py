@@ -35,7 +35,7 @@ class Sweep:
         self.root = tempfile.mkdtemp(prefix="lockstep-sweep.")
         shutil.copytree(TINY, os.path.join(self.root, "tiny"))
         self.job, self.failures, self.counts = None, 0, {}
-        self.started = 0
+        self.started = self.hits = 0
 
     def close(self):
         if self.job:
@@ -86,6 +86,7 @@ class Sweep:
                     self.job.process.poll() is None:
                 time.sleep(0.002)
         places = re.findall("failed (.*)", self.said(rank))
+        self.hits += len(places) > self.before
         return places[-1] if len(places) > self.before else None
 
     def count(self, rank, work):
@@ -188,6 +189,8 @@ def main(lockstep, mpirun, inject, what="quick"):
             n_request = {"quick": 10, "full": 100}[what]
             loads = sweep.sweep_load(rank, n_load)
             requests = sweep.sweep_request(rank, n_request)
+            if not loads or (rank == 0 and not requests) or not sweep.hits:
+                sweep.complain("all", rank, 0, None, "nothing was counted, or nothing failed: this tests nothing")
             print(f"rank {rank}: {min(n_load, loads)} of the {loads} allocations of a load, "
                   f"{min(n_request, requests)} of the {requests} of two requests", flush=True)
     finally:

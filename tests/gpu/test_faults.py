@@ -31,6 +31,7 @@ FAULTS = {
     "kernel 719": ("launch", 50, "fault719", 3, ["device_failed: step: ",
                                                 "unspecified launch failure"]),
     "kernel 700": ("launch", 60, "fault700", 3, ["device_failed: step: ", "illegal memory access"]),
+    # launches of a first step, before they are recorded
     "kernel that never ends": ("launch", 55, "hang", 4, ["deadline: step: ", "within 3 s"]),
     "init refused": ("ncclCommInitRankConfig", 1, "error", 3, ["nccl_init_failed: init: ",
                                                               "simulated failure"]),

@@ -31,6 +31,20 @@ static void assert_lacks(const struct fit_rank *ranks, int first, int n_rank, ui
     assert_int_equal(lack.needs.weights, (uint64_t)n_rank * GIB / 2);
 }
 
+/* Sums that are too large to be told are too large to fit. */
+static void sums_saturate(void **state) {
+    (void)state;
+    struct fit_rank ranks[WORLD];
+    set_up(ranks);
+    ranks[0].all = ranks[1].all = 1ull << 60;
+    ranks[0].needs.kv = ranks[1].needs.kv = NONE / 2;
+    assert_false(fit_holds(ranks, WORLD, 1, NULL));
+    ranks[0].needs.kv = ranks[1].needs.kv = GIB;
+    assert_true(fit_holds(ranks, WORLD, 1, NULL));
+    ranks[0].needs.weights = NONE;
+    assert_false(fit_holds(ranks, WORLD, 1, NULL));
+}
+
 static void a_limit_of_one_rank(void **state) {
     (void)state;
     struct fit_rank ranks[WORLD];
@@ -200,6 +214,7 @@ static void the_cache_is_cut_to_what_fits(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(sums_saturate),
         cmocka_unit_test(a_limit_of_one_rank),
         cmocka_unit_test(ranks_of_a_host_share_its_memory),
         cmocka_unit_test(groups_are_those_of_a_host),

@@ -47,7 +47,7 @@ def chunked(*chunks):
 SMALL = json.dumps(completion(tokens=1)).encode()
 HIDDEN = head("Connection: close", method="GET", path="/v1/models/hidden")     # of a request in another
 
-# What is not HTTP, or not clear: (what, bytes, status; None: the client goes away, why in our own words or None where
+# What is not HTTP, or not clear: (what, bytes, status; None: 4xx or nothing, why in our own words or None where
 # libmicrohttpd answers by itself)
 MESSAGES = (
     ("nothing", b"", None, None),
@@ -294,8 +294,12 @@ class Clients(unittest.TestCase):
 
     def check(self, name, data, status, words):
         with self.subTest(name):
-            if status is None:      # it waits for more, and does not get it
-                Peer(self.server.port, data).close()
+            if status is None:      # it may wait for more, and does not get it
+                peer = Peer(self.server.port, data)
+                peer.half_close()
+                peer.socket.settimeout(0.1)
+                answer = peer.read()
+                self.assertTrue(all(400 <= s < 500 for s in statuses(answer)), answer[:2000])
                 return
             answer = self.talk(data)
             self.assertEqual(statuses(answer)[:1], [status], answer[:2000])
@@ -368,14 +372,12 @@ class Clients(unittest.TestCase):
         """Who sends no more may still read a stream."""
         body = completion(tokens=40, ignore_eos=True)
         want = [c["choices"] for c in self.server.stream(PATH, body)]
-        done = self.server.metric("request_success_total")
         peer = Peer(self.server.port, post({**body, "stream": True}))
         peer.half_close()
         answer = peer.read().decode()
         events = [e[6:] for e in re.findall(r"data: [^\r\n]*", answer)]
         self.assertIn("[DONE]", events[-1:], answer)
         self.assertEqual([json.loads(e)["choices"] for e in events[:-1]], want)
-        self.assertGreater(self.server.metric("request_success_total"), done)
 
     def test_half_closed_for_a_whole_reply(self):
         """... but for a whole reply it is taken for gone, and its place is free."""

@@ -166,8 +166,6 @@ bool cuda_matrix_fill(struct device *, struct matrix *, int row, int n_rows, int
 void cuda_matrix_destroy(struct device *, struct matrix *);
 
 /* ---- cuda_batch.c ---- */
-/* Scratch memory for decode steps within the batch's limits. Errors: MEMORY. */
-bool cuda_attention_reserve(struct cuda_device *, struct error *err);
 bool cuda_batch_reserve(struct device *, const struct batch_limits *, struct error *err);
 void cuda_batch_release(struct device *);
 bool cuda_batch_begin(struct device *, const struct device_batch *, struct batch_size *out,
@@ -180,6 +178,8 @@ bool cuda_record_end(struct device *, bool ok, bool *again, struct error *err);
 void cuda_graphs_drop(struct cuda_device *);
 
 /* ---- cuda_ops.c ---- */
+/* Scratch memory for decode steps within the batch's limits. Errors: MEMORY. */
+bool cuda_attention_reserve(struct cuda_device *, struct error *err);
 bool cuda_linear(struct device *, void *y, enum dtype y_dtype, const void *x, size_t x_stride,
                  const struct matrix *w, int n_tok, const struct leaf_plan *plan,
                  struct error *err);

@@ -122,11 +122,6 @@ static bool host_sync(struct device *d, struct error *err) {
     return true;
 }
 
-static size_t host_memory_of_device(struct device *d) {
-    (void)d;
-    return host_memory_available();
-}
-
 static bool host_batch_reserve(struct device *d, const struct batch_limits *limits,
                                struct error *err) {
     struct host_device *h = host_of(d); /* a batch itself is used where it lies */
@@ -184,7 +179,6 @@ static const struct device_ops host_ops = {
     .upload = host_copy,
     .download = host_copy,
     .sync = host_sync,
-    .memory_free = host_memory_of_device,
     .matrix_bytes = host_matrix_bytes,
     .matrix_create = host_matrix_create,
     .matrix_fill = host_matrix_fill,
