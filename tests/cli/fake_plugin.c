@@ -9,6 +9,7 @@
  *   DESCRIBE_ERROR  the GPU is refused
  *   PCI             bus id, equal for all GPUs
  *   NCCL            version code (22809)
+ *   FREE            bytes of the GPU's memory (8 GB)
  *   CREATE_ERROR, ID_ERROR, COMM_ERROR: what fails, with these words
  *   COMM_HANG       the communicator waits until somebody or the deadline ends it
  *   SUM_ERROR       the first sum breaks the communicator
@@ -93,12 +94,25 @@ static const char *fake_nccl_version(void) {
     return text;
 }
 
+static size_t memory_free(struct device *d) {
+    const char *text = setting("FREE");
+    (void)d;
+    return text ? strtoull(text, NULL, 10) : (size_t)8000000000;
+}
+
 static bool fake_device_create(const struct cuda_device_options *o, struct device **out,
                                struct error *err) {
     struct host_options host = {.n_thread = o->n_thread};
     note("fake: device %d %s graphs %d sharers %d timeout %g\n", o->index, o->f32 ? "f32" : "bf16",
          o->graphs, o->n_sharer, o->timeout_s);
-    return !fails("CREATE_ERROR", ERROR_DEVICE, err) && host_device_create(&host, out, err);
+    if (fails("CREATE_ERROR", ERROR_DEVICE, err) || !host_device_create(&host, out, err)) {
+        return false;
+    }
+    static struct device_ops ops;
+    ops = *(*out)->ops;
+    ops.memory_free = memory_free;
+    (*out)->ops = &ops;
+    return true;
 }
 
 static bool fake_unique_id(uint8_t id[COMM_ID_BYTES], struct error *err) {

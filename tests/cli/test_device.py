@@ -237,6 +237,12 @@ class Agreement(Base):
                              on_fake.stderr)
             self.assertEqual(len(fake_lines(on_fake)), 6)
 
+    def test_a_model_that_a_gpu_cannot_hold(self):
+        done = self.refuse(2, [f"rank 1 ({HOST}, cuda:1): no_memory: load: ", "97.7 KiB are free"],
+                           "generate", "--prompt", "x", "--device", "cuda", np=2,
+                           fake={"FREE_1": 100_000})
+        self.assertRegex(done.stderr, r"\n +1  .* 97\.7 KiB  does not fit\n")
+
     def test_which_gpu(self):
         for args, fake, expect in (
                 (["--cuda-devices", "3,1"], {}, ["cuda:3", "cuda:1"]),
