@@ -82,6 +82,48 @@ static void advise_cores(const struct check_report *r, struct notes *notes) {
     }
 }
 
+static bool crosses_nodes(const struct message_hello_ok *h) {
+    return strcmp(h->device, "host") == 0 && h->numa_nodes > 1;
+}
+
+static bool is_on_one_node(const struct message_hello_ok *h) {
+    return strcmp(h->device, "host") == 0 && h->numa_nodes == 1;
+}
+
+/* A rank on the node of rank i although there is one for each; -1: none. */
+static int find_node_mate(const struct check_report *r, int i) {
+    const struct message_hello_ok *a = &r->ranks[i].hello;
+    for (int j = i + 1; is_on_one_node(a) && j < r->world; j++) {
+        const struct message_hello_ok *b = &r->ranks[j].hello;
+        if (is_on_one_node(b) && a->local_size <= a->numa_host && strcmp(a->host, b->host) == 0 &&
+            strcmp(a->numa, b->numa) == 0) {
+            return j;
+        }
+    }
+    return -1;
+}
+
+static void advise_numa(const struct check_report *r, struct notes *notes) {
+    static const char how[] = "one rank for each is faster: mpirun --map-by ppr:1:numa --bind-to "
+                              "numa, or srun --cpu-bind=ldoms";
+    int i = find_rank(r, crosses_nodes);
+    if (i >= 0) {
+        const struct message_hello_ok *h = &r->ranks[i].hello;
+        note(notes, "the cores of rank %d lie on NUMA nodes %s of the %d of %s; %s", i, h->numa,
+             h->numa_host, h->host, how);
+        return;
+    }
+    for (i = 0; i < r->world; i++) {
+        const struct message_hello_ok *h = &r->ranks[i].hello;
+        int mate = find_node_mate(r, i);
+        if (mate >= 0) {
+            note(notes, "ranks %d and %d share NUMA node %s, and %s has %d; %s", i, mate, h->numa,
+                 h->host, h->numa_host, how);
+            return;
+        }
+    }
+}
+
 /* Another build of lockstep is no advice: hello refuses it. */
 static void advise_versions(const struct check_report *r, struct notes *notes) {
     const struct message_hello_ok *first = &r->ranks[0].hello;
@@ -111,6 +153,7 @@ int check_advice(const struct check_report *r, char out[][CHECK_ADVICE_LENGTH]) 
     struct notes notes = {.text = out};
     advise_versions(r, &notes);
     advise_cores(r, &notes);
+    advise_numa(r, &notes);
     advise_leftovers(r, &notes);
     if (r->world == 1) {
         note(&notes, "this is a world of one rank; for more: mpirun -np N lockstep check");

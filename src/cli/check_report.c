@@ -13,13 +13,23 @@ static const char *last_word(const char *words) {
     return space ? space + 1 : words;
 }
 
-static int host_width(const struct check_report *r) {
-    int width = 4;
+/* Of the columns that are as wide as what stands in them. */
+struct widths {
+    int host, binding;
+};
+
+static int wider(int width, const char *text) {
+    int n = (int)strlen(text);
+    return n > width ? n : width;
+}
+
+static struct widths column_widths(const struct check_report *r) {
+    struct widths w = {wider(0, "host"), wider(0, "binding")};
     for (int i = 0; i < r->world; i++) {
-        int n = (int)strlen(r->ranks[i].hello.host);
-        width = n > width ? n : width;
+        w.host = wider(w.host, r->ranks[i].hello.host);
+        w.binding = wider(w.binding, r->ranks[i].hello.binding);
     }
-    return width;
+    return w;
 }
 
 /* Median of the ranks' ratios of ping to bare ping-pong, each in its calmest round; 0 in a world of
@@ -39,14 +49,24 @@ static double ping_ratio(const struct check_report *r) {
     return n ? ratios[n / 2] : 0;
 }
 
-static void print_rank(const struct check_report *r, int i, int width) {
+/* "0/2": on node 0 of 2. */
+static void numa_text(char *out, size_t size, const struct message_hello_ok *h) {
+    if (h->numa_host > 0) {
+        snprintf(out, size, "%s/%d", h->numa, h->numa_host);
+    } else {
+        snprintf(out, size, "-");
+    }
+}
+
+static void print_rank(const struct check_report *r, int i, const struct widths *w) {
     const struct check_rank *k = &r->ranks[i];
     const struct message_hello_ok *h = &k->hello;
-    char cores[32];
+    char cores[32], numa[64];
     snprintf(cores, sizeof cores, "%d/%d", h->cores, h->cores_host);
-    printf("%4d  %-*s  %7d  %5d  %-6s  %7s  %7d  %6.1f GB  %-7s", i, width, h->host, h->pid,
-           h->local_rank, h->device, cores, h->threads, (double)h->memory / 1e9,
-           last_word(h->isas));
+    numa_text(numa, sizeof numa, h);
+    printf("%4d  %-*s  %7d  %5d  %-6s  %7s  %-*s  %5s  %7d  %6.1f GB  %-7s", i, w->host, h->host,
+           h->pid, h->local_rank, h->device, cores, w->binding, h->binding, numa, h->threads,
+           (double)h->memory / 1e9, last_word(h->isas));
     if (r->has_ping) {
         printf("  %8.1f  %8.1f  %8.1f", 1e6 * k->ping.min, 1e6 * k->ping.median, 1e6 * k->ping.max);
     }
@@ -115,13 +135,15 @@ void check_report_print(const struct check_report *r) {
         return;
     }
     const struct message_hello_ok *first = &r->ranks[0].hello;
-    int width = host_width(r);
+    struct widths w = column_widths(r);
     printf("lockstep %s, build %s, %s, msgpack %s, %d rank%s\n\n", first->version, first->build,
            first->mpi, first->msgpack, r->world, r->world == 1 ? "" : "s");
-    printf("rank  %-*s      pid  local  device    cores  threads    memory  kernels%s\n", width,
-           "host", r->has_ping ? "  ping min    median       max us" : "");
+    printf(
+        "rank  %-*s      pid  local  device    cores  %-*s   NUMA  threads    memory  kernels%s\n",
+        w.host, "host", w.binding, "binding",
+        r->has_ping ? "  ping min    median       max us" : "");
     for (int i = 0; i < r->world; i++) {
-        print_rank(r, i, width);
+        print_rank(r, i, &w);
     }
     printf("\n");
     print_gpus(r);
@@ -165,6 +187,13 @@ static json_t *gpu_json(const struct message_hello_ok *h) {
                    : json_null();
 }
 
+/* The host's nodes, and those of the rank's cores. */
+static json_t *numa_json(const struct message_hello_ok *h) {
+    return h->numa_host > 0 ? json_pack("{s:s, s:i, s:i}", "nodes", h->numa, "n_node",
+                                        h->numa_nodes, "n_node_host", h->numa_host)
+                            : json_null();
+}
+
 static json_t *rank_json(const struct check_report *r, int i) {
     const struct check_rank *k = &r->ranks[i];
     const struct message_hello_ok *h = &k->hello;
@@ -173,6 +202,8 @@ static json_t *rank_json(const struct check_report *r, int i) {
         h->host, "pid", h->pid, "local_rank", h->local_rank, "device", h->device, "cores", h->cores,
         "cores_host", h->cores_host, "threads", h->threads, "memory", (json_int_t)h->memory, "isas",
         h->isas, "version", h->version, "build", h->build, "mpi", h->mpi, "msgpack", h->msgpack);
+    json_object_set_new(j, "binding", json_string(h->binding));
+    json_object_set_new(j, "numa", numa_json(h));
     json_object_set_new(j, "gpus", json_integer(h->n_gpu));
     json_object_set_new(j, "gpu", gpu_json(h));
     json_object_set_new(j, "nccl", *h->nccl ? json_string(h->nccl) : json_null());

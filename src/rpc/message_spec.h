@@ -14,7 +14,7 @@ struct field {
     size_t size;   /* of a text's array */
 };
 
-enum { MAX_FIELDS = 32 };
+enum { MAX_FIELDS = 40 };
 
 /* The first of at most MAX_FIELDS, which end with a key that is NULL. */
 const struct field *message_fields(enum message_type type);

@@ -77,6 +77,10 @@ struct message_hello_ok {
     int32_t cores;        /* this rank may use: affinity and cgroup limit */
     int32_t cores_host;   /* of the host, online */
     int32_t sharers;      /* ranks of this host, this one included, that may use one of its cores */
+    char binding[96];     /* cores by affinity alone: "0-3,8" */
+    char numa[48];        /* NUMA nodes of these: "0-1"; empty where the host does not say */
+    int32_t numa_nodes;   /* how many these are */
+    int32_t numa_host;    /* of the host, those with cores; 0 where it does not say */
     int32_t threads;      /* this rank will use */
     uint64_t memory;      /* bytes this rank could still allocate */
     char isas[64];        /* instruction sets it can use, best last: "generic avx2 avx512" */

@@ -120,6 +120,7 @@ static bool meet_neighbours(MPI_Comm local, int rank, struct host_facts *f, stru
     struct neighbour own = {.flight = flight_share(rank)};
     const int size = (int)sizeof own;
     sched_getaffinity(0, sizeof own.cores, &own.cores);
+    binding_read("", &own.cores, &f->binding);
     struct neighbour *all = calloc((size_t)f->local_size, sizeof *all);
     if (!all) {
         return error_set(err, ERROR_MEMORY, "cannot hold %d core sets", f->local_size);

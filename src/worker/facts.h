@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "worker/binding.h"
 
 struct host_facts {
     char host[128];
@@ -14,6 +15,7 @@ struct host_facts {
     int cores;      /* this rank may use: affinity and cgroup limit */
     int cores_host; /* online on the host */
     int sharers;    /* ranks on this host that may use one of this rank's cores; at least 1 */
+    struct binding binding;
 };
 
 /* Also shares this rank's flight record with the ranks of its host, and maps theirs.

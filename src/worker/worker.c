@@ -207,6 +207,8 @@ static bool handle_hello(struct worker *w, const struct message *request, struct
         .cores = f->cores,
         .cores_host = f->cores_host,
         .sharers = f->sharers,
+        .numa_nodes = f->binding.n_node,
+        .numa_host = f->binding.n_node_host,
         .threads = w->options.threads,
         .memory = host_memory_available(),
     };
@@ -217,6 +219,8 @@ static bool handle_hello(struct worker *w, const struct message *request, struct
     snprintf(h->mpi, sizeof h->mpi, "%.*s", (int)strcspn(mpi, ",\n"), mpi);
     snprintf(h->msgpack, sizeof h->msgpack, "%s", msgpack_version());
     snprintf(h->host, sizeof h->host, "%s", f->host);
+    snprintf(h->binding, sizeof h->binding, "%s", f->binding.cores);
+    snprintf(h->numa, sizeof h->numa, "%s", f->binding.nodes);
     list_isas(h->isas, sizeof h->isas);
     describe_gpu(&w->gpu, h);
     if (request->hello.leftovers && f->local_rank == 0) {

@@ -116,6 +116,10 @@ class Check(unittest.TestCase):
                     self.assertGreater(r["memory"], 0)
                     self.assertGreaterEqual(r["cores"], 1)
                     self.assertIn("generic", r["isas"].split())
+                    self.assertRegex(r["binding"], r"^[0-9][0-9,-]*(\.\.\.)?$")
+                    if r["numa"]:
+                        self.assertRegex(r["numa"]["nodes"], r"^[0-9][0-9,-]*$")
+                        self.assertLessEqual(r["numa"]["n_node"], r["numa"]["n_node_host"])
                 self.assertEqual(found["communicator"], "self" if np == 1 else "mpi")
                 if np > ranks[0]["cores_host"]:
                     self.assertTrue(any("cores" in n for n in found["notes"]), found["notes"])

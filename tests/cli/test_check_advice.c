@@ -102,6 +102,41 @@ static void more_threads_than_a_share(void **state) {
                 "rank 1 uses 5 threads, but its share of node1 is 4 cores: use --threads 4");
 }
 
+static void a_rank_on_two_numa_nodes(void **state) {
+    (void)state;
+    struct check_rank ranks[WORLD];
+    set_up(ranks);
+    ranks[1].hello.numa_nodes = ranks[1].hello.numa_host = 2;
+    strcpy(ranks[1].hello.numa, "0-1");
+    strcpy(ranks[1].hello.device, "host");
+    assert_string_equal(advice(ranks, WORLD),
+                        "the cores of rank 1 lie on NUMA nodes 0-1 of the 2 of node1; one rank for "
+                        "each is faster: mpirun --map-by ppr:1:numa --bind-to numa, or srun "
+                        "--cpu-bind=ldoms");
+    strcpy(ranks[1].hello.device, "cuda:1");
+    assert_string_equal(advice(ranks, WORLD), "");
+}
+
+static void two_ranks_on_one_numa_node(void **state) {
+    (void)state;
+    struct check_rank ranks[WORLD];
+    set_up(ranks);
+    for (int r = 0; r < WORLD; r++) {
+        ranks[r].hello.numa_nodes = 1;
+        ranks[r].hello.numa_host = 2;
+        strcpy(ranks[r].hello.numa, "1");
+        strcpy(ranks[r].hello.device, "host");
+    }
+    assert_says(advice(ranks, WORLD), "ranks 0 and 1 share NUMA node 1, and node1 has 2; one rank");
+    strcpy(ranks[1].hello.numa, "0");
+    assert_string_equal(advice(ranks, WORLD), "");
+    strcpy(ranks[1].hello.numa, "1");
+    for (int r = 0; r < WORLD; r++) { /* more ranks than nodes: some must share */
+        ranks[r].hello.local_size = 3;
+    }
+    assert_string_equal(advice(ranks, WORLD), "");
+}
+
 static void different_mpis(void **state) {
     (void)state;
     struct check_rank ranks[WORLD];
@@ -134,6 +169,8 @@ int main(void) {
         cmocka_unit_test(every_rank_pinned_to_one_core),
         cmocka_unit_test(ranks_pinned_to_the_same_cores),
         cmocka_unit_test(more_threads_than_a_share),
+        cmocka_unit_test(a_rank_on_two_numa_nodes),
+        cmocka_unit_test(two_ranks_on_one_numa_node),
         cmocka_unit_test(different_mpis),
         cmocka_unit_test(files_of_killed_runs),
     };
