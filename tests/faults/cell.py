@@ -29,10 +29,18 @@ FLAP_S, FLAP_TIMEOUT = 3, 15  # TCP sends again at 3.0 s and then at 6.2 s
 CUT_TIMEOUT, GIVE_UP_S = 10, 25
 DRAIN_S = 25 + 5  # --drain-timeout is 25
 EXIT_INTERRUPTED = 130
+HOLDS = {"start-up": "MPI_Init", "init": "MPI_Ibcast", "load": "pread"}
+# A load begins after two looks at the demo model, each of 43 reads: the header's two, 25 vectors, 16 blocks. Rank 0
+# reads the header once more for each.
+LOOKS_LEADER, LOOKS_WORKER = 2 * (43 + 2), 2 * 43
 STREAMS = 8
 DEMO = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../models/kjv-qwen3-3m")
-# A load begins after two looks at the demo model, each of 43 reads: the header's two, 25 vectors, 16 blocks.
-HOLDS = {"start-up": "MPI_Init 1", "init": "MPI_Ibcast 1", "load": "pread 87"}
+
+
+def hold(phase, rank):
+    """Where a rank holds to be in this phase, and the how manieth time that it comes by."""
+    before = 0 if phase != "load" else LOOKS_WORKER if rank else LOOKS_LEADER
+    return f"{HOLDS[phase]} {before + 1}"
 
 
 def limit(phase, event):
@@ -57,7 +65,7 @@ class Run:
     def play(self):
         cell = self.cell
         at_start = cell.phase in HOLDS and cell.event != "truncate-reload"
-        hold = f"{self.actor} {HOLDS[cell.phase]}" if at_start else None
+        first_hold = f"{self.actor} {hold(cell.phase, self.actor)}" if at_start else None
         words = ["--prefill-chunk", "32"]  # so that it is soon known what runs
         try:
             if cell.event in FILES:
@@ -66,7 +74,7 @@ class Run:
                 words += ["--timeout", str(FLAP_TIMEOUT)]
             if (cell.phase, cell.event) == ("start-up", "cut"):
                 words += ["--timeout", str(CUT_TIMEOUT)]
-            self.job = Job(self.launcher, self.lockstep, self.inject, words, hold)
+            self.job = Job(self.launcher, self.lockstep, self.inject, words, first_hold)
             self.enter()
             self.fired = time.monotonic()
             self.fire()
@@ -97,7 +105,7 @@ class Run:
             self.wait_ready()
             self.enter_reload()
         elif phase in HOLDS:
-            self.wait_held(HOLDS[phase].split()[0])
+            self.wait_held(HOLDS[phase])
         else:
             self.wait_ready()
             getattr(self, "enter_" + phase)()
@@ -152,7 +160,7 @@ class Run:
 
     def enter_reload(self):
         ask(self.job.port, "POST", "/v1/admin/unload")
-        self.arm(HOLDS["load"])
+        self.arm(hold("load", self.actor))
         self.admin = Client(self.job.port, "POST", "/v1/admin/load", {"model": "victim"})
         self.wait_held("pread")
 
@@ -218,7 +226,7 @@ class Run:
             self.complain(f"took {self.seconds:.1f} s, not {seconds}")
 
     def judge_end(self, event):
-        self.wait_end(limit(self.cell.phase, event))
+        self.wait_end(HANG_S if self.is_unseen(event) else limit(self.cell.phase, event))
         self.judge_exit(event)
         self.judge_blame(event)
         self.judge_status(event)
@@ -235,7 +243,13 @@ class Run:
         if left:
             self.complain(f"left behind: {left}")
 
+    def is_unseen(self, event):
+        """While the ranks do not know each other srun alone knows of an end, and takes no notice of a good one."""
+        return (self.cell.phase, event, self.cell.launcher) == ("start-up", "exit0", "srun")
+
     def kinds(self, event):
+        if self.is_unseen(event):
+            return ["deadline"]
         return ["rank_lost"] if event in [*DEATHS, "daemon"] else ["deadline", "hang"]
 
     def judge_blame(self, event):
@@ -261,7 +275,7 @@ class Run:
             if self.leader_lives(event) and cell.phase != "start-up":
                 self.complain("no status file")
             return
-        want = {"exit_code": 5 if event in [*DEATHS, "daemon"] else 4, "rank": cell.rank,
+        want = {"exit_code": 5 if self.kinds(event) == ["rank_lost"] else 4, "rank": cell.rank,
                 "host": self.launcher.host(cell.rank)}
         if cell.phase == "start-up":
             del want["rank"], want["host"]
