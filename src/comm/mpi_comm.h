@@ -11,7 +11,7 @@ struct mpi_tree_plan {
     int *first_piece;           /* owns [world + 1] */
     struct leaf_tree_add *adds; /* owns [n_add] */
     int n_add;
-    float **piece; /* owns [n_add + 1]: where each piece lies during one collective */
+    const float **piece; /* owns [n_add + 1]: where each piece lies during one collective */
 };
 
 /* A step's sums are over the ranks (the embedding) and over the model's leaves. */

@@ -41,7 +41,7 @@ static bool plan_for(struct comm_mpi *c, int n_leaf, struct error *err) {
     pieces = malloc((size_t)(n_leaf + LEAF_TREE_MAX_PIECES) * sizeof(*pieces));
     plan.first_piece = malloc((size_t)(world + 1) * sizeof(*plan.first_piece));
     plan.adds = malloc((size_t)n_leaf * sizeof(*plan.adds));
-    plan.piece = malloc((size_t)n_leaf * sizeof(float *));
+    plan.piece = malloc((size_t)n_leaf * sizeof(*plan.piece));
     if (pieces == NULL || plan.first_piece == NULL || plan.adds == NULL || plan.piece == NULL) {
         error_set(err, ERROR_MEMORY, "out of memory for a tree of %d leaves", n_leaf);
         goto out;
@@ -91,38 +91,43 @@ static bool reduce_by_levels(struct comm_mpi *c, float *out, float *mine, size_t
     return true;
 }
 
-/* Sets plan.piece to where the pieces of m floats will lie: this rank's `stride` floats apart in
- * `mine`, the others' one after another in scratch. */
-static bool place_pieces(struct comm_mpi *c, float *mine, size_t stride, size_t m,
+static int pieces_of(const struct mpi_tree_plan *plan, int rank) {
+    return plan->first_piece[rank + 1] - plan->first_piece[rank];
+}
+
+/* Where piece k, another rank's, of m floats lies in scratch: without a gap for this rank's. */
+static float *received(const struct comm_mpi *c, int k, size_t m) {
+    int rank = c->base.rank;
+    int before = k < c->plan->first_piece[rank] ? k : k - pieces_of(c->plan, rank);
+    return (float *)c->scratch + (size_t)before * m;
+}
+
+/* Makes room for the pieces of m floats, and sets plan.piece to where they will lie: this rank's
+ * `stride` floats apart in `mine`, the others' in scratch. */
+static bool place_pieces(struct comm_mpi *c, const float *mine, size_t stride, size_t m,
                          struct error *err) {
-    const int *first = c->plan->first_piece;
-    int own = first[c->base.rank];
-    int own_end = first[c->base.rank + 1];
-    int total = c->plan->n_add + 1;
+    const struct mpi_tree_plan *plan = c->plan;
+    int own = plan->first_piece[c->base.rank];
+    int own_end = plan->first_piece[c->base.rank + 1];
     size_t bytes;
     void *scratch;
-    if (__builtin_mul_overflow((size_t)(total - (own_end - own)), m * sizeof(float), &bytes)) {
+    if (__builtin_mul_overflow((size_t)(plan->n_add + 1 - (own_end - own)), m * sizeof(float),
+                               &bytes)) {
         return error_set(err, ERROR_MEMORY, "all_reduce_tree: %zu floats", m);
     }
     if (!mpi_comm_scratch(c, bytes, &scratch, err)) {
         return false;
     }
-    float *next = scratch;
-    for (int i = 0; i < total; i++) {
-        if (i >= own && i < own_end) {
-            c->plan->piece[i] = mine + (size_t)(i - own) * stride;
-        } else {
-            c->plan->piece[i] = next;
-            next += m;
-        }
+    for (int k = 0; k <= plan->n_add; k++) {
+        bool is_own = k >= own && k < own_end;
+        plan->piece[k] = is_own ? mine + (size_t)(k - own) * stride : received(c, k, m);
     }
     return true;
 }
 
-static bool reduce_by_pieces(struct comm_mpi *c, float *out, float *mine, size_t n,
+static bool reduce_by_pieces(struct comm_mpi *c, float *out, const float *mine, size_t n,
                              struct error *err) {
-    struct mpi_tree_plan *plan = c->plan;
-    const int *first = plan->first_piece;
+    const struct mpi_tree_plan *plan = c->plan;
     int rank = c->base.rank;
     int world = c->base.world;
     if (!place_pieces(c, mine, n, n, err)) {
@@ -130,13 +135,12 @@ static bool reduce_by_pieces(struct comm_mpi *c, float *out, float *mine, size_t
     }
     for (int i = 1; i < world; i++) {
         int r = (rank + world - i) % world;
-        size_t n_piece = (size_t)(first[r + 1] - first[r]);
-        if (n_piece > 0 &&
-            !wire_receive(&c->wire, plan->piece[first[r]], n_piece * n * sizeof(float), r, err)) {
+        size_t bytes = (size_t)pieces_of(plan, r) * n * sizeof(float);
+        if (!wire_receive(&c->wire, received(c, plan->first_piece[r], n), bytes, r, err)) {
             return false;
         }
     }
-    size_t mine_bytes = (size_t)(first[rank + 1] - first[rank]) * n * sizeof(float);
+    size_t mine_bytes = (size_t)pieces_of(plan, rank) * n * sizeof(float);
     for (int i = 1; i < world; i++) {
         if (!wire_send(&c->wire, mine, mine_bytes, (rank + i) % world, err)) {
             return false;
@@ -166,7 +170,8 @@ static bool scatter_slices(struct comm_mpi *c, const float *mine, size_t n, stru
     for (int i = 1; i < world; i++) {
         int r = (rank + world - i) % world;
         for (int k = first[r]; k < first[r + 1]; k++) {
-            if (!wire_receive(&c->wire, c->plan->piece[k], own_bytes, r, err)) {
+            if (!wire_receive(&c->wire, received(c, k, own_bytes / sizeof(float)), own_bytes, r,
+                              err)) {
                 return false;
             }
         }
@@ -175,7 +180,7 @@ static bool scatter_slices(struct comm_mpi *c, const float *mine, size_t n, stru
         int r = (rank + i) % world;
         size_t start = slice_start(n, world, r);
         size_t bytes = (slice_start(n, world, r + 1) - start) * sizeof(float);
-        for (int k = 0; k < first[rank + 1] - first[rank]; k++) {
+        for (int k = 0; k < pieces_of(c->plan, rank); k++) {
             if (!wire_send(&c->wire, mine + (size_t)k * n + start, bytes, r, err)) {
                 return false;
             }
@@ -230,8 +235,7 @@ bool mpi_tree_reserve(struct comm_mpi *c, size_t n, int n_leaf, size_t *n_messag
         return false;
     }
     size_t world = (size_t)c->base.world, total = (size_t)c->plan->n_add + 1;
-    size_t own =
-        (size_t)(c->plan->first_piece[c->base.rank + 1] - c->plan->first_piece[c->base.rank]);
+    size_t own = (size_t)pieces_of(c->plan, c->base.rank);
     size_t by_pieces = n < long_floats(c) ? n : long_floats(c);
     size_t slice = n / world + 2 * TREE_SLICE_UNIT; /* a rank's, however n is cut */
     size_t floats = (by_pieces > slice ? by_pieces : slice) * (total - own + 1);
