@@ -1,4 +1,5 @@
-/* The all-reduce in the order of the leaf tree. Three ways to exchange, one order of additions:
+/* The all-reduce in the order of the leaf tree, by messages (mpi_shm.c has another way, for ranks
+ * of one host). Three ways to exchange, one order of additions:
  *
  * levels  every rank holds one subtree: partners at distance 1, 2, 4, ... swap their sums.
  * pieces  otherwise, short vectors: everybody gets all subtrees and adds them up.
@@ -49,7 +50,9 @@ static bool plan_for(struct comm_mpi *c, int n_leaf, struct error *err) {
     int n = 0;
     for (int r = 0; r < world; r++) {
         plan.first_piece[r] = n;
-        n += leaf_tree_pieces(n_leaf, leaf_run_of_rank(n_leaf, world, r), pieces + n);
+        int own = leaf_tree_pieces(n_leaf, leaf_run_of_rank(n_leaf, world, r), pieces + n);
+        plan.most_pieces = own > plan.most_pieces ? own : plan.most_pieces;
+        n += own;
     }
     plan.first_piece[world] = n;
     plan.n_add = leaf_tree_adds(n_leaf, pieces, n, plan.adds);
@@ -91,14 +94,10 @@ static bool reduce_by_levels(struct comm_mpi *c, float *out, float *mine, size_t
     return true;
 }
 
-static int pieces_of(const struct mpi_tree_plan *plan, int rank) {
-    return plan->first_piece[rank + 1] - plan->first_piece[rank];
-}
-
 /* Where piece k, another rank's, of m floats lies in scratch: without a gap for this rank's. */
 static float *received(const struct comm_mpi *c, int k, size_t m) {
     int rank = c->base.rank;
-    int before = k < c->plan->first_piece[rank] ? k : k - pieces_of(c->plan, rank);
+    int before = k < c->plan->first_piece[rank] ? k : k - mpi_tree_pieces_of(c->plan, rank);
     return (float *)c->scratch + (size_t)before * m;
 }
 
@@ -135,12 +134,12 @@ static bool reduce_by_pieces(struct comm_mpi *c, float *out, const float *mine, 
     }
     for (int i = 1; i < world; i++) {
         int r = (rank + world - i) % world;
-        size_t bytes = (size_t)pieces_of(plan, r) * n * sizeof(float);
+        size_t bytes = (size_t)mpi_tree_pieces_of(plan, r) * n * sizeof(float);
         if (!wire_receive(&c->wire, received(c, plan->first_piece[r], n), bytes, r, err)) {
             return false;
         }
     }
-    size_t mine_bytes = (size_t)pieces_of(plan, rank) * n * sizeof(float);
+    size_t mine_bytes = (size_t)mpi_tree_pieces_of(plan, rank) * n * sizeof(float);
     for (int i = 1; i < world; i++) {
         if (!wire_send(&c->wire, mine, mine_bytes, (rank + i) % world, err)) {
             return false;
@@ -153,8 +152,7 @@ static bool reduce_by_pieces(struct comm_mpi *c, float *out, const float *mine, 
     return true;
 }
 
-/* Where rank r's slice of n floats begins; r = world gives n. */
-static size_t slice_start(size_t n, int world, int r) {
+size_t mpi_tree_slice_start(size_t n, int world, int r) {
     size_t units = (n + TREE_SLICE_UNIT - 1) / TREE_SLICE_UNIT;
     size_t start = units * (size_t)r / (size_t)world * TREE_SLICE_UNIT;
     return start < n ? start : n;
@@ -166,7 +164,8 @@ static bool scatter_slices(struct comm_mpi *c, const float *mine, size_t n, stru
     int rank = c->base.rank;
     int world = c->base.world;
     size_t own_bytes =
-        (slice_start(n, world, rank + 1) - slice_start(n, world, rank)) * sizeof(float);
+        (mpi_tree_slice_start(n, world, rank + 1) - mpi_tree_slice_start(n, world, rank)) *
+        sizeof(float);
     for (int i = 1; i < world; i++) {
         int r = (rank + world - i) % world;
         for (int k = first[r]; k < first[r + 1]; k++) {
@@ -178,9 +177,9 @@ static bool scatter_slices(struct comm_mpi *c, const float *mine, size_t n, stru
     }
     for (int i = 1; i < world; i++) {
         int r = (rank + i) % world;
-        size_t start = slice_start(n, world, r);
-        size_t bytes = (slice_start(n, world, r + 1) - start) * sizeof(float);
-        for (int k = 0; k < pieces_of(c->plan, rank); k++) {
+        size_t start = mpi_tree_slice_start(n, world, r);
+        size_t bytes = (mpi_tree_slice_start(n, world, r + 1) - start) * sizeof(float);
+        for (int k = 0; k < mpi_tree_pieces_of(c->plan, rank); k++) {
             if (!wire_send(&c->wire, mine + (size_t)k * n + start, bytes, r, err)) {
                 return false;
             }
@@ -192,12 +191,12 @@ static bool scatter_slices(struct comm_mpi *c, const float *mine, size_t n, stru
 static bool gather_slices(struct comm_mpi *c, float *out, size_t n, struct error *err) {
     int rank = c->base.rank;
     int world = c->base.world;
-    size_t own = slice_start(n, world, rank);
-    size_t own_bytes = (slice_start(n, world, rank + 1) - own) * sizeof(float);
+    size_t own = mpi_tree_slice_start(n, world, rank);
+    size_t own_bytes = (mpi_tree_slice_start(n, world, rank + 1) - own) * sizeof(float);
     for (int i = 1; i < world; i++) {
         int r = (rank + world - i) % world;
-        size_t start = slice_start(n, world, r);
-        size_t bytes = (slice_start(n, world, r + 1) - start) * sizeof(float);
+        size_t start = mpi_tree_slice_start(n, world, r);
+        size_t bytes = (mpi_tree_slice_start(n, world, r + 1) - start) * sizeof(float);
         if (!wire_receive(&c->wire, out + start, bytes, r, err)) {
             return false;
         }
@@ -214,8 +213,8 @@ static bool reduce_by_slices(struct comm_mpi *c, float *out, float *mine, size_t
                              struct error *err) {
     int rank = c->base.rank;
     int world = c->base.world;
-    size_t own = slice_start(n, world, rank);
-    size_t m = slice_start(n, world, rank + 1) - own;
+    size_t own = mpi_tree_slice_start(n, world, rank);
+    size_t m = mpi_tree_slice_start(n, world, rank + 1) - own;
     if (!place_pieces(c, mine + own, n, m, err) || !scatter_slices(c, mine, n, err)) {
         return false;
     }
@@ -231,11 +230,15 @@ static size_t long_floats(const struct comm_mpi *c) {
 
 bool mpi_tree_reserve(struct comm_mpi *c, size_t n, int n_leaf, size_t *n_message,
                       struct error *err) {
+    *n_message = 0;
     if (!plan_for(c, n_leaf, err)) {
         return false;
     }
+    if (c->base.shares_memory) {
+        return true;
+    }
     size_t world = (size_t)c->base.world, total = (size_t)c->plan->n_add + 1;
-    size_t own = (size_t)pieces_of(c->plan, c->base.rank);
+    size_t own = (size_t)mpi_tree_pieces_of(c->plan, c->base.rank);
     size_t by_pieces = n < long_floats(c) ? n : long_floats(c);
     size_t slice = n / world + 2 * TREE_SLICE_UNIT; /* a rank's, however n is cut */
     size_t floats = (by_pieces > slice ? by_pieces : slice) * (total - own + 1);
@@ -251,6 +254,9 @@ static bool reduce(struct comm_mpi *c, float *out, float *pieces, size_t n, stru
     if (c->base.world == 1) {
         memmove(out, pieces, n * sizeof(float));
         return true;
+    }
+    if (c->base.shares_memory) {
+        return mpi_shm_reduce(c, out, pieces, n, err);
     }
     if (n >= long_floats(c)) {
         return reduce_by_slices(c, out, pieces, n, err);
