@@ -15,8 +15,9 @@
 #include "comm/sum.h"
 
 enum {
-    FLAT_BYTES = 32 * 1024, /* of all pieces together; measured */
-    LINE = 16               /* floats: pieces begin on cache lines */
+    /* Of all pieces together: about what a core reads from others in the time of a second round. */
+    FLAT_BYTES = 32 * 1024,
+    LINE = 16 /* floats: pieces begin on cache lines */
 };
 
 /* ---- set-up ---- */

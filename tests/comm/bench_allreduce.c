@@ -50,7 +50,7 @@ struct times {
 /* Ratios to MPI_Allreduce: the median over rounds with quartiles, and that of the best rounds of
  * both, which says more on a busy machine. */
 static void print(const char *name, struct times *t, const struct times *mpi) {
-    double ratio[ROUNDS], best = INFINITY, best_mpi = INFINITY;
+    double ratio[ROUNDS], best = (double)INFINITY, best_mpi = best;
     for (int i = 0; i < ROUNDS; i++) {
         ratio[i] = t->each[i] / mpi->each[i];
         best = fmin(best, t->each[i]);
@@ -88,7 +88,7 @@ static void compare(struct comm *shared, struct comm *messages, size_t bytes, in
 
 static struct comm *create(bool shared) {
     uint8_t id[COMM_ID_BYTES];
-    struct comm *c;
+    struct comm *c = NULL;
     struct error err;
     MPI_Comm mpi;
     MPI_Comm_dup(MPI_COMM_WORLD, &mpi);
