@@ -16,8 +16,8 @@
 enum {
     SHM_LINES = 128,        /* bytes that processors fetch at a time */
     SHM_LOOKS = 64,         /* at the others, between two at the clock ... */
-    SHM_LOOKS_CROWDED = 32, /* ... and two sched_yield, where ranks share cores: about 1 us, for
-                             * kernels from 6.18 on let a yield cost a time slice */
+    SHM_LOOKS_CROWDED = 32, /* ... and two sched_yield, where ranks share cores: about 1 us, as
+                             * CROWDED_SPINS_PER_YIELD of mpi.c takes */
     SHM_MISSING = 16        /* ranks that an error names */
 };
 
