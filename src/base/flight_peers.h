@@ -1,8 +1,6 @@
-/* The flight records of the ranks on this host: this one's in a memory file that the others map.
- *
- * A memory file has no name: none is left behind, whoever dies. A neighbour opens it through
- * /proc/PID/fd/N, checks by the token that it is what it was told, and maps it for reading; what
- * cannot be mapped is not readable, and nothing else. A mapping outlives its owner. */
+/* The flight records of the ranks on this host: this one's in a memory file that the others map
+ * (memory_file.h). A neighbour checks by the token that it is what it was told; what cannot be
+ * mapped is not readable, and nothing else. */
 #pragma once
 
 #include <stdbool.h>

@@ -149,12 +149,20 @@ static void advise_leftovers(const struct check_report *r, struct notes *notes) 
     }
 }
 
+static void advise_shared_memory(const struct check_report *r, struct notes *notes) {
+    if (r->why_not_shared && *r->why_not_shared) {
+        note(notes, "the ranks add up by messages, which is slower than shared memory: %s",
+             r->why_not_shared);
+    }
+}
+
 int check_advice(const struct check_report *r, char out[][CHECK_ADVICE_LENGTH]) {
     struct notes notes = {.text = out};
     advise_versions(r, &notes);
     advise_cores(r, &notes);
     advise_numa(r, &notes);
     advise_leftovers(r, &notes);
+    advise_shared_memory(r, &notes);
     if (r->world == 1) {
         note(&notes, "this is a world of one rank; for more: mpirun -np N lockstep check");
     }

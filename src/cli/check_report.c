@@ -153,8 +153,9 @@ void check_report_print(const struct check_report *r) {
     }
     if (r->has_init) {
         bool host = strcmp(r->device, "host") == 0;
-        printf("init    %.2f ms: communicator '%s', %s '%s'\n", 1e3 * r->init_s, r->comm,
-               host ? "kernels" : "arithmetic", host ? r->isa : r->dtype);
+        printf("init    %.2f ms: communicator '%s'%s, %s '%s'\n", 1e3 * r->init_s, r->comm,
+               r->shares_memory ? " over shared memory" : "", host ? "kernels" : "arithmetic",
+               host ? r->isa : r->dtype);
     }
     if (r->has_sanity) {
         printf("sanity  ");
@@ -239,6 +240,7 @@ void check_report_json(const struct check_report *r, const struct error *failure
     if (r->has_init) {
         json_object_set_new(j, "init_ms", json_real(1e3 * r->init_s));
         json_object_set_new(j, "communicator", json_string(r->comm));
+        json_object_set_new(j, "shared_memory", json_boolean(r->shares_memory));
         json_object_set_new(j, "isa", json_string(r->isa));
         json_object_set_new(j, "device", json_string(r->device));
         json_object_set_new(j, "dtype", json_string(r->dtype));

@@ -30,6 +30,8 @@ struct check_report {
     double init_s;
     const char *isa;            /* the kernels that all ranks use */
     const char *comm;           /* "mpi", "self", "nccl" */
+    bool shares_memory;         /* see comm.h */
+    const char *why_not_shared; /* NULL: not known yet */
     const char *device, *dtype; /* "cuda", "bf16" */
     const char *device_note;    /* why GPUs that are there are not used; "" */
     struct bandwidth_result bandwidth;

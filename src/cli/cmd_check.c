@@ -108,6 +108,8 @@ static bool connect_ranks(struct pool *pool, struct check_report *r, struct erro
     r->device_note = pool_device_note(pool);
     r->isa = pool_isa(pool);
     r->comm = pool_comm(pool)->ops->name;
+    r->shares_memory = pool_comm(pool)->shares_memory;
+    r->why_not_shared = pool_comm(pool)->why_not_shared;
     r->has_init = true;
     uint64_t *sums = calloc((size_t)r->world, sizeof *sums);
     if (!sums) {

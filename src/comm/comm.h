@@ -28,7 +28,7 @@ struct comm;
  * enqueued, and in a world of one. */
 struct comm_stats {
     uint64_t n_collective;
-    uint64_t bytes;    /* sent by this rank */
+    uint64_t bytes;    /* sent by this rank; in shared memory: shown to all others, counted once */
     double wait_s;     /* in collectives, until every rank awaited is there; see wire.h */
     double transfer_s; /* the rest of the time in them: data is moved and added up */
 };
@@ -85,6 +85,10 @@ struct comm {
     bool (*check)(void *user, const struct flight_call *call, struct error *err);
     void *check_user;
     bool unrecorded; /* its collectives do not go into the flight record */
+    /* All ranks run on one host, and tree sums go through memory that they share. The same on all
+     * ranks, as is the reason where they could but do not; "": there is none. */
+    bool shares_memory;
+    char why_not_shared[128];
 };
 
 /* Host memory only. */

@@ -34,6 +34,7 @@ bool mpi_comm_scratch(struct comm_mpi *c, size_t bytes, void **out, struct error
 
 static void mpi_destroy(struct comm *base) {
     struct comm_mpi *c = (struct comm_mpi *)base;
+    shm_finish(&c->shm);
     if (!wire_finish(&c->wire)) {
         return; /* leaked on purpose: MPI may still write there */
     }
@@ -50,8 +51,7 @@ static bool begin(struct comm_mpi *c, const char *op, uint64_t bytes, enum fligh
     return wire_begin(&c->wire, &call, err);
 }
 
-/* Everybody to everybody: one message each way. dst [world][bytes], this rank's part in place. */
-static bool gather_direct(struct comm_mpi *c, char *dst, size_t bytes, struct error *err) {
+bool mpi_gather_direct(struct comm_mpi *c, char *dst, size_t bytes, struct error *err) {
     int rank = c->base.rank;
     int world = c->base.world;
     for (int i = 1; i < world; i++) {
@@ -97,8 +97,8 @@ static bool mpi_all_gather(struct comm *base, void *dst, const void *src, size_t
         memmove(mine, src, bytes);
     }
     bool direct = bytes <= GATHER_DIRECT_BYTES / (size_t)base->world;
-    return wire_end(&c->wire,
-                    direct ? gather_direct(c, dst, bytes, err) : gather_ring(c, dst, bytes, err));
+    return wire_end(&c->wire, direct ? mpi_gather_direct(c, dst, bytes, err)
+                                     : gather_ring(c, dst, bytes, err));
 }
 
 /* Gathers every rank's x in scratch. */
@@ -116,7 +116,7 @@ static bool gather_u32(struct comm_mpi *c, const uint32_t *x, size_t n, uint32_t
     if (n > 0) {
         memcpy(*all + (size_t)c->base.rank * n, x, n * sizeof(*x));
     }
-    return gather_direct(c, memory, n * sizeof(*x), err);
+    return mpi_gather_direct(c, memory, n * sizeof(*x), err);
 }
 
 static bool mpi_all_reduce_u32(struct comm *base, uint32_t *x, size_t n, struct error *err) {
@@ -352,51 +352,61 @@ static bool check_ids(const struct greeting *all, int world, struct error *err) 
     return n == 0;
 }
 
+static bool is_one_host(const struct greeting *all, int world) {
+    int r = 1;
+    while (r < world && all[r].host == all[0].host) {
+        r++;
+    }
+    return r == world;
+}
+
+/* The ranks tell each other who they are; those of one host then share memory. */
+static bool meet(struct comm_mpi *c, const uint8_t id[COMM_ID_BYTES], struct error *err) {
+    int rank = c->base.rank, world = c->base.world;
+    void *memory;
+    if (!mpi_comm_scratch(c, (size_t)world * sizeof(struct greeting), &memory, err)) {
+        return false;
+    }
+    struct greeting *all = memory;
+    greeting_fill(&all[rank], id);
+    if (!mpi_gather_direct(c, memory, sizeof(*all), err) || !check_ids(all, world, err)) {
+        return false;
+    }
+    bool crowded = is_crowded(all, world, rank);
+    /* A check must not hold up what it checks where other programs have the cores. */
+    if (c->base.unrecorded || crowded) {
+        c->wire.spins_per_yield = CROWDED_SPINS_PER_YIELD;
+    }
+    if (c->base.unrecorded || world == 1 || !is_one_host(all, world)) {
+        return true;
+    }
+    uint64_t token = hash_bytes(hash_bytes(HASH_START, id, COMM_ID_BYTES), &rank, sizeof(rank));
+    return mpi_shm_set_up(c, token, crowded, err);
+}
+
 static bool create(MPI_Comm mpi, const uint8_t id[COMM_ID_BYTES], double timeout_s, bool recorded,
                    struct comm **out, struct error *err) {
-    bool ok = false;
-    struct greeting *all = NULL;
     struct comm_mpi *c = calloc(1, sizeof(*c));
-
     if (c == NULL) {
-        error_set(err, ERROR_MEMORY, "out of memory for a communicator");
-        goto out;
+        return error_set(err, ERROR_MEMORY, "out of memory for a communicator");
     }
     c->base.ops = &mpi_ops;
     c->base.timeout_s = timeout_s;
     c->base.unrecorded = !recorded;
     wire_init(&c->wire, mpi, &c->base);
-    if (MPI_Comm_rank(mpi, &c->base.rank) != MPI_SUCCESS ||
-        MPI_Comm_size(mpi, &c->base.world) != MPI_SUCCESS ||
-        MPI_Comm_set_errhandler(mpi, MPI_ERRORS_RETURN) != MPI_SUCCESS) {
-        error_set(err, ERROR_COMM_INIT, "MPI does not know the communicator");
-        goto out;
-    }
-    size_t world = (size_t)c->base.world;
-    void *memory;
-    if (!begin(c, "set-up", sizeof(*all), FLIGHT_BYTES, err) ||
-        !mpi_comm_scratch(c, world * sizeof(*all), &memory, err)) {
-        goto out;
-    }
-    all = memory;
-    greeting_fill(&all[c->base.rank], id);
-    if (!wire_end(&c->wire, gather_direct(c, memory, sizeof(*all), err)) ||
-        !check_ids(all, c->base.world, err)) {
-        goto out;
-    }
-    /* A check must not hold up what it checks where other programs have the cores. */
-    if (!recorded || is_crowded(all, c->base.world, c->base.rank)) {
-        c->wire.spins_per_yield = CROWDED_SPINS_PER_YIELD;
+    bool ok = (MPI_Comm_rank(mpi, &c->base.rank) == MPI_SUCCESS &&
+               MPI_Comm_size(mpi, &c->base.world) == MPI_SUCCESS &&
+               MPI_Comm_set_errhandler(mpi, MPI_ERRORS_RETURN) == MPI_SUCCESS) ||
+              error_set(err, ERROR_COMM_INIT, "MPI does not know the communicator");
+    ok = ok && begin(c, "set-up", sizeof(struct greeting), FLIGHT_BYTES, err) &&
+         wire_end(&c->wire, meet(c, id, err));
+    if (!ok) {
+        mpi_destroy(&c->base);
+        return false;
     }
     c->base.stats = (struct comm_stats){0};
     *out = &c->base;
-    c = NULL;
-    ok = true;
-out:
-    if (c != NULL) {
-        mpi_destroy(&c->base);
-    }
-    return ok;
+    return true;
 }
 
 bool comm_mpi_create(MPI_Comm mpi, const uint8_t id[COMM_ID_BYTES], double timeout_s,

@@ -1,4 +1,5 @@
-/* The all-reduce in the order of the leaf tree. Three ways to exchange, one order of additions:
+/* The all-reduce in the order of the leaf tree, by messages (mpi_shm.c has another way, for ranks
+ * of one host). Three ways to exchange, one order of additions:
  *
  * levels  every rank holds one subtree: partners at distance 1, 2, 4, ... swap their sums.
  * pieces  otherwise, short vectors: everybody gets all subtrees and adds them up.
@@ -41,7 +42,7 @@ static bool plan_for(struct comm_mpi *c, int n_leaf, struct error *err) {
     pieces = malloc((size_t)(n_leaf + LEAF_TREE_MAX_PIECES) * sizeof(*pieces));
     plan.first_piece = malloc((size_t)(world + 1) * sizeof(*plan.first_piece));
     plan.adds = malloc((size_t)n_leaf * sizeof(*plan.adds));
-    plan.piece = malloc((size_t)n_leaf * sizeof(float *));
+    plan.piece = malloc((size_t)n_leaf * sizeof(*plan.piece));
     if (pieces == NULL || plan.first_piece == NULL || plan.adds == NULL || plan.piece == NULL) {
         error_set(err, ERROR_MEMORY, "out of memory for a tree of %d leaves", n_leaf);
         goto out;
@@ -49,7 +50,9 @@ static bool plan_for(struct comm_mpi *c, int n_leaf, struct error *err) {
     int n = 0;
     for (int r = 0; r < world; r++) {
         plan.first_piece[r] = n;
-        n += leaf_tree_pieces(n_leaf, leaf_run_of_rank(n_leaf, world, r), pieces + n);
+        int own = leaf_tree_pieces(n_leaf, leaf_run_of_rank(n_leaf, world, r), pieces + n);
+        plan.most_pieces = own > plan.most_pieces ? own : plan.most_pieces;
+        n += own;
     }
     plan.first_piece[world] = n;
     plan.n_add = leaf_tree_adds(n_leaf, pieces, n, plan.adds);
@@ -91,38 +94,39 @@ static bool reduce_by_levels(struct comm_mpi *c, float *out, float *mine, size_t
     return true;
 }
 
-/* Sets plan.piece to where the pieces of m floats will lie: this rank's `stride` floats apart in
- * `mine`, the others' one after another in scratch. */
-static bool place_pieces(struct comm_mpi *c, float *mine, size_t stride, size_t m,
+/* Where piece k, another rank's, of m floats lies in scratch: without a gap for this rank's. */
+static float *received(const struct comm_mpi *c, int k, size_t m) {
+    int rank = c->base.rank;
+    int before = k < c->plan->first_piece[rank] ? k : k - mpi_tree_pieces_of(c->plan, rank);
+    return (float *)c->scratch + (size_t)before * m;
+}
+
+/* Makes room for the pieces of m floats, and sets plan.piece to where they will lie: this rank's
+ * `stride` floats apart in `mine`, the others' in scratch. */
+static bool place_pieces(struct comm_mpi *c, const float *mine, size_t stride, size_t m,
                          struct error *err) {
-    const int *first = c->plan->first_piece;
-    int own = first[c->base.rank];
-    int own_end = first[c->base.rank + 1];
-    int total = c->plan->n_add + 1;
+    const struct mpi_tree_plan *plan = c->plan;
+    int own = plan->first_piece[c->base.rank];
+    int own_end = plan->first_piece[c->base.rank + 1];
     size_t bytes;
     void *scratch;
-    if (__builtin_mul_overflow((size_t)(total - (own_end - own)), m * sizeof(float), &bytes)) {
+    if (__builtin_mul_overflow((size_t)(plan->n_add + 1 - (own_end - own)), m * sizeof(float),
+                               &bytes)) {
         return error_set(err, ERROR_MEMORY, "all_reduce_tree: %zu floats", m);
     }
     if (!mpi_comm_scratch(c, bytes, &scratch, err)) {
         return false;
     }
-    float *next = scratch;
-    for (int i = 0; i < total; i++) {
-        if (i >= own && i < own_end) {
-            c->plan->piece[i] = mine + (size_t)(i - own) * stride;
-        } else {
-            c->plan->piece[i] = next;
-            next += m;
-        }
+    for (int k = 0; k <= plan->n_add; k++) {
+        bool is_own = k >= own && k < own_end;
+        plan->piece[k] = is_own ? mine + (size_t)(k - own) * stride : received(c, k, m);
     }
     return true;
 }
 
-static bool reduce_by_pieces(struct comm_mpi *c, float *out, float *mine, size_t n,
+static bool reduce_by_pieces(struct comm_mpi *c, float *out, const float *mine, size_t n,
                              struct error *err) {
-    struct mpi_tree_plan *plan = c->plan;
-    const int *first = plan->first_piece;
+    const struct mpi_tree_plan *plan = c->plan;
     int rank = c->base.rank;
     int world = c->base.world;
     if (!place_pieces(c, mine, n, n, err)) {
@@ -130,13 +134,12 @@ static bool reduce_by_pieces(struct comm_mpi *c, float *out, float *mine, size_t
     }
     for (int i = 1; i < world; i++) {
         int r = (rank + world - i) % world;
-        size_t n_piece = (size_t)(first[r + 1] - first[r]);
-        if (n_piece > 0 &&
-            !wire_receive(&c->wire, plan->piece[first[r]], n_piece * n * sizeof(float), r, err)) {
+        size_t bytes = (size_t)mpi_tree_pieces_of(plan, r) * n * sizeof(float);
+        if (!wire_receive(&c->wire, received(c, plan->first_piece[r], n), bytes, r, err)) {
             return false;
         }
     }
-    size_t mine_bytes = (size_t)(first[rank + 1] - first[rank]) * n * sizeof(float);
+    size_t mine_bytes = (size_t)mpi_tree_pieces_of(plan, rank) * n * sizeof(float);
     for (int i = 1; i < world; i++) {
         if (!wire_send(&c->wire, mine, mine_bytes, (rank + i) % world, err)) {
             return false;
@@ -149,8 +152,7 @@ static bool reduce_by_pieces(struct comm_mpi *c, float *out, float *mine, size_t
     return true;
 }
 
-/* Where rank r's slice of n floats begins; r = world gives n. */
-static size_t slice_start(size_t n, int world, int r) {
+size_t mpi_tree_slice_start(size_t n, int world, int r) {
     size_t units = (n + TREE_SLICE_UNIT - 1) / TREE_SLICE_UNIT;
     size_t start = units * (size_t)r / (size_t)world * TREE_SLICE_UNIT;
     return start < n ? start : n;
@@ -162,20 +164,22 @@ static bool scatter_slices(struct comm_mpi *c, const float *mine, size_t n, stru
     int rank = c->base.rank;
     int world = c->base.world;
     size_t own_bytes =
-        (slice_start(n, world, rank + 1) - slice_start(n, world, rank)) * sizeof(float);
+        (mpi_tree_slice_start(n, world, rank + 1) - mpi_tree_slice_start(n, world, rank)) *
+        sizeof(float);
     for (int i = 1; i < world; i++) {
         int r = (rank + world - i) % world;
         for (int k = first[r]; k < first[r + 1]; k++) {
-            if (!wire_receive(&c->wire, c->plan->piece[k], own_bytes, r, err)) {
+            if (!wire_receive(&c->wire, received(c, k, own_bytes / sizeof(float)), own_bytes, r,
+                              err)) {
                 return false;
             }
         }
     }
     for (int i = 1; i < world; i++) {
         int r = (rank + i) % world;
-        size_t start = slice_start(n, world, r);
-        size_t bytes = (slice_start(n, world, r + 1) - start) * sizeof(float);
-        for (int k = 0; k < first[rank + 1] - first[rank]; k++) {
+        size_t start = mpi_tree_slice_start(n, world, r);
+        size_t bytes = (mpi_tree_slice_start(n, world, r + 1) - start) * sizeof(float);
+        for (int k = 0; k < mpi_tree_pieces_of(c->plan, rank); k++) {
             if (!wire_send(&c->wire, mine + (size_t)k * n + start, bytes, r, err)) {
                 return false;
             }
@@ -187,12 +191,12 @@ static bool scatter_slices(struct comm_mpi *c, const float *mine, size_t n, stru
 static bool gather_slices(struct comm_mpi *c, float *out, size_t n, struct error *err) {
     int rank = c->base.rank;
     int world = c->base.world;
-    size_t own = slice_start(n, world, rank);
-    size_t own_bytes = (slice_start(n, world, rank + 1) - own) * sizeof(float);
+    size_t own = mpi_tree_slice_start(n, world, rank);
+    size_t own_bytes = (mpi_tree_slice_start(n, world, rank + 1) - own) * sizeof(float);
     for (int i = 1; i < world; i++) {
         int r = (rank + world - i) % world;
-        size_t start = slice_start(n, world, r);
-        size_t bytes = (slice_start(n, world, r + 1) - start) * sizeof(float);
+        size_t start = mpi_tree_slice_start(n, world, r);
+        size_t bytes = (mpi_tree_slice_start(n, world, r + 1) - start) * sizeof(float);
         if (!wire_receive(&c->wire, out + start, bytes, r, err)) {
             return false;
         }
@@ -209,8 +213,8 @@ static bool reduce_by_slices(struct comm_mpi *c, float *out, float *mine, size_t
                              struct error *err) {
     int rank = c->base.rank;
     int world = c->base.world;
-    size_t own = slice_start(n, world, rank);
-    size_t m = slice_start(n, world, rank + 1) - own;
+    size_t own = mpi_tree_slice_start(n, world, rank);
+    size_t m = mpi_tree_slice_start(n, world, rank + 1) - own;
     if (!place_pieces(c, mine + own, n, m, err) || !scatter_slices(c, mine, n, err)) {
         return false;
     }
@@ -226,12 +230,15 @@ static size_t long_floats(const struct comm_mpi *c) {
 
 bool mpi_tree_reserve(struct comm_mpi *c, size_t n, int n_leaf, size_t *n_message,
                       struct error *err) {
+    *n_message = 0;
     if (!plan_for(c, n_leaf, err)) {
         return false;
     }
+    if (c->base.shares_memory) {
+        return true;
+    }
     size_t world = (size_t)c->base.world, total = (size_t)c->plan->n_add + 1;
-    size_t own =
-        (size_t)(c->plan->first_piece[c->base.rank + 1] - c->plan->first_piece[c->base.rank]);
+    size_t own = (size_t)mpi_tree_pieces_of(c->plan, c->base.rank);
     size_t by_pieces = n < long_floats(c) ? n : long_floats(c);
     size_t slice = n / world + 2 * TREE_SLICE_UNIT; /* a rank's, however n is cut */
     size_t floats = (by_pieces > slice ? by_pieces : slice) * (total - own + 1);
@@ -247,6 +254,9 @@ static bool reduce(struct comm_mpi *c, float *out, float *pieces, size_t n, stru
     if (c->base.world == 1) {
         memmove(out, pieces, n * sizeof(float));
         return true;
+    }
+    if (c->base.shares_memory) {
+        return mpi_shm_reduce(c, out, pieces, n, err);
     }
     if (n >= long_floats(c)) {
         return reduce_by_slices(c, out, pieces, n, err);

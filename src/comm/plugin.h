@@ -9,7 +9,7 @@
 #include "comm/comm.h"
 #include "device/device.h"
 
-enum { CUDA_PLUGIN_ABI = 2 };
+enum { CUDA_PLUGIN_ABI = 3 };
 
 /* What a GPU says about itself. */
 struct cuda_description {

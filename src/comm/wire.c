@@ -13,6 +13,7 @@ enum {
     WIRE_SHORT = 12 * 1024,   /* up to here, messages go in chunks of WIRE_EAGER ... */
     WIRE_EAGER = 3968,        /* ... which Open MPI's shared memory takes without a handshake; the
                                * first chunk of longer ones, too: it tells that the sender is here */
+    WIRE_NAMES = 16,          /* ranks that an error names */
     WIRE_SPINS_PER_POLL = 64, /* looks at the clock and polls this often */
     /* About 60 us. The rank that is waited for may have been woken on this very core, as after an
      * idle time: without this, each would spin its time slices away before the other's turn. */
@@ -151,29 +152,31 @@ static void drop_done(struct wire *w) {
     w->n = kept;
 }
 
-/* True if all was done after all; else err names whom this rank waited for. */
-static bool too_late(struct wire *w, struct error *err) {
-    drop_done(w);
-    if (w->n == 0) {
-        return true;
-    }
+bool wire_late(struct wire *w, const int *rank, int n, struct error *err) {
     struct buffer names = {0};
-    int last = -1;
-    int n_name = 0;
-    for (int i = 0; i < w->n; i++) {
-        /* Receives are posted first: a rank that sent nothing is named before one that took
-         * nothing. Consecutive posts to one rank are named once. */
-        if (w->peer[i].rank != last && n_name < 16 &&
-            (w->peer[i].receiving || !w->peer[0].receiving)) {
-            buffer_printf(&names, NULL, "%s%d", n_name++ == 0 ? "" : ", ", w->peer[i].rank);
-            last = w->peer[i].rank;
-        }
+    for (int i = 0; i < n && i < WIRE_NAMES; i++) {
+        buffer_printf(&names, NULL, "%s%d", i == 0 ? "" : ", ", rank[i]);
     }
     error_set(err, ERROR_DEADLINE, "%s #%llu: rank %d waited %.1f s for rank %.*s", w->name,
               (unsigned long long)w->sequence, w->comm->rank, clock_now() - w->start,
               (int)names.size, names.data == NULL ? "" : (char *)names.data);
     buffer_finish(&names);
     return false;
+}
+
+/* True if all was done after all; else err names whom this rank waited for. */
+static bool too_late(struct wire *w, struct error *err) {
+    int rank[WIRE_NAMES], n = 0;
+    drop_done(w);
+    for (int i = 0; i < w->n && n < WIRE_NAMES; i++) {
+        /* Receives are posted first: a rank that sent nothing is named before one that took
+         * nothing. Consecutive posts to one rank are named once. */
+        if ((n == 0 || w->peer[i].rank != rank[n - 1]) &&
+            (w->peer[i].receiving || !w->peer[0].receiving)) {
+            rank[n++] = w->peer[i].rank;
+        }
+    }
+    return w->n == 0 || wire_late(w, rank, n, err);
 }
 
 /* Looks whether the first chunks have arrived, from the request *from on, which is moved to the
@@ -189,6 +192,18 @@ static bool all_are_here(struct wire *w, int *from) {
         }
     }
     return true;
+}
+
+static bool attend(struct wire *w, double now, struct error *err) {
+    flight_pulse(now);
+    return w->comm->poll == NULL || w->comm->poll(w->comm->poll_user, err);
+}
+
+bool wire_attend(struct wire *w, double now, struct error *err) {
+    int found;
+    /* Nobody writes to itself, so this finds nothing, and MPI then looks at all else. */
+    int rc = MPI_Iprobe(w->comm->rank, MPI_ANY_TAG, w->mpi, &found, MPI_STATUS_IGNORE);
+    return (rc == MPI_SUCCESS || mpi_failed(w, "MPI_Iprobe", rc, err)) && attend(w, now, err);
 }
 
 bool wire_wait(struct wire *w, struct error *err) {
@@ -214,8 +229,7 @@ bool wire_wait(struct wire *w, struct error *err) {
             sched_yield();
         }
         if (spin % WIRE_SPINS_PER_POLL == 0) {
-            flight_pulse(look);
-            if (w->comm->poll != NULL && !w->comm->poll(w->comm->poll_user, err)) {
+            if (!attend(w, look, err)) {
                 return false;
             }
             if (look > w->deadline) {

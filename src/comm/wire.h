@@ -62,5 +62,13 @@ bool wire_send(struct wire *w, const void *from, size_t bytes, int rank, struct 
  * says. */
 bool wire_wait(struct wire *w, struct error *err);
 
+/* What a wait of another kind within a collective does some hundred times a millisecond: this
+ * thread is seen to be alive, the control plane is heard, and MPI gets on with what is under way.
+ * Errors: COMM; what comm->poll says. */
+bool wire_attend(struct wire *w, double now, struct error *err);
+
+/* DEADLINE, naming the ranks [n] that were awaited in vain, the first of many. Returns false. */
+bool wire_late(struct wire *w, const int *rank, int n, struct error *err);
+
 /* Ends the collective: counts it if ok, else marks the communicator as broken. Returns ok. */
 bool wire_end(struct wire *w, bool ok);

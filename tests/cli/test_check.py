@@ -121,6 +121,8 @@ class Check(unittest.TestCase):
                         self.assertRegex(r["numa"]["nodes"], r"^[0-9][0-9,-]*$")
                         self.assertLessEqual(r["numa"]["n_node"], r["numa"]["n_node_host"])
                 self.assertEqual(found["communicator"], "self" if np == 1 else "mpi")
+                self.assertEqual(found["shared_memory"], np > 1)
+                self.assertFalse(any("messages" in n for n in found["notes"]), found["notes"])
                 if np > ranks[0]["cores_host"]:
                     self.assertTrue(any("cores" in n for n in found["notes"]), found["notes"])
 
@@ -139,7 +141,17 @@ class Check(unittest.TestCase):
         rows = [line for line in done.stdout.splitlines() if line.split()[:1] in (["0"], ["1"])]
         self.assertEqual(len(rows), 2, done.stdout)
         self.assertIn("sanity  2 2", done.stdout)
-        self.assertIn("init ", done.stdout)
+        self.assertIn(": communicator 'mpi' over shared memory, kernels ", done.stdout)
+
+    def test_without_shared_memory(self):
+        done = run("check", "--json", "--bandwidth", "-b", "64K", "-e", "64K", "-n", "2", np=3,
+                   env={"LOCKSTEP_SHM_DISABLE": "1"})
+        self.assert_ok(done)
+        found = json.loads(done.stdout)
+        self.assertEqual((found["communicator"], found["shared_memory"]), ("mpi", False))
+        self.assertIn("the ranks add up by messages, which is slower than shared memory: "
+                      "rank 0: LOCKSTEP_SHM_DISABLE is set", found["notes"])
+        self.assertTrue(all(row["wrong"] == 0 for row in found["bandwidth"]["rows"]))
 
     def test_threads_and_isa(self):
         done = run("check", "--json", "--threads", "3", "--isa", "generic", np=2)

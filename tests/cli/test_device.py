@@ -150,7 +150,7 @@ class NoPlugin(Base):
                     "--device", "cuda", LOCKSTEP_PLUGIN_DIR=self.folder)
 
     def test_another_abi_or_build(self):
-        for fake, words in (({"ABI": 7}, "plug-in ABI 7, this program has 2"),
+        for fake, words in (({"ABI": 7}, "plug-in ABI 7, this program has 3"),
                             ({"BUILD": "feedfacefeedface"}, "plug-in of build feedfacefeedface, ")):
             self.refuse(3, ["--device cuda", FAKE, words], "check", "--device", "cuda", fake=fake)
             found, lines = self.check(np=2, fake=fake)  # auto: it works, but says so
