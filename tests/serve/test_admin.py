@@ -219,7 +219,7 @@ class KvMemory(unittest.TestCase):
             self.assertEqual(status, 200, got)
             status, got = server.ask("POST", "/v1/admin/load", body)
             self.assertEqual((status, got["kv_dtype"], got["kv_positions"]), (200, kv, positions), got)
-            self.assertEqual(server.ask("GET", "/v1/ranks")[1]["kv_blocks_total"], positions // 64)
+            self.assertEqual(server.ask("GET", "/ranks")[1]["kv_blocks_total"], positions // 64)
         self.assertEqual(server.ask("POST", "/v1/completions", completion(tokens=8))[1]["choices"], in_bf16)
         code, said = server.stop()
         self.assertEqual(code, 0, said)
