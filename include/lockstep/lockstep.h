@@ -45,6 +45,8 @@ struct lockstep_options {
      * of a host takes GPU r modulo their number; choose others with CUDA_VISIBLE_DEVICES. */
     const char *device;
     const char *dtype; /* on GPUs "bf16" or "f32"; NULL: bf16. The host has f32 alone. */
+    /* Of the KV cache: "f32" or "bf16"; NULL: that of the arithmetic, and so it is on GPUs. */
+    const char *kv_dtype;
 };
 
 #define LOCKSTEP_OPTIONS_DEFAULT                                                                   \

@@ -1,4 +1,4 @@
-/* Exact widening of one stored weight to f32. */
+/* Exact widening of one stored value to f32, and rounding to bf16. */
 #pragma once
 
 #include <stdint.h>
@@ -14,6 +14,16 @@ static inline float widen_bits(uint32_t bits) {
 
 static inline float widen_bf16(uint16_t h) {
     return widen_bits((uint32_t)h << 16);
+}
+
+/* To nearest, ties to even; a NaN stays one, and becomes quiet. */
+static inline uint16_t narrow_bf16(float x) {
+    uint32_t u;
+    memcpy(&u, &x, sizeof u);
+    if (x != x) {
+        return (uint16_t)(u >> 16 | 0x40);
+    }
+    return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
 }
 
 /* As VCVTPH2PS does it, a signalling NaN becoming quiet. */

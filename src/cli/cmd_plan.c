@@ -75,11 +75,13 @@ static bool plan_init(struct plan *p, const struct plan_options *o, struct error
         !engine_context(&p->config, o->common.ctx, &ctx, err)) {
         return false;
     }
-    p->params = (struct footprint_params){.ctx = ctx,
+    p->params = (struct footprint_params){.kv = DTYPE_F32, /* "auto": the host's own */
+                                          .ctx = ctx,
                                           .n_block = (ctx + KV_BLOCK - 1) / KV_BLOCK,
                                           .max_tok = STEP_TOKENS,
                                           .max_logits = LOGIT_ROWS};
     find_dtype(p);
+    (void)dtype_from_word(o->common.kv_dtype, &p->params.kv);
     return true;
 }
 
@@ -149,8 +151,9 @@ static void print_model(const struct plan *p) {
            "vocabulary %d%s\n",
            p->dir, c->arch_name, c->n_layer, c->hidden, c->n_head, c->n_kv_head, c->head_dim,
            c->intermediate, c->vocab, c->tied ? " (tied)" : "");
-    printf("weights in %s (from %s), KV cache of %d positions in f32, steps of up to %d tokens\n",
-           dtype_name(p->params.dtype), p->dtype_source, p->params.ctx, STEP_TOKENS);
+    printf("weights in %s (from %s), KV cache of %d positions in %s, steps of up to %d tokens\n",
+           dtype_name(p->params.dtype), p->dtype_source, p->params.ctx, dtype_word(p->params.kv),
+           STEP_TOKENS);
     printf("per token: %d all-reduces of %s, %s in all\n", all_reduces(p),
            show_bytes(all_reduce_bytes(p)).text,
            show_bytes((uint64_t)all_reduces(p) * all_reduce_bytes(p)).text);
@@ -290,9 +293,10 @@ static bool show_json(const struct plan *p, const int32_t *np, int n, struct err
             return false;
         }
     }
-    json_t *root = json_pack("{s:o, s:i, s:i, s:i, s:i, s:o}", "model", model_json(p), "ctx",
-                             p->params.ctx, "kv_block", KV_BLOCK, "step_tokens", STEP_TOKENS,
-                             "largest_np", p->config.n_head, "plans", list);
+    json_t *root =
+        json_pack("{s:o, s:i, s:s, s:i, s:i, s:i, s:o}", "model", model_json(p), "ctx",
+                  p->params.ctx, "kv_dtype", dtype_word(p->params.kv), "kv_block", KV_BLOCK,
+                  "step_tokens", STEP_TOKENS, "largest_np", p->config.n_head, "plans", list);
     if (root && p->has_memory) {
         json_object_set_new(root, "memory", json_integer((json_int_t)p->memory));
     }

@@ -41,6 +41,7 @@ struct common_options {
     int threads;
     double timeout_s;
     int ctx; /* 0: the smaller of the model's and 4096 */
+    const char *kv_dtype;
     const char *log_level;
     const char *progress;
     const char *status_file;
@@ -50,7 +51,7 @@ struct common_options {
     bool help;
 };
 
-enum { COMMON_OPTION_COUNT = 17 };
+enum { COMMON_OPTION_COUNT = 18 };
 
 /* Fills table[COMMON_OPTION_COUNT] and sets the defaults. */
 void common_options_table(struct common_options *c, struct option *table);

@@ -16,6 +16,7 @@ void common_options_table(struct common_options *c, struct option *table) {
     *c = (struct common_options){
         .device = "auto",
         .dtype = "auto",
+        .kv_dtype = "auto",
         .timeout_s = 60,
         .log_level = "info",
         .progress = "auto",
@@ -82,6 +83,13 @@ void common_options_table(struct common_options *c, struct option *table) {
          .min = 1,
          .max = 1 << 26,
          .help = "context length in tokens\n(default: the smaller of the model's and 4096)"},
+        {.type = OPTION_STRING,
+         .name = "kv-dtype",
+         .value = &c->kv_dtype,
+         .arg = "NAME",
+         .choices = "auto|f32|bf16",
+         .help = "of the KV cache: f32 or bf16, which takes half the\n"
+                 "memory (default: f32; on GPUs that of --dtype)"},
         {.type = OPTION_STRING,
          .name = "log-level",
          .value = &c->log_level,

@@ -30,6 +30,7 @@ static bool load_model(struct session *s, struct pool *pool, struct error *err) 
         .dir = s->model,
         .ctx = c->ctx,
         .max_seqs = 1,
+        .kv_dtype = c->kv_dtype,
         .load = {.progress = {.report = report, .user = &progress}, .show = stdio_note},
     };
     bool ok = engine_open(&s->engine, pool, &options, err);

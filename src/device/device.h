@@ -4,8 +4,8 @@
  * Shapes are row-major, [rows, columns]; M = number of token rows in the step.
  *
  * Activations ("act" below) have the device's element type device->act: F32 on the host, BF16 or
- * F32 on a GPU. The residual stream, partial sums of row-parallel layers, logits, norm weights and
- * biases are always f32.
+ * F32 on a GPU. So has the KV cache, which the host also takes in BF16. The residual stream,
+ * partial sums of row-parallel layers, logits, norm weights and biases are always f32.
  *
  * Host promise (the CUDA device promises a tolerance instead): every output element is computed in
  * the one order documented at its operation, whatever M, the number of threads and the instruction
@@ -92,12 +92,14 @@ struct batch_size {
     int n_row;
 };
 
-/* One layer's KV pool: n_block blocks, each [n_kv_head][KV_BLOCK][head_dim] of act, for K and for
- * V. Host layout within a (block, head): K transposed [head_dim_pad][KV_BLOCK], V
- * [KV_BLOCK][head_dim_pad] with head_dim padded to 16; sizes come from device_kv_block_bytes(). */
+/* One layer's KV pool: n_block blocks, each [n_kv_head][KV_BLOCK][head_dim] of dtype, for K and for
+ * V. The host's layout within a (block, head) is in host/kernels.h; sizes come from
+ * device_ops.kv_block_bytes. On the host BF16 means that a value is rounded once, to nearest even,
+ * when it is appended; attention widens it. */
 struct kv_layer {
-    void *k; /* device */
-    void *v; /* device */
+    void *k;          /* device */
+    void *v;          /* device */
+    enum dtype dtype; /* that device_takes_kv */
 };
 
 /* Of some consecutive logits of a row, -inf and 0 where there are none. NaN or +inf among them
@@ -209,7 +211,7 @@ struct device_ops {
     bool (*attention)(struct device *, void *out, const void *qkv, const struct attention_shape *,
                       struct kv_layer, struct error *);
     /* Bytes of one KV block of K (and as many of V) for n_kv_head heads. */
-    size_t (*kv_block_bytes)(const struct device *, int n_kv_head, int head_dim);
+    size_t (*kv_block_bytes)(const struct device *, enum dtype kv, int n_kv_head, int head_dim);
     /* Rows first .. first + n of the batch's list of wanted rows, of x [M, dim], gathered densely
      * into y [n, dim]; f32. */
     bool (*gather_rows)(struct device *, float *y, const float *x, int first, int n, int dim,
@@ -228,7 +230,8 @@ struct device_ops {
 
 struct device {
     const struct device_ops *ops; /* first member of every device */
-    enum dtype act;               /* element type of activations and of the KV cache */
+    enum dtype act;               /* element type of activations, and of the KV cache */
+    bool kv_bf16;                 /* a KV cache may be BF16, too */
     bool main_thread_only;        /* loader threads may not call it */
     bool broken; /* a wait or a launch failed: nothing more can be asked of it, never on the host */
     int head_dim_unit; /* head dims it takes: multiples of this, up to head_dim_max; 0: any */
@@ -239,6 +242,10 @@ struct device {
     bool (*poll)(void *user, struct error *err);
     void *poll_user;
 };
+
+static inline bool device_takes_kv(const struct device *d, enum dtype kv) {
+    return kv == d->act || (kv == DTYPE_BF16 && d->kv_bf16);
+}
 
 /* ---- the host device ---- */
 

@@ -15,6 +15,7 @@ struct engine {
     int max_tok;
     int max_seqs;
     int n_block;
+    enum dtype kv;
     int32_t *free_blocks; /* owns [n_block], a stack */
     int n_free;
     uint32_t next_id;
@@ -72,11 +73,15 @@ bool engine_check_ids(const struct model_config *c, int ctx, const char *what, c
     return true;
 }
 
+static struct model_params params_of(const struct engine *e, const char *dir, int64_t n_block) {
+    return (struct model_params){
+        .dir = dir, .ctx = e->ctx, .n_block = (int32_t)n_block, .max_tok = e->max_tok, .kv = e->kv};
+}
+
 /* Makes the KV cache as small as its memory, at least of one whole context. */
 static bool cut_to_memory(const struct engine *e, const struct engine_options *o, int64_t *n_block,
                           struct error *err) {
-    const struct model_params params = {
-        .dir = o->dir, .ctx = e->ctx, .n_block = (int32_t)*n_block, .max_tok = e->max_tok};
+    const struct model_params params = params_of(e, o->dir, *n_block);
     struct pool_fit fit;
     if (!pool_measure_load(e->pool, &params, &fit, err)) {
         return false;
@@ -97,6 +102,20 @@ static bool cut_to_memory(const struct engine *e, const struct engine_options *o
     }
     *n_block = n < *n_block ? n : *n_block;
     return true;
+}
+
+/* The host has a choice; a GPU computes attention in one type. */
+static bool choose_kv(struct engine *e, const char *asked, struct error *err) {
+    const char *act = pool_dtype(e->pool);
+    bool is_auto = !asked || strcmp(asked, "auto") == 0;
+    if (!is_auto && strcmp(pool_device(e->pool), "cuda") == 0 && strcmp(asked, act) != 0) {
+        return error_set(err, ERROR_UNSUPPORTED,
+                         "--kv-dtype %s: on a GPU the KV cache has the type of the arithmetic, %s "
+                         "(--dtype)",
+                         asked, act);
+    }
+    return dtype_from_word(is_auto ? act : asked, &e->kv) ||
+           error_set(err, ERROR_USAGE, "--kv-dtype %s: must be auto, f32 or bf16", asked);
 }
 
 static bool choose_sizes(struct engine *e, const struct engine_options *o, struct error *err) {
@@ -132,7 +151,8 @@ bool engine_open(struct engine **out, struct pool *pool, const struct engine_opt
     e->pool = pool;
     /* The leader reads the configuration first: a bad one is refused before any rank is bothered.
      */
-    if (!model_config_load(&e->config, options->dir, err) || !choose_sizes(e, options, err)) {
+    if (!model_config_load(&e->config, options->dir, err) ||
+        !choose_kv(e, options->kv_dtype, err) || !choose_sizes(e, options, err)) {
         goto fail;
     }
     e->free_blocks = malloc((size_t)e->n_block * sizeof *e->free_blocks);
@@ -142,8 +162,7 @@ bool engine_open(struct engine **out, struct pool *pool, const struct engine_opt
         goto fail;
     }
     fill_free_blocks(e);
-    struct model_params params = {
-        .dir = options->dir, .ctx = e->ctx, .n_block = e->n_block, .max_tok = e->max_tok};
+    const struct model_params params = params_of(e, options->dir, e->n_block);
     double start = clock_now();
     if (!pool_load(pool, &params, &options->load, &e->load_bytes, err)) {
         goto fail;
@@ -172,6 +191,10 @@ int engine_max_tok(const struct engine *e) {
 
 int engine_max_seqs(const struct engine *e) {
     return e->max_seqs;
+}
+
+enum dtype engine_kv_dtype(const struct engine *e) {
+    return e->kv;
 }
 
 int engine_blocks(const struct engine *e) {

@@ -28,11 +28,13 @@ struct engine_options {
     bool cut_kv;
     uint64_t kv_memory; /* bytes of a rank; 0: what fits */
     int max_tok;        /* tokens in one step; 0: 256 */
+    /* Of the KV cache: "f32", "bf16", or "auto" (or NULL), which is that of the activations. */
+    const char *kv_dtype;
     struct pool_load_options load;
 };
 
 /* Loads the model on every rank. pool: borrowed, started. Collective through the pool.
- * Errors: those of model_load, with the rank. */
+ * Errors: those of model_load, with the rank; UNSUPPORTED (kv_dtype, on GPUs). */
 bool engine_open(struct engine **out, struct pool *pool, const struct engine_options *options,
                  struct error *err);
 
@@ -40,6 +42,7 @@ const struct model_config *engine_config(const struct engine *e);
 int engine_ctx(const struct engine *e);
 int engine_max_tok(const struct engine *e);
 int engine_max_seqs(const struct engine *e);
+enum dtype engine_kv_dtype(const struct engine *e);
 /* KV blocks in all, and those that so many positions of a sequence take. */
 int engine_blocks(const struct engine *e);
 int engine_blocks_for(int positions);

@@ -165,14 +165,27 @@ static int larger_world(const struct model_needs *needs, const struct fit_rank *
     return 0;
 }
 
+/* With a KV cache half as large, where there can be one. */
+static bool fits_in_bf16(const struct model_needs *needs, struct fit_rank *ranks, int world) {
+    struct footprint_params sizes = needs->sizes;
+    if (sizes.kv != DTYPE_F32 || !sizes.device || !device_takes_kv(sizes.device, DTYPE_BF16)) {
+        return false;
+    }
+    sizes.kv = DTYPE_BF16;
+    return fits_with(needs, &sizes, ranks, world);
+}
+
 void fit_advise(const struct model_needs *needs, struct fit_rank *ranks, int world, int max_batch,
                 char *out, size_t size) {
-    char ways[3][64];
+    char ways[4][64];
     int n_way = 0;
     const struct footprint_params *p = &needs->sizes;
     int64_t context = largest(needs, ranks, world, with_context, blocks_of(p->ctx));
     if (context > 0) {
         snprintf(ways[n_way++], sizeof ways[0], "with --ctx %lld", (long long)context * KV_BLOCK);
+    }
+    if (fits_in_bf16(needs, ranks, world)) {
+        snprintf(ways[n_way++], sizeof ways[0], "with --kv-dtype bf16");
     }
     int64_t rest = p->max_tok - max_batch; /* tokens of a step that are not the batch's */
     int64_t tokens = max_batch > 1 ? largest(needs, ranks, world, with_tokens, p->max_tok) : 0;

@@ -41,8 +41,9 @@ uint64_t fit_part(const struct fit_rank *ranks, int world, int rank);
  * Changes the ranks' needs. */
 int64_t fit_blocks(const struct model_needs *needs, struct fit_rank *ranks, int world);
 
-/* "; fits with --ctx 8192, --max-batch 4, or on 4 ranks with as much memory each", "" where nothing
- * helps. max_batch: of the run, 0: it has no such option. Changes the ranks' needs. */
+/* "; fits with --ctx 8192, with --kv-dtype bf16, with --max-batch 4 or on 4 ranks with as much
+ * memory each", "" where nothing helps. max_batch: of the run, 0: it has no such option. Changes
+ * the ranks' needs. */
 void fit_advise(const struct model_needs *needs, struct fit_rank *ranks, int world, int max_batch,
                 char *out, size_t size);
 

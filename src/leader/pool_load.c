@@ -16,6 +16,7 @@ static bool make_load(struct message *m, const struct model_params *params, stru
     m->load.ctx = params->ctx;
     m->load.n_block = params->n_block;
     m->load.max_tok = params->max_tok;
+    snprintf(m->load.kv_dtype, sizeof m->load.kv_dtype, "%s", dtype_word(params->kv));
     return true;
 }
 
@@ -84,7 +85,7 @@ static void show_table(const struct pool *p, const struct pool_load_options *o) 
 static bool refuse(struct pool *p, const struct model_params *params,
                    const struct model_needs *needs, const struct fit_lack *lack,
                    const struct pool_load_options *o, struct error *err) {
-    char who[120], advice[160];
+    char who[120], advice[192];
     const struct footprint *f = &lack->needs;
     show_table(p, o);
     name_lack(p, lack, who, sizeof who);

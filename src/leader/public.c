@@ -53,7 +53,8 @@ static bool open_local(struct lockstep *l, MPI_Comm comm, const struct lockstep_
 }
 
 static bool open_leader(struct lockstep *l, const struct lockstep_options *o, struct error *err) {
-    struct engine_options engine = {.dir = o->model, .ctx = o->ctx, .max_seqs = 1};
+    struct engine_options engine = {
+        .dir = o->model, .ctx = o->ctx, .max_seqs = 1, .kv_dtype = o->kv_dtype};
     struct model_config config;
     /* First the pool: through it lockstep_close ends the others' lockstep_serve. */
     return pool_create(&l->pool, &l->options, err) &&

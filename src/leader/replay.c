@@ -1,5 +1,6 @@
 #include "leader/replay.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -110,13 +111,18 @@ static bool again(struct pool *p, const struct message *recorded, int rank, repl
 /* The sizes are a file's: what would not fit is not allocated because it says so. */
 static bool again_load(struct pool *p, const struct message *request, replay_reply *on_reply,
                        void *user, struct error *err) {
-    const struct message_load *l = &request->load;
-    const struct model_params params = {
+    struct message m = *request;
+    struct message_load *l = &m.load;
+    if (strcmp(p->device, "cuda") == 0) { /* which has no choice; the trace may be a host's */
+        snprintf(l->kv_dtype, sizeof l->kv_dtype, "%s", p->dtype);
+    }
+    struct model_params params = {
         .dir = l->dir, .ctx = l->ctx, .n_block = l->n_block, .max_tok = l->max_tok};
+    bool known = dtype_from_word(l->kv_dtype, &params.kv);
     const struct pool_load_options quiet = {0};
     memset(p->loads, 0, (size_t)p->world * sizeof *p->loads);
-    if (l->measure || pool_look_before_load(p, &params, &quiet, err)) {
-        return again(p, request, -1, on_reply, user, err);
+    if (l->measure || !known || pool_look_before_load(p, &params, &quiet, err)) {
+        return again(p, &m, -1, on_reply, user, err);
     }
     if (!is_fatal(p, err)) {
         answer_error(p, err, on_reply, user);

@@ -1,6 +1,6 @@
 #include "model/footprint.h"
 
-enum { PANEL_ROWS = 16, HEAD_DIM_PAD = 16 };
+enum { PANEL_ROWS = 16, HEAD_DIM_PAD = 32 };
 
 static uint64_t add(uint64_t a, uint64_t b) {
     uint64_t sum;
@@ -82,10 +82,10 @@ static uint64_t block_bytes(const struct model_config *c, const struct shard *s,
                             const struct footprint_params *p) {
     uint64_t bytes;
     if (p->device) {
-        bytes = p->device->ops->kv_block_bytes(p->device, s->kv_heads.count, c->head_dim);
+        bytes = p->device->ops->kv_block_bytes(p->device, p->kv, s->kv_heads.count, c->head_dim);
     } else {
         bytes = mul(mul((uint64_t)s->kv_heads.count * KV_BLOCK, padded(c->head_dim, HEAD_DIM_PAD)),
-                    sizeof(float));
+                    dtype_size(p->kv));
     }
     return mul(mul(2, bytes), (uint64_t)c->n_layer);
 }

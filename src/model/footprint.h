@@ -13,6 +13,7 @@
 
 struct footprint_params {
     enum dtype dtype; /* of the matrices; norms and biases are f32 */
+    enum dtype kv;    /* of the KV cache */
     int ctx;          /* positions of one sequence: the table of rotations */
     int64_t n_block;  /* KV blocks of KV_BLOCK positions, all sequences together */
     int max_tok;      /* tokens of one step */
@@ -21,7 +22,7 @@ struct footprint_params {
      * tree's pieces, and holds those that it receives, too. */
     bool one_sum;
     /* Borrowed; whose sizes they are. NULL: the host's, which needs no device: matrices in panels
-     * of 16 rows, the head dimension of the KV cache padded to 16. */
+     * of 16 rows, the head dimension of the KV cache padded to 32. */
     const struct device *device;
 };
 

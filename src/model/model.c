@@ -139,6 +139,7 @@ static bool comm_init(const struct model *m, struct error *err) {
 static struct footprint_params sizes_of(const struct model *m, const struct st_set *set) {
     const struct model_params *p = &m->params;
     return (struct footprint_params){.dtype = footprint_dtype(set, m->config.dtype),
+                                     .kv = p->kv,
                                      .ctx = p->ctx,
                                      .n_block = p->n_block,
                                      .max_tok = p->max_tok,
@@ -162,7 +163,7 @@ static bool load_local(struct model *m, const struct model_progress *progress, s
               fingerprint_read(&m->fingerprint, &m->config, set, p->file, progress, err);
     m->bytes = ok ? bytes_of(m, set) : 0;
     ok = ok && weights_load(&m->weights, &m->config, nn, set, progress, err) &&
-         kv_cache_init(&m->kv, nn, m->config.n_layer, p->n_block, err) &&
+         kv_cache_init(&m->kv, nn, p->kv, m->config.n_layer, p->n_block, err) &&
          activations_init(m, err) && rope_init(m, err) && batch_init(m, err) &&
          output_init(&m->out, m, err) && comm_init(m, err);
     st_close(set);
@@ -185,8 +186,12 @@ static bool check_params(const struct model_params *p, const struct model_config
 }
 
 /* Before anything is read: the first step would be late to find out. */
-static bool check_head_dim(const struct model_config *c, const struct device *d,
-                           struct error *err) {
+static bool check_device(const struct model_config *c, enum dtype kv, const struct device *d,
+                         struct error *err) {
+    if (!device_takes_kv(d, kv)) {
+        return error_set(err, ERROR_UNSUPPORTED, "a KV cache in %s: this rank takes one in %s",
+                         dtype_name(kv), dtype_name(d->act));
+    }
     if (d->head_dim_unit == 0 ||
         (c->head_dim % d->head_dim_unit == 0 && c->head_dim <= d->head_dim_max)) {
         return true;
@@ -206,7 +211,7 @@ static bool model_create(struct model **out, const struct model_params *params,
     m->params = *params;
     m->nn = (struct nn_context){.device = device, .comm = comm};
     bool ok = model_config_load(c, params->dir, err) && check_params(params, c, err) &&
-              check_head_dim(c, device, err);
+              check_device(c, params->kv, device, err);
     m->nn.dims =
         (struct shard_dims){c->n_head, c->n_kv_head, c->head_dim, c->intermediate, c->vocab};
     if (!ok || !shard_compute(&m->nn.shard, &m->nn.dims, comm->world, comm->rank, err)) {

@@ -21,6 +21,7 @@ struct model_params {
     int32_t ctx;     /* positions of one sequence */
     int32_t n_block; /* KV blocks of KV_BLOCK positions, shared by all sequences */
     int32_t max_tok; /* tokens of one step, all sequences together */
+    enum dtype kv;   /* of the KV cache: F32 or BF16, and on a GPU that of its activations */
     int32_t file;    /* the fingerprint is of this file of weights; 0: of all */
 };
 

@@ -12,7 +12,7 @@ struct kv_cache {
     struct kv_layer *layers; /* owns [n_layer] */
 };
 
-/* Errors: MEMORY. */
-bool kv_cache_init(struct kv_cache *kv, const struct nn_context *nn, int n_layer, int n_block,
-                   struct error *err);
+/* dtype: one that the device takes. Errors: MEMORY. */
+bool kv_cache_init(struct kv_cache *kv, const struct nn_context *nn, enum dtype dtype, int n_layer,
+                   int n_block, struct error *err);
 void kv_cache_finish(struct kv_cache *kv, struct device *device);

@@ -17,7 +17,7 @@
 #include "nn/step.h"
 
 enum {
-    PROTOCOL_VERSION = 8,
+    PROTOCOL_VERSION = 9,
     FRAME_MAX_BYTES = 64 << 20,
     MESSAGE_PATH_MAX = 4096,
 };
@@ -143,8 +143,9 @@ struct message_load {
     int32_t ctx;
     int32_t n_block;
     int32_t max_tok;
-    int32_t measure; /* 1: only answers what it would take, what is free, and the fingerprint */
-    int32_t file;    /* 0: the fingerprint is of all files of weights; else of this one alone */
+    char kv_dtype[8]; /* of the KV cache: "f32" or "bf16" */
+    int32_t measure;  /* 1: only answers what it would take, what is free, and the fingerprint */
+    int32_t file;     /* 0: the fingerprint is of all files of weights; else of this one alone */
 };
 
 struct message_loaded {

@@ -2,6 +2,7 @@
 
 #include <microhttpd.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -36,11 +37,12 @@ bool job_create(struct job **out, struct api_request *request, struct served *mo
     return true;
 }
 
-bool job_create_load(struct job **out, char *wanted, struct error *err) {
+bool job_create_load(struct job **out, char *wanted, const char *kv_dtype, struct error *err) {
     if (!create(out, JOB_LOAD, err)) {
         return false;
     }
     (*out)->wanted = wanted;
+    snprintf((*out)->kv_dtype, sizeof(*out)->kv_dtype, "%s", kv_dtype);
     return true;
 }
 

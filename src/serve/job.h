@@ -26,6 +26,7 @@ struct job {
     struct api_request request; /* TEXT: owns */
     struct served *model;       /* TEXT: that it was read against; holds */
     char *wanted;               /* LOAD: the model's name, owns; NULL: that of the start */
+    char kv_dtype[8];           /* LOAD: "": as the server was started with */
     double patience_s;          /* UNLOAD: for requests to finish */
     double arrived;             /* on the monotonic clock */
     /* The main thread's. */
@@ -53,7 +54,7 @@ struct job {
  * then nothing was moved. */
 bool job_create(struct job **out, struct api_request *request, struct served *model,
                 struct error *err);
-bool job_create_load(struct job **out, char *wanted, struct error *err);
+bool job_create_load(struct job **out, char *wanted, const char *kv_dtype, struct error *err);
 bool job_create_unload(struct job **out, double patience_s, struct error *err);
 void job_hold(struct job *j);
 void job_release(struct job *j);

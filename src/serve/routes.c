@@ -244,9 +244,9 @@ static void get_openapi(struct server *s, const char *body, size_t n, struct htt
 
 /* ---- the administrator's ---- */
 
-/* The body, which may be empty; else an object whose members are all of these. */
-static bool admin_body(const char *body, size_t n, const char *known, json_t **root,
-                       struct api_error *e) {
+/* The body, which may be empty; else an object whose members are all of these two (NULL: one). */
+static bool admin_body(const char *body, size_t n, const char *known, const char *also,
+                       json_t **root, struct api_error *e) {
     json_error_t at;
     const char *name;
     json_t *value;
@@ -256,9 +256,10 @@ static bool admin_body(const char *body, size_t n, const char *known, json_t **r
                           "the body must be empty, or an object");
     }
     json_object_foreach(*root, name, value) {
-        if (strcmp(name, known) != 0) {
+        if (strcmp(name, known) != 0 && (!also || strcmp(name, also) != 0)) {
             return api_refuse(e, 400, "invalid_request_error", NULL, name,
-                              "there is no field '%.60s' here, but '%s'", name, known);
+                              "there is no field '%.60s' here, but '%s'%s%s%s", name, known,
+                              also ? " and '" : "", also ? also : "", also ? "'" : "");
         }
     }
     return true;
@@ -270,11 +271,25 @@ static bool takes_commands(struct server *s, struct api_error *e) {
     return state == SERVER_READY || state == SERVER_UNLOADED;
 }
 
+/* "" where there is none. */
+static bool get_kv_dtype(const json_t *value, const char **out, struct api_error *e) {
+    const char *text = value ? json_string_value(value) : "";
+    if (!text || (value && strcmp(text, "auto") != 0 && strcmp(text, "f32") != 0 &&
+                  strcmp(text, "bf16") != 0)) {
+        return api_refuse(e, 400, "invalid_request_error", NULL, "kv_dtype",
+                          "kv_dtype must be 'auto', 'f32' or 'bf16'");
+    }
+    *out = text;
+    return true;
+}
+
 static void post_load(struct server *s, const char *body, size_t n, struct http_answer *out) {
     struct api_error e;
     struct job *j;
     json_t *root = NULL;
-    bool ok = takes_commands(s, &e) && admin_body(body, n, "model", &root, &e);
+    const char *kv_dtype;
+    bool ok = takes_commands(s, &e) && admin_body(body, n, "model", "kv_dtype", &root, &e) &&
+              get_kv_dtype(json_object_get(root, "kv_dtype"), &kv_dtype, &e);
     json_t *name = json_object_get(root, "model");
     if (ok && name && (!json_is_string(name) || json_string_length(name) == 0)) {
         ok = api_refuse(&e, 400, "invalid_request_error", NULL, "model",
@@ -283,7 +298,7 @@ static void post_load(struct server *s, const char *body, size_t n, struct http_
     char *wanted = ok && name ? strdup(json_string_value(name)) : NULL;
     if (!ok) {
         refuse(out, &e);
-    } else if ((name && !wanted) || !job_create_load(&j, wanted, NULL)) {
+    } else if ((name && !wanted) || !job_create_load(&j, wanted, kv_dtype, NULL)) {
         free(wanted);
         no_memory(out);
     } else {
@@ -297,7 +312,7 @@ static void post_unload(struct server *s, const char *body, size_t n, struct htt
     struct api_error e;
     struct job *j;
     json_t *root = NULL;
-    bool ok = takes_commands(s, &e) && admin_body(body, n, "timeout", &root, &e);
+    bool ok = takes_commands(s, &e) && admin_body(body, n, "timeout", NULL, &root, &e);
     json_t *timeout = json_object_get(root, "timeout");
     double seconds = json_is_number(timeout) ? json_number_value(timeout) : -1;
     if (ok && timeout && !(seconds >= 0 && seconds <= MOST)) {

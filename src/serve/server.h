@@ -9,6 +9,7 @@ struct server_options {
     const char *dir;        /* of the model */
     const char *model_name; /* as served */
     int ctx;                /* 0: the smaller of the model's and 4096 */
+    const char *kv_dtype;   /* see struct engine_options; a load may ask for another */
     const char *host;
     int port;                /* 0: a free one */
     const char *port_file;   /* gets "HOST:PORT" once it listens; NULL: none */

@@ -23,14 +23,15 @@ static bool report(void *user, uint64_t done, uint64_t total, struct error *err)
 }
 
 /* --ctx is for the model that the server starts with; another may have fewer positions. */
-static bool open_engine(struct server *s, const char *dir, const struct served *model,
-                        struct error *err) {
+static bool open_engine(struct server *s, const char *dir, const char *kv_dtype,
+                        const struct served *model, struct error *err) {
     const struct server_options *o = &s->options;
     struct engine_options engine = {.dir = dir,
                                     .ctx = o->ctx,
                                     .ctx_at_most = strcmp(dir, o->dir) != 0,
                                     .max_seqs = o->max_batch,
                                     .max_tok = o->max_batch + o->prefill_chunk,
+                                    .kv_dtype = *kv_dtype ? kv_dtype : o->kv_dtype,
                                     .cut_kv = true,
                                     .kv_memory = o->kv_memory,
                                     .load = {.progress = {.report = report, .user = s},
@@ -58,7 +59,8 @@ static void set_model(struct server *s, struct served *model) {
     served_release(old);
 }
 
-static bool load(struct server *s, const char *dir, const char *name, struct error *err) {
+static bool load(struct server *s, const char *dir, const char *name, const char *kv_dtype,
+                 struct error *err) {
     struct served *model = NULL;
     pthread_mutex_lock(&s->lock);
     s->loaded = 0;
@@ -67,26 +69,28 @@ static bool load(struct server *s, const char *dir, const char *name, struct err
     if (!served_create(&model, dir, name, err)) {
         return false;
     }
-    if (!open_engine(s, dir, model, err)) {
+    if (!open_engine(s, dir, kv_dtype, model, err)) {
         served_release(model);
         return false;
     }
     model->api.ctx = engine_ctx(s->engine);
     set_model(s, model);
     int blocks = engine_blocks(s->engine), most = engine_blocks_for(engine_ctx(s->engine));
-    log_info("loaded %s: %.1f MB in %.2f s; KV cache of %d positions, contexts of %d", dir,
+    log_info("loaded %s: %.1f MB in %.2f s; KV cache of %d positions in %s, contexts of %d", dir,
              (double)engine_load_bytes(s->engine) / 1e6, engine_load_seconds(s->engine),
-             blocks * KV_BLOCK, engine_ctx(s->engine));
+             blocks * KV_BLOCK, dtype_word(engine_kv_dtype(s->engine)), engine_ctx(s->engine));
     if (blocks / most < s->options.max_batch) {
-        log_warn("the KV cache holds %d of %d whole contexts (--kv-memory, --ctx, --max-batch)",
+        log_warn("the KV cache holds %d of %d whole contexts (--kv-memory, --kv-dtype, --ctx, "
+                 "--max-batch)",
                  blocks / most, s->options.max_batch);
     }
     server_set_state(s, SERVER_READY, NULL);
     return true;
 }
 
-bool server_load(struct server *s, const char *dir, const char *name, struct error *err) {
-    if (load(s, dir, name, err)) {
+bool server_load(struct server *s, const char *dir, const char *name, const char *kv_dtype,
+                 struct error *err) {
+    if (load(s, dir, name, kv_dtype, err)) {
         return true;
     }
     if (err->kind == ERROR_MEMORY) { /* of this process, where no rank is named */
@@ -174,10 +178,11 @@ static void refuse_load(struct server *s, struct job *j, const char *dir, const 
 
 static json_t *load_report(const struct server *s, const char *name) {
     const struct engine *e = s->engine;
-    return json_pack("{s:s, s:s, s:I, s:f, s:i, s:I}", "status", "ready", "model", name,
+    return json_pack("{s:s, s:s, s:I, s:f, s:i, s:I, s:s}", "status", "ready", "model", name,
                      "bytes_read", (json_int_t)engine_load_bytes(e), "seconds",
                      engine_load_seconds(e), "ctx", engine_ctx(e), "kv_positions",
-                     (json_int_t)engine_blocks(e) * (json_int_t)KV_BLOCK);
+                     (json_int_t)engine_blocks(e) * (json_int_t)KV_BLOCK, "kv_dtype",
+                     dtype_word(engine_kv_dtype(e)));
 }
 
 static bool do_load(struct server *s, struct job *j, struct error *err) {
@@ -195,7 +200,7 @@ static bool do_load(struct server *s, struct job *j, struct error *err) {
         return true;
     }
     struct error why;
-    if (server_load(s, dir, name, &why)) {
+    if (server_load(s, dir, name, j->kv_dtype, &why)) {
         if (answer(j, load_report(s, name))) {
             return true;
         }

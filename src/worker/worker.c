@@ -463,6 +463,9 @@ static bool handle_load(struct worker *w, const struct message *request, struct 
                                   .n_block = load->n_block,
                                   .max_tok = load->max_tok,
                                   .file = load->file};
+    if (!dtype_from_word(load->kv_dtype, &params.kv)) {
+        return error_set(err, ERROR_PROTOCOL, "load: a KV cache in '%s'", load->kv_dtype);
+    }
     if (load->measure) { /* of a model that is held, too: to name the file that differs */
         return measure_load(w, &params, reply, err);
     }

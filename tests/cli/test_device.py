@@ -237,6 +237,16 @@ class Agreement(Base):
                              on_fake.stderr)
             self.assertEqual(len(fake_lines(on_fake)), 6)
 
+    def test_a_kv_cache_of_another_type_than_the_arithmetic(self):
+        for kv, dtype in (("f32", "bf16"), ("bf16", "f32")):
+            self.refuse(2, f"unsupported: --kv-dtype {kv}: on a GPU the KV cache has the type of the arithmetic, "
+                           f"{dtype} (--dtype)",
+                        "generate", "--prompt", "x", "--device", "cuda", "--dtype", dtype, "--kv-dtype", kv, np=2,
+                        fake={})
+        done = launch("score", "--text", "In", "--device", "cuda", "--dtype", "f32", "--kv-dtype", "f32", np=2,
+                      fake={})
+        self.assertEqual(done.returncode, 0, done.stderr)
+
     def test_a_model_that_a_gpu_cannot_hold(self):
         done = self.refuse(2, [f"rank 1 ({HOST}, cuda:1): no_memory: load: ", "97.7 KiB are free"],
                            "generate", "--prompt", "x", "--device", "cuda", np=2,

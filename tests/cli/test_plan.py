@@ -57,7 +57,7 @@ class Plan(unittest.TestCase):
         for text in texts:
             self.assertIn(text, out.stderr)
 
-    def check_rank(self, c, plan, world, rank, ctx):
+    def check_rank(self, c, plan, world, rank, ctx, kv_element=4):
         got = plan["ranks"][rank]
         heads = run_of(c["num_attention_heads"], world, rank)
         group = c["num_attention_heads"] // c["num_key_value_heads"]
@@ -83,7 +83,7 @@ class Plan(unittest.TestCase):
         self.assertEqual(got["weights_bytes"], layers * (matrices * element + floats * 4)
                          + table * element + hidden * 4)
         positions = -(-ctx // 64) * 64
-        self.assertEqual(got["kv_bytes"], 2 * layers * len(kv) * dim * 4 * positions)
+        self.assertEqual(got["kv_bytes"], 2 * layers * len(kv) * dim * kv_element * positions)
         self.assertEqual(got["total_bytes"],
                          got["weights_bytes"] + got["kv_bytes"] + got["buffer_bytes"])
         self.assertGreater(got["buffer_bytes"], 256 * hidden * 4)
@@ -110,6 +110,17 @@ class Plan(unittest.TestCase):
                 reduces = 2 * c["num_hidden_layers"] + 1
                 self.assertEqual(plan["all_reduces_per_token"], reduces)
                 self.assertEqual(plan["all_reduce_bytes_per_token"], reduces * 4 * c["hidden_size"])
+
+    def test_a_kv_cache_in_bf16(self):
+        self.make("--shape", "qwen3-0.6b", "--config-only")
+        c = self.config()
+        for word, element in (("auto", 4), ("f32", 4), ("bf16", 2)):
+            doc = self.plan("--np", "3", "--ctx", "5000", "--kv-dtype", word)
+            self.assertEqual(doc["kv_dtype"], "f32" if element == 4 else "bf16")
+            for rank in range(3):
+                self.check_rank(c, doc["plans"][0], 3, rank, 5000, element)
+        text = run("--model", self.model, "--ctx", "5000", "--kv-dtype", "bf16").stdout
+        self.assertIn("KV cache of 5000 positions in bf16, ", text)
 
     def test_a_known_total(self):
         """Qwen3-0.6B: 596,049,920 parameters, all in bf16 but the 65,536 of the norms."""

@@ -98,6 +98,18 @@ void ref_rope(float *x, const float *rope, int head_dim) {
     }
 }
 
+/* In double precision: to a whole number of units of the last of 8 bits, ties to even. */
+float ref_bf16(float x) {
+    int exponent;
+    if (!isfinite(x)) {
+        return x;
+    }
+    frexpf(x, &exponent);
+    double unit = ldexp(1, exponent - 8 > -133 ? exponent - 8 : -133);
+    double y = nearbyint((double)x / unit) * unit;
+    return (float)(fabs(y) < 0x1p128 ? y : copysign((double)INFINITY, y));
+}
+
 /* Block of n positions: its maximum, sum and weighted sum. */
 static void block(float *max, float *sum, float *o, const float *q, const float *k, const float *v,
                   int n, int head_dim, float scale) {

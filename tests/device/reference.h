@@ -17,6 +17,7 @@ float ref_sum(const float *x, int n);                                           
 void ref_rmsnorm(float *y, const float *x, const float *w, int dim, float eps); /* one row */
 float ref_silu_mul(float gate, float up);
 void ref_rope(float *x, const float *rope, int head_dim); /* one head */
+float ref_bf16(float x);                                  /* rounded to it */
 /* One query row over n positions; k and v [n][head_dim]. */
 void ref_attention(float *out, const float *q, const float *k, const float *v, int n, int head_dim,
                    float scale);

@@ -5,14 +5,17 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/widen.h"
+#include "device/host/host.h"
 #include "reference.h"
 
-enum { MAX_SEQ = 3, MAX_BLOCKS = 8, MAX_POS = 320 };
+enum { MAX_SEQ = 3, MAX_BLOCKS = 10, MAX_POS = 640 };
 
 /* A few sequences fed in chunks to one layer, and what the reference makes of them. K and V of the
  * reference are kept plainly: [sequence][kv head][position][head_dim]. */
 struct layer {
     struct attention_shape shape;
+    enum dtype kv;
     int n_seq;
     struct seq_run seqs[MAX_SEQ];
     int32_t blocks[MAX_SEQ][MAX_BLOCKS];
@@ -42,13 +45,13 @@ static void random_shape(struct random *r, struct attention_shape *s, int head_d
     s->scale = 1 / sqrtf((float)head_dim);
 }
 
-static struct layer make_layer(struct random *r, int head_dim, bool norms) {
-    struct layer l = {.n_seq = random_int(r, 1, MAX_SEQ)};
+static struct layer make_layer(struct random *r, int head_dim, bool norms, enum dtype kv) {
+    struct layer l = {.n_seq = random_int(r, 1, MAX_SEQ), .kv = kv};
     random_shape(r, &l.shape, head_dim);
     int n_block = 0;
     for (int s = 0; s < MAX_SEQ; s++) { /* blocks of the sequences are mixed, last ones first */
         for (int b = 0; b < MAX_BLOCKS; b++) {
-            l.blocks[s][b] = (n_block++ * 5 + 3) % (MAX_SEQ * MAX_BLOCKS);
+            l.blocks[s][b] = (n_block++ * 7 + 3) % (MAX_SEQ * MAX_BLOCKS);
         }
     }
     size_t n = (size_t)MAX_SEQ * l.shape.n_kv_head * MAX_POS * head_dim;
@@ -95,15 +98,26 @@ static void prepare(const struct layer *l, float *to, const float *from, const f
     ref_rope(to, l->rope + (size_t)pos * dim, dim);
 }
 
-static void reference_row(struct layer *l, int seq, int row, int pos) {
+static void reference_append(struct layer *l, int seq, int row, int pos) {
     const struct attention_shape *a = &l->shape;
     int dim = a->head_dim;
     const float *qkv = l->qkv + row * stride(l);
     for (int kv = 0; kv < a->n_kv_head; kv++) {
-        const float *k = qkv + (size_t)(a->n_head + kv) * dim;
-        prepare(l, plain(l, l->k_plain, seq, kv, pos), k, l->k_norm, pos);
-        memcpy(plain(l, l->v_plain, seq, kv, pos), k + (size_t)a->n_kv_head * dim, dim * sizeof *k);
+        const float *from = qkv + (size_t)(a->n_head + kv) * dim;
+        float *k = plain(l, l->k_plain, seq, kv, pos), *v = plain(l, l->v_plain, seq, kv, pos);
+        prepare(l, k, from, l->k_norm, pos);
+        memcpy(v, from + (size_t)a->n_kv_head * dim, dim * sizeof *v);
+        for (int i = 0; i < dim && l->kv == DTYPE_BF16; i++) {
+            k[i] = ref_bf16(k[i]);
+            v[i] = ref_bf16(v[i]);
+        }
     }
+}
+
+static void reference_attend(struct layer *l, int seq, int row, int pos) {
+    const struct attention_shape *a = &l->shape;
+    int dim = a->head_dim;
+    const float *qkv = l->qkv + row * stride(l);
     for (int h = 0; h < a->n_head; h++) {
         int kv = (a->head_first + h) / a->group - a->kv_first;
         float *q = l->q_want + ((size_t)row * a->n_head + h) * dim;
@@ -114,16 +128,16 @@ static void reference_row(struct layer *l, int seq, int row, int pos) {
     }
 }
 
-enum {
-    POISON_LAST = -1
-}; /* as `odd`: the step's last token is NaN, which none before it may see */
+/* As `odd`: the step's last token is NaN, which none before it may see; the step has max_tok
+ * tokens, which are only to be appended. */
+enum { POISON_LAST = -1, APPEND_ONLY = -2 };
 
 /* The next step: up to max_tok new tokens for every sequence, in rows that need not be in order. */
 static void next_step(struct random *r, struct layer *l, int max_tok, int odd) {
     drop_step(l);
     l->n_row = 1; /* a row that belongs to nobody */
     for (int s = l->n_seq - 1; s >= 0; s--) {
-        int n_tok = random_int(r, 1, max_tok);
+        int n_tok = odd == APPEND_ONLY ? max_tok : random_int(r, 1, max_tok);
         n_tok = n_tok < MAX_POS - l->length[s] ? n_tok : MAX_POS - l->length[s];
         l->seqs[s] =
             (struct seq_run){l->n_row, n_tok, l->length[s],
@@ -142,7 +156,10 @@ static void next_step(struct random *r, struct layer *l, int max_tok, int odd) {
     }
     for (int s = 0; s < l->n_seq; s++) {
         for (int t = 0; t < l->seqs[s].n_tok; t++) {
-            reference_row(l, s, l->seqs[s].row + t, l->seqs[s].pos + t);
+            reference_append(l, s, l->seqs[s].row + t, l->seqs[s].pos + t);
+            if (odd != APPEND_ONLY) {
+                reference_attend(l, s, l->seqs[s].row + t, l->seqs[s].pos + t);
+            }
         }
     }
 }
@@ -159,14 +176,13 @@ static struct pool make_pool(const struct layer *l, const char *isa, int n_threa
     if (p.device) {
         const struct device_ops *ops = p.device->ops;
         p.bytes = MAX_SEQ * MAX_BLOCKS *
-                  ops->kv_block_bytes(p.device, l->shape.n_kv_head, l->shape.head_dim);
+                  ops->kv_block_bytes(p.device, l->kv, l->shape.n_kv_head, l->shape.head_dim);
+        p.kv.dtype = l->kv;
         assert_ok(ops->alloc(p.device, p.bytes, &p.kv.k, &err), &err);
         assert_ok(ops->alloc(p.device, p.bytes, &p.kv.v, &err), &err);
-        /* What earlier owners of a block left there must not matter. */
-        for (size_t i = 0; i < p.bytes / sizeof(float); i++) {
-            ((float *)p.kv.k)[i] = NAN;
-            ((float *)p.kv.v)[i] = NAN;
-        }
+        /* What earlier owners of a block left there must not matter: NaN, in either dtype. */
+        memset(p.kv.k, 0xff, p.bytes);
+        memset(p.kv.v, 0xff, p.bytes);
     }
     return p;
 }
@@ -179,15 +195,11 @@ static void drop_pool(struct pool *p) {
     }
 }
 
-static void check_step(const struct layer *l, struct pool *p) {
-    if (!p->device) {
-        return;
-    }
+/* Begins the step and appends to the cache; returns qkv, for the caller to free. */
+static float *append_step(const struct layer *l, struct pool *p) {
     struct error err;
     struct device *d = p->device;
-    size_t row = (size_t)l->shape.n_head * l->shape.head_dim;
     float *qkv = malloc(l->n_row * stride(l) * sizeof *qkv);
-    float *out = calloc(l->n_row * row, sizeof *out);
     memcpy(qkv, l->qkv, l->n_row * stride(l) * sizeof *qkv);
     const struct device_batch batch = {.n_tok = l->n_row, .n_seq = l->n_seq, .seqs = l->seqs};
     struct batch_size size;
@@ -195,13 +207,26 @@ static void check_step(const struct layer *l, struct pool *p) {
     assert_ok(
         d->ops->rope_append(d, qkv, &l->shape, l->q_norm, l->k_norm, 1e-6f, l->rope, p->kv, &err),
         &err);
+    return qkv;
+}
+
+static void check_step(const struct layer *l, struct pool *p) {
+    if (!p->device) {
+        return;
+    }
+    struct error err;
+    struct device *d = p->device;
+    size_t row = (size_t)l->shape.n_head * l->shape.head_dim;
+    float *qkv = append_step(l, p);
+    float *out = calloc(l->n_row * row, sizeof *out);
     for (int m = 1; m < l->n_row; m++) {
         assert_same_bits(qkv + m * stride(l), l->q_want + m * row, row, "rotated queries");
     }
     assert_ok(d->ops->attention(d, out, qkv, &l->shape, p->kv, &err), &err);
     char what[128];
-    snprintf(what, sizeof what, "%s, head_dim %d, %d heads, group %d, from %d", host_isa_name(d),
-             l->shape.head_dim, l->shape.n_head, l->shape.group, l->seqs[0].pos);
+    snprintf(what, sizeof what, "%s, KV in %s, head_dim %d, %d heads, group %d, from %d",
+             host_isa_name(d), dtype_name(l->kv), l->shape.head_dim, l->shape.n_head,
+             l->shape.group, l->seqs[0].pos);
     assert_same_bits(out, l->want, l->n_row * row, what);
     free(qkv);
     free(out);
@@ -213,7 +238,7 @@ static void every_isa_equals_the_reference(void **state) {
     struct random r;
     random_init(&r, 11);
     for (int i = 0; i < 24; i++) {
-        struct layer l = make_layer(&r, dims[i % 6], i % 2);
+        struct layer l = make_layer(&r, dims[i % 6], i % 2, i / 6 % 2 ? DTYPE_BF16 : DTYPE_F32);
         struct pool pools[3];
         for (int k = 0; k < 3; k++) {
             pools[k] = make_pool(&l, isa_names[k], random_int(&r, 1, 3));
@@ -221,7 +246,7 @@ static void every_isa_equals_the_reference(void **state) {
         /* a prompt, single tokens, a chunk across a block's border */
         const int steps[] = {i % 3 ? 70 : 5, 1, 1, 40, 1};
         for (int s = 0; s < 5; s++) {
-            next_step(&r, &l, steps[s], i == 23 ? 300 : 0);
+            next_step(&r, &l, steps[s], i == 17 || i == 23 ? 300 : 0);
             for (int k = 0; k < 3; k++) {
                 check_step(&l, &pools[k]);
             }
@@ -238,17 +263,47 @@ static void long_contexts(void **state) {
     (void)state;
     struct random r;
     random_init(&r, 12);
-    struct layer l = make_layer(&r, 64, true);
-    struct pool one = make_pool(&l, host_isa_best(), 1);
-    struct pool three = make_pool(&l, host_isa_best(), 3);
-    for (int s = 0; s < 3; s++) {
-        next_step(&r, &l, s == 1 ? 1 : 200, 0);
-        check_step(&l, &one);
-        check_step(&l, &three);
+    for (enum dtype kv = DTYPE_F32; kv <= DTYPE_BF16; kv++) {
+        struct layer l = make_layer(&r, 64, true, kv);
+        struct pool one = make_pool(&l, host_isa_best(), 1);
+        struct pool three = make_pool(&l, host_isa_best(), 3);
+        for (int s = 0; s < 3; s++) {
+            next_step(&r, &l, s == 1 ? 1 : 200, 0);
+            check_step(&l, &one);
+            check_step(&l, &three);
+        }
+        drop_pool(&one);
+        drop_pool(&three);
+        drop_layer(&l);
     }
-    drop_pool(&one);
-    drop_pool(&three);
-    drop_layer(&l);
+}
+
+/* One sequence with one KV head is all there is to do: its blocks are dealt out, and merged after
+ * that; alone, and in a chunk that begins inside a block. */
+static void threads_share_a_sequence(void **state) {
+    (void)state;
+    struct random r;
+    random_init(&r, 15);
+    for (int i = 0; i < 6; i++) {
+        struct layer l = make_layer(&r, 96, true, i % 2 ? DTYPE_BF16 : DTYPE_F32);
+        l.n_seq = 1;
+        l.shape.n_head = 1 + i;
+        l.shape.group = 6;
+        l.shape.head_first = 6;
+        l.shape.kv_first = l.shape.n_kv_head = 1;
+        struct pool p = make_pool(&l, isa_names[i % 3], 4);
+        if (p.device) {
+            next_step(&r, &l, 540 + 9 * i, APPEND_ONLY);
+            free(append_step(&l, &p));
+            for (int s = 0; s < 3; s++) {
+                next_step(&r, &l, s == 1 ? 5 : 1, 0);
+                check_step(&l, &p);
+                assert_true(host_of(p.device)->parts.size > 0); /* they were */
+            }
+        }
+        drop_pool(&p);
+        drop_layer(&l);
+    }
 }
 
 static void later_tokens_are_not_seen(void **state) {
@@ -256,7 +311,7 @@ static void later_tokens_are_not_seen(void **state) {
     struct random r;
     random_init(&r, 14);
     for (int i = 0; i < 3; i++) {
-        struct layer l = make_layer(&r, 32, false);
+        struct layer l = make_layer(&r, 32, false, i == 1 ? DTYPE_BF16 : DTYPE_F32);
         struct pool p = make_pool(&l, isa_names[i], 2);
         next_step(&r, &l, 90, POISON_LAST);
         assert_true(l.n_row > 2 &&
@@ -264,6 +319,30 @@ static void later_tokens_are_not_seen(void **state) {
         check_step(&l, &p);
         drop_pool(&p);
         drop_layer(&l);
+    }
+}
+
+static void rounding_is_to_nearest_even(void **state) {
+    (void)state;
+    const struct {
+        float from;
+        uint16_t to;
+    } known[] = {{1, 0x3f80},           {0x1.01p0f, 0x3f80},  {0x1.010002p0f, 0x3f81},
+                 {0x1.03p0f, 0x3f82},   {-0x1.03p0f, 0xbf82}, {-0.0f, 0x8000},
+                 {0x1.ffp127f, 0x7f80}, {0x1p-149f, 0x0000},  {0x1.8p-133f, 0x0002},
+                 {-INFINITY, 0xff80}};
+    struct random r;
+    random_init(&r, 16);
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
+        assert_int_equal(narrow_bf16(known[i].from), known[i].to);
+    }
+    assert_true(isnan(widen_bf16(narrow_bf16(NAN))));
+    /* A NaN whose upper half alone would be an infinity. */
+    assert_true(isnan(widen_bf16(narrow_bf16(widen_bits(0x7f800001)))));
+    for (int i = 0; i < 20000; i++) {
+        float x = widen_bits((uint32_t)random_u64(&r));
+        float got = widen_bf16(narrow_bf16(x)), want = ref_bf16(x);
+        assert_same_bits(&got, &want, 1, "rounded to bf16");
     }
 }
 
@@ -308,6 +387,11 @@ static void wrong_shapes_are_refused(void **state) {
     assert_ok(d->ops->batch_begin(d, &batch, &size, &err), &err);
     assert_false(d->ops->attention(d, x, x, &shape, kv, &err));
     assert_int_equal(err.kind, ERROR_SHAPE);
+    kv.dtype = DTYPE_F16;
+    seq.pos = 0;
+    assert_false(d->ops->attention(d, x, x, &shape, kv, &err));
+    assert_int_equal(err.kind, ERROR_UNSUPPORTED);
+    kv.dtype = DTYPE_F32;
     shape.head_dim = DEVICE_MAX_HEAD_DIM + 2;
     assert_false(d->ops->rope_append(d, x, &shape, NULL, NULL, 0, x, kv, &err));
     assert_int_equal(err.kind, ERROR_UNSUPPORTED);
@@ -316,8 +400,12 @@ static void wrong_shapes_are_refused(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_isa_equals_the_reference), cmocka_unit_test(long_contexts),
-        cmocka_unit_test(later_tokens_are_not_seen),      cmocka_unit_test(close_to_double),
+        cmocka_unit_test(every_isa_equals_the_reference),
+        cmocka_unit_test(long_contexts),
+        cmocka_unit_test(threads_share_a_sequence),
+        cmocka_unit_test(later_tokens_are_not_seen),
+        cmocka_unit_test(rounding_is_to_nearest_even),
+        cmocka_unit_test(close_to_double),
         cmocka_unit_test(wrong_shapes_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

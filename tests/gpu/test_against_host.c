@@ -334,10 +334,10 @@ static void run_attention(struct run *run, const void *user) {
     const struct attention_case *c = user;
     const struct device_ops *ops = run->d->ops;
     const struct attention_shape shape = shape_of(c);
-    size_t pool = N_BLOCK * ops->kv_block_bytes(run->d, shape.n_kv_head, c->head_dim);
+    size_t pool = N_BLOCK * ops->kv_block_bytes(run->d, run->d->act, shape.n_kv_head, c->head_dim);
     size_t width = (size_t)c->n_head * (size_t)c->head_dim;
     size_t stride = width + 2 * (size_t)shape.n_kv_head * (size_t)c->head_dim;
-    const struct kv_layer kv = {put(run, NULL, pool), put(run, NULL, pool)};
+    const struct kv_layer kv = {put(run, NULL, pool), put(run, NULL, pool), run->d->act};
     float *rope = rope_table(run, c->head_dim);
     float *q_norm = c->norms ? random_floats(run, (size_t)c->head_dim) : NULL;
     float *k_norm = c->norms ? random_floats(run, (size_t)c->head_dim) : NULL;

@@ -181,6 +181,34 @@ static void advice_is_the_nearest_that_fits(void **state) {
     assert_string_equal(advice, "");
 }
 
+/* The host's cache may be half as large; a GPU's is what it is. */
+static void advice_names_a_narrower_cache(void **state) {
+    (void)state;
+    struct model_needs needs = needs_of(64);
+    struct fit_rank ranks[WORLD];
+    struct footprint_params less = needs.sizes;
+    const struct host_options host = {.n_thread = 1};
+    struct device *d;
+    struct error err = {0};
+    char advice[200];
+
+    assert_ok(host_device_create(&host, &d, &err), &err);
+    needs.sizes.device = d;
+    less.kv = DTYPE_BF16;
+    free_for_two(ranks, both(&needs, &less));
+    fit_advise(&needs, ranks, 2, 0, advice, sizeof advice);
+    assert_non_null(strstr(advice, "; fits with --ctx 2048, with --kv-dtype bf16 or on "));
+    free_for_two(ranks, both(&needs, &less) - 100);
+    fit_advise(&needs, ranks, 2, 0, advice, sizeof advice);
+    assert_null(strstr(advice, "--kv-dtype"));
+
+    free_for_two(ranks, both(&needs, &less));
+    d->kv_bf16 = false;
+    fit_advise(&needs, ranks, 2, 0, advice, sizeof advice);
+    assert_null(strstr(advice, "--kv-dtype"));
+    device_destroy(d);
+}
+
 /* More ranks, each with what the poorest has here. */
 static void more_ranks_divide_the_weights(void **state) {
     (void)state;
@@ -220,6 +248,7 @@ int main(void) {
         cmocka_unit_test(groups_are_those_of_a_host),
         cmocka_unit_test(the_table_has_every_rank_and_who_lacks_what),
         cmocka_unit_test(advice_is_the_nearest_that_fits),
+        cmocka_unit_test(advice_names_a_narrower_cache),
         cmocka_unit_test(more_ranks_divide_the_weights),
         cmocka_unit_test(the_cache_is_cut_to_what_fits),
     };

@@ -29,8 +29,12 @@ static struct footprint of(const struct model_config *c, int world, int rank,
     return footprint_of_shard(c, &s, p);
 }
 
-static const struct footprint_params params = {
-    .dtype = DTYPE_BF16, .ctx = 4096, .n_block = 64, .max_tok = 512, .max_logits = 1};
+static const struct footprint_params params = {.dtype = DTYPE_BF16,
+                                               .kv = DTYPE_F32,
+                                               .ctx = 4096,
+                                               .n_block = 64,
+                                               .max_tok = 512,
+                                               .max_logits = 1};
 
 static void one_rank_holds_the_whole_model(void **state) {
     (void)state;
@@ -44,6 +48,28 @@ static void one_rank_holds_the_whole_model(void **state) {
     assert_int_equal(f.kv, 2ull * 28 * 8 * 128 * 4 * 4096);
     assert_in_range(f.buffers, 1 << 20, 256 << 20);
     assert_int_equal(footprint_total(&f), f.weights + f.kv + f.buffers);
+}
+
+/* As the numbers alone tell, and as the device does. */
+static void a_cache_in_bf16_takes_half(void **state) {
+    (void)state;
+    struct model_config c = qwen3_small();
+    struct footprint f32 = of(&c, 2, 1, &params);
+    struct footprint_params half = params;
+    const struct host_options host = {.n_thread = 1};
+    struct device *d;
+    struct error err = {0};
+    half.kv = DTYPE_BF16;
+    assert_int_equal(of(&c, 2, 1, &half).kv, f32.kv / 2);
+    assert_ok(host_device_create(&host, &d, &err), &err);
+    half.device = d;
+    assert_int_equal(of(&c, 2, 1, &half).kv, f32.kv / 2);
+    c.head_dim = 80; /* padded */
+    half.device = NULL;
+    uint64_t kv = of(&c, 2, 1, &half).kv;
+    half.device = d;
+    assert_int_equal(of(&c, 2, 1, &half).kv, kv);
+    device_destroy(d);
 }
 
 static void parts_add_up_where_they_divide(void **state) {
@@ -95,7 +121,7 @@ static void rows_are_padded_to_panels(void **state) {
     uint64_t qkv = 16 * 10, o = 16 * 2, gate_up = 16 * 10, down = 16 * 3, table = 32 * 10;
     assert_int_equal(of(&c, 1, 0, &params).weights,
                      2 * (qkv + o + gate_up + down + table) + 4 * (20 + 10));
-    assert_int_equal(of(&c, 1, 0, &params).kv, 64ull * 64 * 16 * 4 * 2);
+    assert_int_equal(of(&c, 1, 0, &params).kv, 64ull * 64 * 32 * 4 * 2);
 }
 
 /* What decides is the communicator, not the device: GPUs may compute in f32, too. */
@@ -180,6 +206,7 @@ static void mixed_matrices_count_as_the_widest(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_rank_holds_the_whole_model),
+        cmocka_unit_test(a_cache_in_bf16_takes_half),
         cmocka_unit_test(parts_add_up_where_they_divide),
         cmocka_unit_test(options_add_what_they_add),
         cmocka_unit_test(rows_are_padded_to_panels),

@@ -113,6 +113,7 @@ static struct message example(enum message_type type) {
                                        .ctx = 4096,
                                        .n_block = 64,
                                        .max_tok = 256,
+                                       .kv_dtype = "bf16",
                                        .measure = 1,
                                        .file = 3};
         break;

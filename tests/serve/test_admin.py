@@ -139,7 +139,9 @@ class Models(unittest.TestCase):
 
     def test_refusals(self):
         loads = [({"model": ""}, 400, "must be a string"), ({"model": "some/tiny\0x"}, 400, "an object"), ({"model": 7}, 400, "must be a string"),
-                 ({"modle": "x"}, 400, "no field 'modle'"), ([], 400, "an object"), ("{", 400, "an object"),
+                 ({"modle": "x"}, 400, "no field 'modle' here, but 'model' and 'kv_dtype'"),
+                 ({"kv_dtype": "f16"}, 400, "must be 'auto', 'f32' or 'bf16'"), ({"kv_dtype": 1}, 400, "must be 'auto'"),
+                 ([], 400, "an object"), ("{", 400, "an object"),
                  ({"model": "some/tiny"}, 409, "unload it first")]
         for body, status, words in loads:
             got = self.post("load", body)
@@ -203,6 +205,22 @@ class KvMemory(unittest.TestCase):
             events, done = s.events()
             self.assertTrue(done)
             self.assertEqual("".join(e["choices"][0]["text"] for e in events), want)
+        code, said = server.stop()
+        self.assertEqual(code, 0, said)
+
+    def test_half_as_large_in_bf16(self):
+        """Twice the positions in the same memory: as the option says, and as a load does."""
+        server = Server("--ctx", "256", "--kv-memory", "1M", "--kv-dtype", "bf16", *SLOW)
+        self.assertIn("KV cache of 640 positions in bf16", server.said())
+        in_bf16 = server.ask("POST", "/v1/completions", completion(tokens=8))[1]["choices"]
+        for body, kv, positions in (({"kv_dtype": "f32"}, "f32", 320), (None, "bf16", 640),
+                                    ({"kv_dtype": "auto"}, "f32", 320), ({"kv_dtype": "bf16"}, "bf16", 640)):
+            status, got = server.ask("POST", "/v1/admin/unload")
+            self.assertEqual(status, 200, got)
+            status, got = server.ask("POST", "/v1/admin/load", body)
+            self.assertEqual((status, got["kv_dtype"], got["kv_positions"]), (200, kv, positions), got)
+            self.assertEqual(server.ask("GET", "/ranks")[1]["kv_blocks_total"], positions // 64)
+        self.assertEqual(server.ask("POST", "/v1/completions", completion(tokens=8))[1]["choices"], in_bf16)
         code, said = server.stop()
         self.assertEqual(code, 0, said)
 

@@ -196,7 +196,7 @@ bool cuda_rope_append(struct device *, void *qkv, const struct attention_shape *
                       struct kv_layer kv, struct error *err);
 bool cuda_attention(struct device *, void *out, const void *qkv, const struct attention_shape *,
                     struct kv_layer kv, struct error *err);
-size_t cuda_kv_block_bytes(const struct device *, int n_kv_head, int head_dim);
+size_t cuda_kv_block_bytes(const struct device *, enum dtype kv, int n_kv_head, int head_dim);
 bool cuda_gather_rows(struct device *, float *y, const float *x, int first, int n, int dim,
                       struct error *err);
 bool cuda_top_k(struct device *, float *values, int32_t *ids, const float *x, int n, int dim, int k,

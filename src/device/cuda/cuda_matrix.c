@@ -38,15 +38,6 @@ void cuda_matrix_destroy(struct device *d, struct matrix *m) {
     }
 }
 
-static uint16_t round_bf16(float x) {
-    uint32_t u;
-    memcpy(&u, &x, sizeof u);
-    if (isnan(x)) {
-        return (uint16_t)(u >> 16 | 0x40);
-    }
-    return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
-}
-
 /* As most checkpoints are: nothing to convert, and one thread must keep up with the disk. */
 static size_t copy_bf16(uint16_t *dst, const void *src, size_t n) {
     size_t bad = 0;
@@ -69,7 +60,7 @@ static size_t convert(void *dst, enum dtype to, const void *src, enum dtype from
         if (to == DTYPE_F32) {
             ((float *)dst)[i] = x;
         } else {
-            ((uint16_t *)dst)[i] = round_bf16(x);
+            ((uint16_t *)dst)[i] = narrow_bf16(x);
         }
     }
     return bad;

@@ -139,8 +139,9 @@ bool cuda_attention(struct device *d, void *out, const void *qkv,
                     "attention (decode)", err);
 }
 
-size_t cuda_kv_block_bytes(const struct device *d, int n_kv_head, int head_dim) {
-    return (size_t)n_kv_head * KV_BLOCK * (size_t)head_dim * dtype_size(d->act);
+size_t cuda_kv_block_bytes(const struct device *d, enum dtype kv, int n_kv_head, int head_dim) {
+    (void)d;
+    return (size_t)n_kv_head * KV_BLOCK * (size_t)head_dim * dtype_size(kv);
 }
 
 bool cuda_gather_rows(struct device *d, float *y, const float *x, int first, int n, int dim,

@@ -134,6 +134,7 @@ static void drop_scratch(struct host_device *h) {
     }
     host_scratch_finish(&h->x);
     host_scratch_finish(&h->items);
+    host_scratch_finish(&h->parts);
 }
 
 static void host_batch_release(struct device *d) {
@@ -215,10 +216,12 @@ bool host_device_create(const struct host_options *options, struct device **out,
     if (!h) {
         return error_set(err, ERROR_MEMORY, "no memory for a device");
     }
-    *h = (struct host_device){
-        .base = {.ops = &host_ops, .act = DTYPE_F32, .n_thread = options->n_thread},
-        .kernels = kernels,
-        .n_thread = options->n_thread};
+    *h = (struct host_device){.base = {.ops = &host_ops,
+                                       .act = DTYPE_F32,
+                                       .kv_bf16 = true,
+                                       .n_thread = options->n_thread},
+                              .kernels = kernels,
+                              .n_thread = options->n_thread};
     h->scratch = calloc((size_t)h->n_thread, sizeof *h->scratch);
     if (!h->scratch) {
         host_destroy(&h->base);

@@ -21,6 +21,7 @@ struct host_device {
     struct host_scratch *scratch; /* one per thread, its own */
     struct host_scratch x;        /* linear: packed tokens */
     struct host_scratch items;    /* attention: work items */
+    struct host_scratch parts;    /* attention: partial results, where threads share an item */
     struct device_batch batch;    /* the current one; borrows */
 };
 
@@ -91,7 +92,7 @@ bool host_rope_append(struct device *, void *qkv, const struct attention_shape *
                       struct kv_layer kv, struct error *err);
 bool host_attention(struct device *, void *out, const void *qkv, const struct attention_shape *,
                     struct kv_layer kv, struct error *err);
-size_t host_kv_block_bytes(const struct device *, int n_kv_head, int head_dim);
+size_t host_kv_block_bytes(const struct device *, enum dtype kv, int n_kv_head, int head_dim);
 /* The k <= n largest of x[0..n), largest first, ties by lower index, NaN as -inf. */
 void host_select(const struct host_kernels *, float *values, int32_t *ids, const float *x, int n,
                  int k);

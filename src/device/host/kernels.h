@@ -14,13 +14,41 @@
 #include "device/device.h"
 
 enum {
-    VEC_WIDTH = 16,          /* lanes, and rows of a panel */
-    LINEAR_MAX_TILE = 8,     /* tokens of a tile, at most */
-    LINEAR_MAX_PANELS = 8,   /* panels of a tile, at most */
-    LINEAR_CHUNK = 96,       /* tokens of a work item, about */
-    PACK_COLUMNS = 128,      /* columns that are packed at a time */
+    VEC_WIDTH = 16,        /* lanes, and rows of a panel */
+    LINEAR_MAX_TILE = 8,   /* tokens of a tile, at most */
+    LINEAR_MAX_PANELS = 8, /* panels of a tile, at most */
+    LINEAR_CHUNK = 96,     /* tokens of a work item, about */
+    PACK_COLUMNS = 128,    /* columns that are packed at a time */
+    KV_PANEL_VECS = 2,     /* vectors side by side in a panel of the KV cache */
+    KV_PANEL = KV_PANEL_VECS * VEC_WIDTH,
     ATTENTION_MAX_ROWS = 24, /* query rows (token, head) of a work item */
 };
+
+/* ---- the KV cache ----
+ * K of a (block, head) is two panels, positions 0 to 31 and 32 to 63, each [pad][KV_PANEL]: a row
+ * is a dimension, so that a lane is a position. V is pad / KV_PANEL panels of dimensions, each
+ * [KV_BLOCK][KV_PANEL]: a row is a position. pad: the head dimension in whole panels. So attention
+ * reads each panel from its beginning to its end. */
+static inline int kv_dim_pad(int head_dim) {
+    return (head_dim + KV_PANEL - 1) / KV_PANEL * KV_PANEL;
+}
+
+/* Where lane i of a panel's row is. BF16 has the row's two vectors in one of 32-bit words, the
+ * first in the low halves: a shift or a mask widens either. */
+static inline int kv_lane(enum dtype kv, int i) {
+    return kv == DTYPE_BF16 ? 2 * (i % VEC_WIDTH) + i / VEC_WIDTH : i;
+}
+
+/* Of K and of V, counted in values from where the (block, head) begins. */
+static inline size_t kv_k_at(enum dtype kv, int pad, int dim, int position) {
+    size_t row = (size_t)(position / KV_PANEL) * pad + dim;
+    return row * KV_PANEL + kv_lane(kv, position % KV_PANEL);
+}
+
+static inline size_t kv_v_at(enum dtype kv, int dim, int position) {
+    size_t row = (size_t)(dim / KV_PANEL) * KV_BLOCK + position;
+    return row * KV_PANEL + kv_lane(kv, dim % KV_PANEL);
+}
 
 /* One call of linear(), shared by its threads. */
 struct linear_job {
@@ -47,8 +75,7 @@ struct attention_job {
     const float *qkv;
     const struct attention_shape *shape;
     const struct seq_run *seqs;
-    const float *k; /* [block][n_kv_head][head_dim_pad][KV_BLOCK] */
-    const float *v; /* [block][n_kv_head][KV_BLOCK][head_dim_pad] */
+    struct kv_layer kv; /* [block][n_kv_head] */
 };
 
 /* Query rows that share K and V: tokens [tok, tok + n_tok) of one sequence, heads
@@ -60,7 +87,22 @@ struct attention_item {
     int n_head;
     int tok;
     int n_tok;
+    struct range blocks; /* of the sequence's KV blocks */
+    /* Where several items share the rows, each with some of the blocks: every block's part,
+     * [block][row][attention_part_floats]. NULL: this one has them all, and merges as it goes. */
+    float *parts;
 };
+
+/* What attention keeps of a block, or of several merged: the maximum, the sum, 14 unused, then the
+ * weighted sum of V. */
+static inline size_t attention_part_floats(int head_dim) {
+    return VEC_WIDTH + (size_t)kv_dim_pad(head_dim);
+}
+
+/* Of each row of an item: q, the scores of a block, and two parts. */
+static inline size_t attention_scratch_floats(int head_dim) {
+    return KV_BLOCK + 3 * attention_part_floats(head_dim);
+}
 
 /* One call of rope_append(), shared by its threads. */
 struct rope_job {
@@ -72,13 +114,8 @@ struct rope_job {
     const float *rope;
     const struct seq_run *seqs;
     int n_seq;
-    float *k;
-    float *v;
+    struct kv_layer kv;
 };
-
-static inline int head_dim_pad(int head_dim) {
-    return (head_dim + VEC_WIDTH - 1) / VEC_WIDTH * VEC_WIDTH;
-}
 
 struct host_kernels {
     const char *name;
@@ -89,8 +126,10 @@ struct host_kernels {
      * LINEAR_MAX_PANELS * VEC_WIDTH floats for every level of the plan's deepest tree. */
     void (*linear)(const struct linear_job *, struct range panels, struct range tiles,
                    float *scratch);
-    /* scratch: KV_BLOCK + 3 * head_dim_pad floats for every row. */
+    /* scratch: attention_scratch_floats for every row. */
     void (*attention)(const struct attention_job *, const struct attention_item *, float *scratch);
+    /* Row r of an item whose parts are there: merges them, in order, into the first. */
+    void (*attention_merge)(const struct attention_job *, const struct attention_item *, int r);
     /* Head h of every token: h counts query heads, then KV heads. */
     void (*rope)(const struct rope_job *, int h);
     void (*rmsnorm)(float *y, const float *x, const float *w, int dim, float eps); /* one row */

@@ -4,13 +4,14 @@
  *   LINEAR_TILES(X)    X(T, P) for T = 1 .. LINEAR_TILE: T tokens by P panels fit the registers
  *   LINEAR_TILE
  *   ATTENTION_TILES(X) X(T) for T = 1 .. ATTENTION_TILE
- *   ATTENTION_TILE, ATTENTION_VECS (a divisor of KV_BLOCK / VEC_WIDTH)
+ *   ATTENTION_TILE, ATTENTION_VECS (whole panels, a divisor of KV_BLOCK / VEC_WIDTH)
  *   PEAK_CHAINS        independent multiply-adds that fill the pipeline */
 #pragma once
 
 #include <math.h>
 #include <string.h>
 
+#include "base/widen.h"
 #include "device/host/kernels.h"
 #include "device/host/vec_math.h"
 
@@ -45,6 +46,7 @@ const struct host_kernels KERNELS_TABLE(KERNELS) = {
         },
     .linear = kernel_linear,
     .attention = kernel_attention,
+    .attention_merge = kernel_attention_merge,
     .rope = kernel_rope,
     .rmsnorm = kernel_rmsnorm,
     .add = kernel_add,

@@ -19,8 +19,7 @@ struct chain_args {
     const float *x;       /* linear: [n][T]; attention: T rows, x_step apart */
     size_t x_step;        /* floats; attention only */
     const void *const *w; /* P addresses */
-    size_t w_step;        /* bytes from one i to the next; attention only */
-    size_t ahead;         /* bytes from what is read to what is prefetched */
+    size_t ahead;         /* bytes from what is read to what is prefetched; wraps around */
     int n;
     bool resume; /* go on from acc, not from +0 */
 };
@@ -35,9 +34,15 @@ ALWAYS_INLINE struct vec chain_load(enum dtype dtype, const unsigned char *w) {
     return dtype == DTYPE_BF16 ? vec_load_bf16(h) : vec_load_f16(h);
 }
 
-/* T, P and dtype are constants wherever this is expanded; xt, xi are the steps of x by row and by
- * i. */
-ALWAYS_INLINE void chain_tile(const int T, const int P, const enum dtype dtype,
+/* Vector p of a column; the two of a pair have one address. */
+ALWAYS_INLINE struct vec chain_load_paired(const int p, const unsigned char *w) {
+    const uint16_t *h = (const uint16_t *)(const void *)w;
+    return p % 2 == 0 ? vec_low_bf16(h) : vec_high_bf16(h);
+}
+
+/* T, P, dtype and paired (BF16 as kv_lane has it) are constants wherever this is
+ * expanded; xt, xi are the steps of x by row and by i. */
+ALWAYS_INLINE void chain_tile(const int T, const int P, const enum dtype dtype, const bool paired,
                               const struct chain_args *c, const size_t xt, const size_t xi,
                               const size_t w_step) {
     struct vec acc[24];
@@ -57,8 +62,11 @@ ALWAYS_INLINE void chain_tile(const int T, const int P, const enum dtype dtype,
     for (int i = 0; i < c->n; i++) {
         struct vec column[LINEAR_MAX_PANELS];
         UNROLL for (int p = 0; p < P; p++) {
-            column[p] = chain_load(dtype, w[p] + at);
-            __builtin_prefetch(w[p] + at + ahead, 0, 2);
+            column[p] =
+                paired ? chain_load_paired(p, w[p - p % 2] + at) : chain_load(dtype, w[p] + at);
+            if (!paired || p % 2 == 0) {
+                __builtin_prefetch((const void *)((uintptr_t)w[p] + at + ahead), 0, 2);
+            }
         }
         UNROLL for (int t = 0; t < T; t++) {
             struct vec b = vec_set1(x[t * xt]);
@@ -78,7 +86,7 @@ ALWAYS_INLINE void chain_tile(const int T, const int P, const enum dtype dtype,
 
 #define LINEAR_CHAIN(T, P, D)                                                                      \
     static void linear_chain_##D##_##T(const struct chain_args *c) {                               \
-        chain_tile(T, P, D, c, 1, T, VEC_WIDTH *(D == DTYPE_F32 ? 4 : 2));                         \
+        chain_tile(T, P, D, false, c, 1, T, VEC_WIDTH *(D == DTYPE_F32 ? 4 : 2));                  \
     }
 #define LINEAR_CHAINS(T, P)                                                                        \
     LINEAR_CHAIN(T, P, DTYPE_F32)                                                                  \
@@ -98,21 +106,29 @@ static chain_fn *const linear_chains[DTYPE_COUNT][LINEAR_MAX_TILE + 1] = {
 #undef ENTRY
 };
 
-/* Attention has tiles of up to ATTENTION_TILE rows by ATTENTION_VECS or 1 vectors. */
-#define ATTENTION_CHAIN(T)                                                                         \
-    static void attention_chain_wide_##T(const struct chain_args *c) {                             \
-        chain_tile(T, ATTENTION_VECS, DTYPE_F32, c, c->x_step, 1, c->w_step);                      \
-    }                                                                                              \
-    static void attention_chain_one_##T(const struct chain_args *c) {                              \
-        chain_tile(T, 1, DTYPE_F32, c, c->x_step, 1, c->w_step);                                   \
+/* Attention has tiles of up to ATTENTION_TILE rows by ATTENTION_VECS vectors, or by one panel of
+ * its own: kernels.h. */
+#define ATTENTION_CHAIN(T, P, D, name)                                                             \
+    static void name##_##D##_##T(const struct chain_args *c) {                                     \
+        chain_tile(T, P, D, D == DTYPE_BF16, c, c->x_step, 1,                                      \
+                   KV_PANEL * (D == DTYPE_F32 ? 4 : 2));                                           \
     }
-ATTENTION_TILES(ATTENTION_CHAIN)
+#define ATTENTION_CHAINS(T)                                                                        \
+    ATTENTION_CHAIN(T, KV_PANEL_VECS, DTYPE_F32, attention_chain_panel)                            \
+    ATTENTION_CHAIN(T, KV_PANEL_VECS, DTYPE_BF16, attention_chain_panel)                           \
+    ATTENTION_CHAIN(T, ATTENTION_VECS, DTYPE_F32, attention_chain_wide)                            \
+    ATTENTION_CHAIN(T, ATTENTION_VECS, DTYPE_BF16, attention_chain_wide)
+ATTENTION_TILES(ATTENTION_CHAINS)
 
-static chain_fn *const attention_chains[2][ATTENTION_TILE + 1] = {
-#define ENTRY(T) [T] = attention_chain_one_##T,
-    {ATTENTION_TILES(ENTRY)},
-#undef ENTRY
-#define ENTRY(T) [T] = attention_chain_wide_##T,
-    {ATTENTION_TILES(ENTRY)},
-#undef ENTRY
+static chain_fn *const attention_chains[DTYPE_COUNT][2][ATTENTION_TILE + 1] = {
+#define PANEL(T) [T] = attention_chain_panel_DTYPE_F32_##T,
+#define WIDE(T)  [T] = attention_chain_wide_DTYPE_F32_##T,
+    [DTYPE_F32] = {{ATTENTION_TILES(PANEL)}, {ATTENTION_TILES(WIDE)}},
+#undef PANEL
+#undef WIDE
+#define PANEL(T) [T] = attention_chain_panel_DTYPE_BF16_##T,
+#define WIDE(T)  [T] = attention_chain_wide_DTYPE_BF16_##T,
+    [DTYPE_BF16] = {{ATTENTION_TILES(PANEL)}, {ATTENTION_TILES(WIDE)}},
+#undef PANEL
+#undef WIDE
 };

@@ -5,7 +5,7 @@
 #define LINEAR_TILE        4
 #define ATTENTION_TILES(X) X(1) X(2)
 #define ATTENTION_TILE     2
-#define ATTENTION_VECS     1
+#define ATTENTION_VECS     2
 #define PEAK_CHAINS        4
 
 #include "device/host/kernels_body.h"

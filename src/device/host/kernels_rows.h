@@ -77,13 +77,19 @@ static void rotate_head(float *x, const float *rope, int head_dim) {
 static void append_kv(const struct rope_job *job, int kv, int block, int at, const float *k,
                       const float *v) {
     int dim = job->shape->head_dim;
-    int pad = head_dim_pad(dim);
-    size_t head = (size_t)block * job->shape->n_kv_head + kv;
-    float *k_to = job->k + head * pad * KV_BLOCK + at;
+    int pad = kv_dim_pad(dim);
+    enum dtype dtype = job->kv.dtype;
+    size_t first = ((size_t)block * job->shape->n_kv_head + kv) * pad * KV_BLOCK;
     for (int i = 0; i < dim; i++) {
-        k_to[(size_t)i * KV_BLOCK] = k[i];
+        size_t k_at = first + kv_k_at(dtype, pad, i, at), v_at = first + kv_v_at(dtype, i, at);
+        if (dtype == DTYPE_BF16) {
+            ((uint16_t *)job->kv.k)[k_at] = narrow_bf16(k[i]);
+            ((uint16_t *)job->kv.v)[v_at] = narrow_bf16(v[i]);
+        } else {
+            ((float *)job->kv.k)[k_at] = k[i];
+            ((float *)job->kv.v)[v_at] = v[i];
+        }
     }
-    memcpy(job->v + (head * KV_BLOCK + at) * pad, v, (size_t)dim * sizeof *v);
 }
 
 static void kernel_rope(const struct rope_job *job, int h) {

@@ -48,6 +48,23 @@ static inline struct vec vec_load_bf16(const uint16_t *p) {
     return (struct vec){vec_widen8_bf16(p), vec_widen8_bf16(p + 8)};
 }
 
+static inline __m256 vec_low8_bf16(const uint16_t *p) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256((const __m256i_u *)p), 16));
+}
+
+static inline struct vec vec_low_bf16(const uint16_t *p) {
+    return (struct vec){vec_low8_bf16(p), vec_low8_bf16(p + 16)};
+}
+
+static inline __m256 vec_high8_bf16(const uint16_t *p) {
+    const __m256i high = _mm256_set1_epi32((int)0xffff0000);
+    return _mm256_castsi256_ps(_mm256_and_si256(_mm256_loadu_si256((const __m256i_u *)p), high));
+}
+
+static inline struct vec vec_high_bf16(const uint16_t *p) {
+    return (struct vec){vec_high8_bf16(p), vec_high8_bf16(p + 16)};
+}
+
 static inline struct vec vec_load_f16(const uint16_t *p) {
     return (struct vec){_mm256_cvtph_ps(_mm_loadu_si128((const __m128i_u *)p)),
                         _mm256_cvtph_ps(_mm_loadu_si128((const __m128i_u *)(p + 8)))};

@@ -41,6 +41,15 @@ static inline struct vec vec_load_bf16(const uint16_t *p) {
     return (struct vec){_mm512_castsi512_ps(_mm512_slli_epi32(w, 16))};
 }
 
+static inline struct vec vec_low_bf16(const uint16_t *p) {
+    return (struct vec){_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16))};
+}
+
+static inline struct vec vec_high_bf16(const uint16_t *p) {
+    const __m512i high = _mm512_set1_epi32((int)0xffff0000);
+    return (struct vec){_mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), high))};
+}
+
 static inline struct vec vec_load_f16(const uint16_t *p) {
     return (struct vec){_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i_u *)p))};
 }

@@ -50,6 +50,18 @@ static inline struct vec vec_load_bf16(const uint16_t *p) {
     return r;
 }
 
+static inline struct vec vec_low_bf16(const uint16_t *p) {
+    struct vec r;
+    VEC_LANES LANE(r) = widen_bf16(p[2 * lane_]);
+    return r;
+}
+
+static inline struct vec vec_high_bf16(const uint16_t *p) {
+    struct vec r;
+    VEC_LANES LANE(r) = widen_bf16(p[2 * lane_ + 1]);
+    return r;
+}
+
 static inline struct vec vec_load_f16(const uint16_t *p) {
     struct vec r;
     VEC_LANES LANE(r) = widen_f16(p[lane_]);

@@ -1,5 +1,6 @@
 /* What the kernels share on top of vec. The operations of vec_*.h are, lane by lane:
  * load, store, load_n (lanes from n on are +0), store_n, load_bf16 and load_f16 (exact widening),
+ * low_bf16 and high_bf16 (the same of the even and of the odd ones of 32),
  * set1, zero, add, sub, mul, div, fma(a, b, c) = a*b + c rounded once,
  * max(a, b) = a > b ? a : b and min(a, b) = a < b ? a : b (b where either is NaN),
  * first(a, n, b) = lanes below n of a, the others of b,
