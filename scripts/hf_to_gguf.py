@@ -62,7 +62,9 @@ def quantize_q8_0(x):
     d = np.abs(x).max(axis=1) / np.float32(127)
     inverse = np.divide(1, d, out=np.zeros_like(d), where=d > 0)
     out = np.empty(len(x), np.dtype([("d", "<f2"), ("q", "i1", BLOCK)]))
-    out["d"], out["q"] = d, np.rint(x * inverse[:, None])
+    y = x * inverse[:, None]
+    whole = np.floor(np.abs(y))
+    out["d"], out["q"] = d, np.sign(y) * (whole + (np.abs(y) - whole >= 0.5))  # halves away from zero, as ggml does
     return out
 
 
