@@ -1,19 +1,12 @@
 #include "base/random.h"
 
-static uint64_t splitmix64(uint64_t *state) {
-    uint64_t z = (*state += 0x9e3779b97f4a7c15u);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-}
-
 static uint64_t rotl(uint64_t x, int k) {
     return (x << k) | (x >> (64 - k));
 }
 
 void random_init(struct random *r, uint64_t seed) {
     for (int i = 0; i < 4; i++) {
-        r->s[i] = splitmix64(&seed);
+        r->s[i] = random_mix(seed += RANDOM_STEP);
     }
 }
 

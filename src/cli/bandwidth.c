@@ -5,7 +5,7 @@
 /* Without -n: about this many bytes per size, within these numbers of calls. */
 enum { AUTO_BYTES = 64 << 20, AUTO_ITERS_MIN = 5, AUTO_ITERS_MAX = 200 };
 
-static const char *const redops[SWEEP_COUNT] = {"sum", "none", "none"};
+static const char *const redops[SWEEP_COUNT] = {"sum", "none", "none", "none"};
 
 struct bandwidth_options bandwidth_defaults(void) {
     return (struct bandwidth_options){
@@ -13,7 +13,7 @@ struct bandwidth_options bandwidth_defaults(void) {
         .max_bytes = 16 << 20,
         .factor = 4,
         .warmup = 5,
-        .want = {true, true, true},
+        .want = {true, true, true, true},
     };
 }
 
@@ -48,24 +48,9 @@ static int iters_for(const struct bandwidth_options *options, uint64_t bytes) {
     return n < AUTO_ITERS_MIN ? AUTO_ITERS_MIN : n > AUTO_ITERS_MAX ? AUTO_ITERS_MAX : (int)n;
 }
 
-static double bus_factor(enum sweep_collective which, int world) {
-    double n = world;
-    switch (which) {
-    case SWEEP_ALL_REDUCE:
-        return 2 * (n - 1) / n;
-    case SWEEP_ALL_GATHER:
-        return (n - 1) / n;
-    case SWEEP_BROADCAST:
-    case SWEEP_COUNT:
-        break;
-    }
-    return world == 1 ? 0 : 1;
-}
-
 static bool measure_row(struct bandwidth_row *row, const struct bandwidth_options *options,
                         int world, const struct bandwidth_measurer *measurer, struct error *err) {
-    uint64_t n_float = row->bytes / sizeof(float);
-    row->count = row->which == SWEEP_ALL_GATHER ? n_float / (uint64_t)world : n_float;
+    row->count = sweep_count(row->which, row->bytes, world);
     row->iters = iters_for(options, row->bytes);
     if (!measurer->measure(measurer->user, row->which, row->bytes, row->iters, options->warmup,
                            &row->sample, err)) {
@@ -74,7 +59,7 @@ static bool measure_row(struct bandwidth_row *row, const struct bandwidth_option
     }
     double seconds = row->sample.seconds;
     row->algbw = seconds > 0 ? (double)row->bytes / seconds / 1e9 : 0;
-    row->busbw = row->algbw * bus_factor(row->which, world);
+    row->busbw = row->algbw * sweep_bus_factor(row->which, world);
     return true;
 }
 

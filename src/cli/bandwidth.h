@@ -24,12 +24,12 @@ bool bandwidth_check_options(const struct bandwidth_options *options, struct err
 
 struct bandwidth_row {
     enum sweep_collective which;
-    uint64_t bytes; /* as nccl-tests counts it: for all-gather the whole result */
+    uint64_t bytes; /* as nccl-tests counts it: for the gathers the whole result */
     uint64_t count; /* floats per rank */
     int iters;
     struct sweep_sample sample;
     double algbw; /* GB/s, of 1e9 bytes: bytes / seconds */
-    double busbw; /* GB/s: algbw * 2(n-1)/n all-reduce, (n-1)/n all-gather, 1 broadcast; n = 1: 0 */
+    double busbw; /* GB/s: algbw * 2(n-1)/n all-reduce, (n-1)/n gathers, 1 broadcast; n = 1: 0 */
 };
 
 struct bandwidth_result {

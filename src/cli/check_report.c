@@ -32,21 +32,14 @@ static struct widths column_widths(const struct check_report *r) {
     return w;
 }
 
-/* Median of the ranks' ratios of ping to bare ping-pong, each in its calmest round; 0 in a world of
- * one. */
+/* Median over the other ranks; 0 in a world of one. */
 static double ping_ratio(const struct check_report *r) {
     double ratios[64];
     int n = 0;
     for (int i = 1; i < r->world && n < 64; i++) {
-        const struct check_rank *k = &r->ranks[i];
-        double x = k->calm_bare > 0 ? k->calm_ping / k->calm_bare : 0;
-        int at = n++;
-        for (; at > 0 && ratios[at - 1] > x; at--) {
-            ratios[at] = ratios[at - 1];
-        }
-        ratios[at] = x;
+        ratios[n++] = ping_link_ratio(&r->ranks[i].link);
     }
-    return n ? ratios[n / 2] : 0;
+    return n ? spread_of(ratios, n).median : 0;
 }
 
 /* "0/2": on node 0 of 2. */
@@ -68,7 +61,8 @@ static void print_rank(const struct check_report *r, int i, const struct widths 
            h->pid, h->local_rank, h->device, cores, w->binding, h->binding, numa, h->threads,
            (double)h->memory / 1e9, last_word(h->isas));
     if (r->has_ping) {
-        printf("  %8.1f  %8.1f  %8.1f", 1e6 * k->ping.min, 1e6 * k->ping.median, 1e6 * k->ping.max);
+        printf("  %8.1f  %8.1f  %8.1f", 1e6 * k->link.ping.min, 1e6 * k->link.ping.median,
+               1e6 * k->link.ping.max);
     }
     printf("\n");
 }
@@ -177,11 +171,6 @@ void check_report_print(const struct check_report *r) {
 
 /* ---- JSON ---- */
 
-static json_t *times_json(const struct check_times *t) {
-    return json_pack("{s:i, s:f, s:f, s:f}", "n", t->n, "min", 1e6 * t->min, "median",
-                     1e6 * t->median, "max", 1e6 * t->max);
-}
-
 static json_t *gpu_json(const struct message_hello_ok *h) {
     return *h->gpu ? json_pack("{s:s, s:s, s:s, s:I}", "name", h->gpu, "pci", h->gpu_pci, "cc",
                                h->gpu_cc, "memory", (json_int_t)h->gpu_memory)
@@ -211,10 +200,10 @@ static json_t *rank_json(const struct check_report *r, int i) {
     json_object_set_new(j, "why_not_cuda",
                         *h->device_why ? json_string(h->device_why) : json_null());
     if (r->has_ping) {
-        json_object_set_new(j, "ping_us", times_json(&k->ping));
-        json_object_set_new(j, "bare_us", i ? times_json(&k->bare) : json_null());
+        json_object_set_new(j, "ping_us", spread_json(&k->link.ping, 1e6));
+        json_object_set_new(j, "bare_us", i ? spread_json(&k->link.bare, 1e6) : json_null());
         json_object_set_new(j, "ping_ratio",
-                            i ? json_real(k->calm_ping / k->calm_bare) : json_null());
+                            i ? json_real(ping_link_ratio(&k->link)) : json_null());
     }
     if (r->has_sanity) {
         json_object_set_new(j, "sum", json_integer((json_int_t)k->sum));

@@ -6,19 +6,12 @@
 
 #include "base/error.h"
 #include "cli/bandwidth.h"
+#include "cli/ping.h"
 #include "rpc/messages.h"
-
-/* Seconds. */
-struct check_times {
-    int n;
-    double min, median, max;
-};
 
 struct check_rank {
     struct message_hello_ok hello;
-    struct check_times ping;
-    struct check_times bare;     /* a bare MPI ping-pong of the same size; rank 0 has none */
-    double calm_ping, calm_bare; /* medians of the calmest round of each */
+    struct ping_link link;
     uint64_t sum;
 };
 

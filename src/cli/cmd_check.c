@@ -9,13 +9,7 @@
 #include "cli/stdio_util.h"
 #include "config.h"
 
-enum {
-    ROUNDS = 16,
-    PINGS_PER_ROUND = 25,
-    OWN_OPTIONS = 9,
-};
-
-static const double ping_budget_s = 0.5; /* per rank, for slow networks and crowded hosts */
+enum { OWN_OPTIONS = 9 };
 
 struct check_options {
     struct common_options common;
@@ -26,57 +20,6 @@ struct check_options {
     bool sweep_given; /* an option that is only for the sweep */
 };
 
-static int compare_doubles(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-/* min, median and max; sorts v. */
-static struct check_times summarise(double *v, int n) {
-    qsort(v, (size_t)n, sizeof *v, compare_doubles);
-    return (struct check_times){.n = n, .min = v[0], .median = v[n / 2], .max = v[n - 1]};
-}
-
-/* One round: pings, then as many bare round trips, so that both meet the same machine. */
-static bool ping_round(struct pool *pool, int rank, double *ping, double *bare, struct error *err) {
-    if (launch_interrupted()) {
-        return error_set(err, ERROR_INTERRUPTED, "interrupted");
-    }
-    if (!pool_ping(pool, rank, NULL, err)) { /* wakes the rank up */
-        return false;
-    }
-    for (int i = 0; i < PINGS_PER_ROUND; i++) {
-        if (!pool_ping(pool, rank, &ping[i], err)) {
-            return false;
-        }
-    }
-    return rank == 0 || pool_echo(pool, rank, PINGS_PER_ROUND, bare, err);
-}
-
-static double least(double a, double b) {
-    return a == 0 || b < a ? b : a;
-}
-
-static bool ping_rank(struct pool *pool, int rank, struct check_rank *out, struct error *err) {
-    double ping[ROUNDS * PINGS_PER_ROUND], bare[ROUNDS * PINGS_PER_ROUND];
-    double start = clock_now();
-    int n = 0;
-    for (int i = 0; i < ROUNDS && (i == 0 || clock_now() - start < ping_budget_s); i++) {
-        double p[PINGS_PER_ROUND], b[PINGS_PER_ROUND] = {0};
-        if (!ping_round(pool, rank, p, b, err)) {
-            return false;
-        }
-        memcpy(ping + n, p, sizeof p);
-        memcpy(bare + n, b, sizeof b);
-        n += PINGS_PER_ROUND;
-        out->calm_ping = least(out->calm_ping, summarise(p, PINGS_PER_ROUND).median);
-        out->calm_bare = least(out->calm_bare, summarise(b, PINGS_PER_ROUND).median);
-    }
-    out->ping = summarise(ping, n);
-    out->bare = summarise(bare, n);
-    return true;
-}
-
 static bool greet(struct pool *pool, struct check_report *r, struct error *err) {
     if (!pool_hello(pool, true, err)) {
         return false;
@@ -86,7 +29,7 @@ static bool greet(struct pool *pool, struct check_report *r, struct error *err) 
     }
     r->has_hello = true;
     for (int i = 0; i < r->world; i++) {
-        if (!ping_rank(pool, i, &r->ranks[i], err)) {
+        if (!ping_measure(pool, i, &r->ranks[i].link, err)) {
             return false;
         }
     }
@@ -212,9 +155,9 @@ static void fill_table(struct check_options *o, struct option *table) {
          .name = "collective",
          .value = &o->collective,
          .arg = "NAME",
-         .choices = "all_reduce|all_gather|broadcast",
+         .choices = "all_reduce|all_gather|broadcast|gather",
          .seen = &o->sweep_given,
-         .help = "only all_reduce, all_gather or broadcast"},
+         .help = "only all_reduce, all_gather, broadcast or gather"},
         {.type = OPTION_BYTES,
          .name = "minbytes",
          .short_name = 'b',

@@ -8,9 +8,9 @@
 #include "cli/command.h"
 #include "cli/launch_env.h"
 #include "cli/stdio_util.h"
-#include "format/safetensors.h"
 #include "format/show.h"
 #include "leader/engine.h"
+#include "model/checkpoint.h"
 #include "model/config.h"
 #include "model/footprint.h"
 #include "nn/shard.h"
@@ -59,7 +59,7 @@ static void find_dtype(struct plan *p) {
     struct st_set *set;
     p->params.dtype = p->config.dtype;
     p->dtype_source = "config.json";
-    if (st_open(&set, p->dir, NULL)) {
+    if (checkpoint_open(&set, p->dir, NULL)) {
         p->params.dtype = footprint_dtype(set, p->config.dtype);
         p->dtype_source = "safetensors";
         st_close(set);

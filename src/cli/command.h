@@ -28,6 +28,7 @@ extern const struct command command_plan;
 extern const struct command command_serve;
 extern const struct command command_blame;
 extern const struct command command_replay;
+extern const struct command command_bench;
 
 /* ---- options common to all commands (cli/common.c) ---- */
 

@@ -23,9 +23,8 @@
 #include "rpc/watchdog.h"
 
 static const struct command *const commands[] = {
-    &command_check,    &command_generate, &command_score,
-    &command_tokenize, &command_plan,     &command_serve,
-    &command_blame,    &command_replay,   NULL,
+    &command_check, &command_generate, &command_score, &command_tokenize, &command_plan,
+    &command_bench, &command_serve,    &command_blame, &command_replay,   NULL,
 };
 
 static void print_help(FILE *out) {

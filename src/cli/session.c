@@ -26,14 +26,10 @@ static bool report(void *user, uint64_t done, uint64_t total, struct error *err)
 static bool load_model(struct session *s, struct pool *pool, struct error *err) {
     const struct common_options *c = s->common;
     bool progress = common_wants_progress(c);
-    struct engine_options options = {
-        .dir = s->model,
-        .ctx = c->ctx,
-        .max_seqs = 1,
-        .kv_dtype = c->kv_dtype,
-        .load = {.progress = {.report = report, .user = &progress}, .show = stdio_note},
-    };
-    bool ok = engine_open(&s->engine, pool, &options, err);
+    s->options.kv_dtype = c->kv_dtype;
+    s->options.load = (struct pool_load_options){.progress = {.report = report, .user = &progress},
+                                                 .show = stdio_note};
+    bool ok = engine_open(&s->engine, pool, &s->options, err);
     if (progress) {
         fprintf(stderr, "\r\033[K");
     } else if (ok) {
@@ -73,6 +69,7 @@ static bool lead(struct pool *pool, void *user, struct error *err) {
     struct lead_context *c = user;
     struct session *s = &c->session;
     const struct session_job *job = c->job;
+    s->pool = pool;
     struct error at_close;
     bool ok = pool_start(pool, err) && open_files(s, job->tokenizer, err) &&
               job->prepare(job->user, s, err) && load_model(s, pool, err) &&
@@ -91,6 +88,8 @@ bool session_run(const struct common_options *common, const struct session_job *
     struct lead_context c = {.job = job};
     c.session.common = common;
     c.session.model = common_model(common);
+    c.session.options =
+        (struct engine_options){.dir = c.session.model, .ctx = common->ctx, .max_seqs = 1};
     return launch_run(common, lead, &c, err);
 }
 

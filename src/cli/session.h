@@ -1,5 +1,5 @@
-/* What generate and score share: start the ranks, load the tokenizer and the model, let rank 0
- * work, and end cleanly. */
+/* What generate, score and bench share: start the ranks, load the tokenizer and the model, let rank
+ * 0 work, and end cleanly. */
 #pragma once
 
 #include "cli/command.h"
@@ -10,8 +10,10 @@ struct session {
     const struct common_options *common;
     const char *model; /* its directory: the one asked for, or the demo model's */
     struct model_config config;
-    int ctx;                     /* the context that --ctx means for it */
-    struct tokenizer *tokenizer; /* NULL when there is none that works and the job needs none */
+    int ctx;                       /* the context that --ctx means for it */
+    struct tokenizer *tokenizer;   /* NULL when there is none that works and the job needs none */
+    struct pool *pool;             /* borrowed */
+    struct engine_options options; /* of the load: for one sequence, unless `prepare` wants more */
     struct engine *engine;
 };
 

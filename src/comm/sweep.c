@@ -6,7 +6,7 @@
 
 #include "base/clock.h"
 
-static const char *const names[SWEEP_COUNT] = {"all_reduce", "all_gather", "broadcast"};
+static const char *const names[SWEEP_COUNT] = {"all_reduce", "all_gather", "broadcast", "gather"};
 
 const char *sweep_name(enum sweep_collective which) {
     return names[which];
@@ -22,9 +22,33 @@ bool sweep_from_name(const char *name, enum sweep_collective *out) {
     return false;
 }
 
+/* Each rank has its part of the result. */
+static bool in_parts(enum sweep_collective which) {
+    return which == SWEEP_ALL_GATHER || which == SWEEP_GATHER;
+}
+
 uint64_t sweep_bytes(enum sweep_collective which, uint64_t bytes, int world) {
-    uint64_t unit = which == SWEEP_ALL_GATHER ? sizeof(float) * (uint64_t)world : sizeof(float);
+    uint64_t unit = in_parts(which) ? sizeof(float) * (uint64_t)world : sizeof(float);
     return bytes < unit ? unit : bytes / unit * unit;
+}
+
+uint64_t sweep_count(enum sweep_collective which, uint64_t bytes, int world) {
+    return bytes / sizeof(float) / (in_parts(which) ? (uint64_t)world : 1);
+}
+
+double sweep_bus_factor(enum sweep_collective which, int world) {
+    double n = world;
+    switch (which) {
+    case SWEEP_ALL_REDUCE:
+        return 2 * (n - 1) / n;
+    case SWEEP_ALL_GATHER:
+    case SWEEP_GATHER:
+        return (n - 1) / n;
+    case SWEEP_BROADCAST:
+    case SWEEP_COUNT:
+        break;
+    }
+    return world == 1 ? 0 : 1;
 }
 
 /* One measurement's buffers: n floats sent, n_out received (the same memory for broadcast). */
@@ -33,9 +57,10 @@ struct trial {
     struct device *device;
     enum sweep_collective which;
     size_t n, n_out;
-    void *in;    /* owns; the communicator's */
-    void *out;   /* owns, unless in */
-    float *host; /* owns [n_out], to fill and look at the others with */
+    void *in;      /* owns; the communicator's */
+    void *out;     /* owns, unless in */
+    float *host;   /* owns [n_out], to fill and look at the others with */
+    size_t *parts; /* owns [world]: bytes of each rank, of a gather */
 };
 
 static bool trial_init(struct trial *t, struct comm *c, struct device *d,
@@ -46,11 +71,15 @@ static bool trial_init(struct trial *t, struct comm *c, struct device *d,
         return error_set(err, ERROR_MEMORY, "%s of %llu bytes: the host has %.0f bytes of memory",
                          sweep_name(which), (unsigned long long)bytes, memory);
     }
-    t->n = which == SWEEP_ALL_GATHER ? t->n_out / (size_t)c->world : t->n_out;
+    t->n = sweep_count(which, bytes, c->world);
     t->host = malloc(t->n_out * sizeof(float));
-    if (t->host == NULL) {
+    t->parts = malloc((size_t)c->world * sizeof *t->parts);
+    if (t->host == NULL || t->parts == NULL) {
         return error_set(err, ERROR_MEMORY, "%s of %llu bytes: out of memory", sweep_name(which),
                          (unsigned long long)bytes);
+    }
+    for (int r = 0; r < c->world; r++) {
+        t->parts[r] = t->n * sizeof(float);
     }
     if (!c->ops->alloc(c, t->n * sizeof(float), &t->in, err)) {
         return error_wrap(err, "%s", sweep_name(which));
@@ -65,6 +94,7 @@ static void trial_finish(struct trial *t) {
         return; /* leaked on purpose: see comm.h */
     }
     free(t->host);
+    free(t->parts);
     if (t->comm == NULL) {
         return;
     }
@@ -81,6 +111,8 @@ static bool trial_call(struct trial *t, struct error *err) {
         return c->ops->all_reduce_tree(c, t->out, t->in, t->n, c->world, err);
     case SWEEP_ALL_GATHER:
         return c->ops->all_gather(c, t->out, t->in, t->n * sizeof(float), err);
+    case SWEEP_GATHER:
+        return c->ops->gather(c, t->out, t->in, t->parts, err);
     case SWEEP_BROADCAST:
     case SWEEP_COUNT:
         break;
@@ -102,6 +134,7 @@ static int expected(const struct trial *t, size_t i) {
         }
         return sum;
     case SWEEP_ALL_GATHER:
+    case SWEEP_GATHER:
         return value((int)(i / t->n), i % t->n);
     case SWEEP_BROADCAST:
     case SWEEP_COUNT:
@@ -127,7 +160,8 @@ static bool trial_verify(struct trial *t, uint64_t *wrong, struct error *err) {
         return false;
     }
     *wrong = 0;
-    for (size_t i = 0; i < t->n_out; i++) {
+    bool has_result = t->which != SWEEP_GATHER || t->comm->rank == 0;
+    for (size_t i = 0; has_result && i < t->n_out; i++) {
         float want = (float)expected(t, i);
         *wrong += memcmp(&t->host[i], &want, sizeof(want)) != 0;
     }

@@ -4,7 +4,13 @@
 #include "comm/comm.h"
 #include "device/device.h"
 
-enum sweep_collective { SWEEP_ALL_REDUCE, SWEEP_ALL_GATHER, SWEEP_BROADCAST, SWEEP_COUNT };
+enum sweep_collective {
+    SWEEP_ALL_REDUCE,
+    SWEEP_ALL_GATHER,
+    SWEEP_BROADCAST,
+    SWEEP_GATHER, /* to rank 0 */
+    SWEEP_COUNT
+};
 
 /* All times are means over the ranks. */
 struct sweep_sample {
@@ -13,15 +19,19 @@ struct sweep_sample {
     uint64_t wrong; /* elements with wrong bits, summed over the ranks */
 };
 
-/* "all_reduce", "all_gather", "broadcast": names on the wire and in JSON. */
+/* "all_reduce", "all_gather", "broadcast", "gather": names on the wire and in JSON. */
 const char *sweep_name(enum sweep_collective which);
 /* False if the name is none of them. */
 bool sweep_from_name(const char *name, enum sweep_collective *out);
 
 /* The size a measurement for about `bytes` really has, as nccl-tests counts it: the vector for
- * all-reduce and broadcast, the whole result for all-gather. A whole, positive number of floats, of
- * floats per rank for all-gather. */
+ * all-reduce and broadcast, the whole result for the gathers. A whole, positive number of floats,
+ * of floats per rank for the gathers. */
 uint64_t sweep_bytes(enum sweep_collective which, uint64_t bytes, int world);
+/* Floats that each rank contributes to so many bytes. */
+uint64_t sweep_count(enum sweep_collective which, uint64_t bytes, int world);
+/* What nccl-tests multiplies a collective's bytes over time by, for the bandwidth of the bus. */
+double sweep_bus_factor(enum sweep_collective which, int world);
 
 /* On buffers of the communicator; `device` is the one it works on. Runs `warmup` calls, then times
  * `iters` (where calls are only enqueued: one after another for the mean, each awaited for the

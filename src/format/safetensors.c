@@ -22,6 +22,7 @@ struct st_set {
     int n_file;
     struct st_file *files;
     struct st_list tensors; /* sorted by name */
+    st_maker *make;         /* of a set that is nowhere; else NULL */
 };
 
 static char *join(const char *dir, const char *name, struct error *err) {
@@ -178,6 +179,44 @@ bool st_open(struct st_set **out, const char *dir, struct error *err) {
     return true;
 }
 
+bool st_make(struct st_set **out, const char *name, const struct st_tensor *tensors, int n,
+             st_maker *make, struct error *err) {
+    struct st_set *s = calloc(1, sizeof *s);
+    bool ok = s && (s->origin = strdup(name)) && (s->files = calloc(1, sizeof *s->files));
+    if (ok) {
+        s->make = make;
+        s->files[s->n_file++] = (struct st_file){.path = strdup(name), .fd = -1};
+        ok = s->files[0].path != NULL;
+    }
+    if (!ok) {
+        error_set(err, ERROR_MEMORY, "no memory for a set of tensors");
+    }
+    for (int i = 0; ok && i < n; i++) {
+        ok = st_list_append(&s->tensors, tensors[i], err);
+        s->files[0].size = tensors[i].offset + tensors[i].bytes;
+    }
+    if (!ok) {
+        st_close(s);
+        return false;
+    }
+    sort_tensors(s);
+    *out = s;
+    return true;
+}
+
+/* Bytes at an offset of the file that is nowhere. */
+static void make_range(const struct st_set *s, uint64_t offset, unsigned char *dst, size_t n) {
+    for (int i = 0; i < s->tensors.n; i++) {
+        const struct st_tensor *t = &s->tensors.items[i];
+        uint64_t from = offset > t->offset ? offset : t->offset;
+        uint64_t end = offset + n, last = t->offset + t->bytes;
+        uint64_t to = end < last ? end : last;
+        if (from < to) {
+            s->make(t, from - t->offset, dst + (from - offset), (size_t)(to - from));
+        }
+    }
+}
+
 const struct st_tensor *st_find(const struct st_set *s, const char *name) {
     struct st_tensor key = {.name = name};
     return s->tensors.n ? bsearch(&key, s->tensors.items, (size_t)s->tensors.n,
@@ -250,12 +289,20 @@ bool st_read(const struct st_set *s, const struct st_tensor *t, uint64_t begin, 
                          show_text(t->name).text, (unsigned long long)begin,
                          (unsigned long long)(begin + n), (unsigned long long)t->bytes);
     }
+    if (s->make) {
+        s->make(t, begin, dst, n);
+        return true;
+    }
     return st_file_read(&s->files[t->file], t->offset + begin, dst, n, err) ||
            error_wrap(err, "%s", show_text(t->name).text);
 }
 
 bool st_read_file(const struct st_set *s, int file, uint64_t offset, void *dst, size_t n,
                   struct error *err) {
+    if (s->make) {
+        make_range(s, offset, dst, n);
+        return true;
+    }
     return st_file_read(&s->files[file], offset, dst, n, err);
 }
 

@@ -31,6 +31,15 @@ struct st_set; /* opaque: open files and their tensors */
  * Errors (name file, and tensor or field): IO, JSON, ST_HEADER, ST_TRUNCATED. */
 bool st_open(struct st_set **out, const char *dir, struct error *err);
 
+/* Writes n bytes of a tensor, from byte `begin` on. Pure, and called by many threads. */
+typedef void st_maker(const struct st_tensor *t, uint64_t begin, void *dst, size_t n);
+
+/* A set of one file that is nowhere: `name` is what errors call it, tensors [n] follow each other
+ * without gaps from offset 0, and `make` has their bytes when they are read. name, tensors: copied.
+ * Errors: MEMORY. */
+bool st_make(struct st_set **out, const char *name, const struct st_tensor *tensors, int n,
+             st_maker *make, struct error *err);
+
 /* NULL when there is no such tensor. */
 const struct st_tensor *st_find(const struct st_set *s, const char *name);
 

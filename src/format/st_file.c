@@ -43,8 +43,7 @@ void st_list_finish(struct st_list *list) {
     *list = (struct st_list){0};
 }
 
-/* Appends t with copies of both names, which share one allocation. */
-static bool list_append(struct st_list *list, struct st_tensor t, struct error *err) {
+bool st_list_append(struct st_list *list, struct st_tensor t, struct error *err) {
     if (list->n == list->capacity) {
         int capacity = list->capacity ? list->capacity * 2 : 256;
         struct st_tensor *items = realloc(list->items, (size_t)capacity * sizeof *items);
@@ -148,7 +147,7 @@ static bool parse_tensor(const char *path, const char *name, const json_t *value
     return json_fields_init(&f, value, path, name, prefix, ERROR_ST_HEADER, err) &&
            json_get_string(&f, "dtype", &t.dtype_name, err) &&
            parse_shape(&f, &t, &n_element, err) && parse_offsets(&f, &t, err) &&
-           check_dtype(&f, &t, n_element, err) && list_append(list, t, err);
+           check_dtype(&f, &t, n_element, err) && st_list_append(list, t, err);
 }
 
 static int by_offset(const void *a, const void *b) {

@@ -32,4 +32,6 @@ bool st_file_open(struct st_file *out, char *path, int index, struct st_list *li
 bool st_file_read(const struct st_file *f, uint64_t offset, void *dst, size_t n, struct error *err);
 
 void st_file_close(struct st_file *f); /* accepts a zeroed file */
+/* Appends t with copies of both names, which share one allocation. Errors: MEMORY. */
+bool st_list_append(struct st_list *list, struct st_tensor t, struct error *err);
 void st_list_finish(struct st_list *list);

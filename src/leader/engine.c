@@ -1,5 +1,6 @@
 #include "leader/engine.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,6 +29,7 @@ struct sequence {
     struct engine *engine;
     uint32_t id;
     int length;
+    int most; /* that it has ever had */
     int n_block;
     int32_t *blocks; /* owns [blocks of a whole context] */
 };
@@ -205,6 +207,10 @@ double engine_load_seconds(const struct engine *e) {
     return e->load_seconds;
 }
 
+struct footprint engine_footprint(const struct engine *e) {
+    return pool_footprint(e->pool);
+}
+
 double engine_send_seconds(const struct engine *e) {
     return pool_send_seconds(e->pool);
 }
@@ -224,6 +230,11 @@ bool sequence_create(struct engine *e, struct sequence **out, struct error *err)
     *s = (struct sequence){.engine = e, .id = e->next_id++, .blocks = blocks};
     *out = s;
     return true;
+}
+
+void sequence_seek(struct sequence *s, int position) {
+    assert(position >= 0 && position <= s->most);
+    s->length = position;
 }
 
 void sequence_destroy(struct sequence *s) {
@@ -279,7 +290,9 @@ bool engine_step(struct engine *e, const struct engine_part *parts, int n,
         return false;
     }
     for (int i = 0; i < n; i++) {
-        parts[i].seq->length += parts[i].n_tok;
+        struct sequence *s = parts[i].seq;
+        s->length += parts[i].n_tok;
+        s->most = s->length > s->most ? s->length : s->most;
     }
     return true;
 }

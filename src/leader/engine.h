@@ -49,11 +49,16 @@ int engine_blocks_for(int positions);
 /* Wall seconds of the load, and bytes that all ranks together read. */
 double engine_load_seconds(const struct engine *e);
 uint64_t engine_load_bytes(const struct engine *e);
+/* What all ranks together hold for it. */
+struct footprint engine_footprint(const struct engine *e);
 /* Seconds that rank 0 has spent in sending steps to the others. */
 double engine_send_seconds(const struct engine *e);
 
 /* An empty sequence. Errors: MEMORY. */
 bool sequence_create(struct engine *e, struct sequence **out, struct error *err);
+/* Goes on from `position`, at most as many as have ever been fed: what stands there and beyond is
+ * overwritten by what is fed next, and attended to no more. Its blocks stay. */
+void sequence_seek(struct sequence *s, int position);
 /* Frees its blocks. */
 void sequence_destroy(struct sequence *s);
 

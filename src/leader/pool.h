@@ -13,6 +13,7 @@
 
 #include "base/error.h"
 #include "comm/sweep.h"
+#include "device/host/probe.h"
 #include "model/model.h"
 #include "rpc/messages.h"
 #include "worker/facts.h"
@@ -77,6 +78,15 @@ bool pool_sanity(struct pool *p, uint64_t *sums, struct error *err);
 bool pool_measure(struct pool *p, enum sweep_collective which, uint64_t bytes, int iters,
                   int warmup, struct sweep_sample *out, struct error *err);
 
+/* The same of MPI's own collective, on host memory; nothing is verified. See gauge_bare. */
+bool pool_measure_bare(struct pool *p, enum sweep_collective which, uint64_t bytes, int iters,
+                       int warmup, struct sweep_sample *out, struct error *err);
+
+/* The rate of a limit of the ranks' machines, measured by all ranks at once for `seconds`, and
+ * added up; 0: there is no such pattern of reads (of MEMORY, from 0 on), or they are GPUs. */
+bool pool_probe(struct pool *p, enum probe_limit which, int pattern, double seconds, double *rate,
+                struct error *err);
+
 struct pool_load_options {
     /* Gets the sums over all ranks, a total of 0 before all have told theirs. */
     struct model_progress progress;
@@ -90,6 +100,9 @@ struct pool_load_options {
  * the rank. Then no rank keeps anything of it. */
 bool pool_load(struct pool *p, const struct model_params *params,
                const struct pool_load_options *options, uint64_t *bytes_read, struct error *err);
+
+/* What the ranks together take for the model that was loaded last. */
+struct footprint pool_footprint(const struct pool *p);
 
 /* Runs a step on every rank; results as model_step gives them, n_seq of them. A failure before any
  * rank was asked leaves the pool as it was, any other broken: pool_is_broken tells. */

@@ -99,6 +99,16 @@ static bool refuse(struct pool *p, const struct model_params *params,
     return error_at_rank(err, lack->first);
 }
 
+struct footprint pool_footprint(const struct pool *p) {
+    struct footprint sum = {0};
+    for (int r = 0; r < p->world; r++) {
+        sum.weights += p->fits[r].needs.weights;
+        sum.kv += p->fits[r].needs.kv;
+        sum.buffers += p->fits[r].needs.buffers;
+    }
+    return sum;
+}
+
 /* ---- load ---- */
 
 struct loading {

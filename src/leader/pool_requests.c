@@ -199,14 +199,56 @@ static bool on_sample(void *user, int rank, const struct message *reply, struct 
     return true;
 }
 
-bool pool_measure(struct pool *p, enum sweep_collective which, uint64_t bytes, int iters,
-                  int warmup, struct sweep_sample *out, struct error *err) {
+static bool measure(struct pool *p, enum sweep_collective which, uint64_t bytes, int iters,
+                    int warmup, bool bare, struct sweep_sample *out, struct error *err) {
     struct message m = {.type = MESSAGE_BANDWIDTH};
+    m.bandwidth.bare = bare;
     snprintf(m.bandwidth.collective, sizeof m.bandwidth.collective, "%s", sweep_name(which));
     m.bandwidth.bytes = bytes;
     m.bandwidth.iters = iters;
     m.bandwidth.warmup = warmup;
     return pool_ask_all(p, &m, on_sample, out, err);
+}
+
+bool pool_measure(struct pool *p, enum sweep_collective which, uint64_t bytes, int iters,
+                  int warmup, struct sweep_sample *out, struct error *err) {
+    return measure(p, which, bytes, iters, warmup, false, out, err);
+}
+
+bool pool_measure_bare(struct pool *p, enum sweep_collective which, uint64_t bytes, int iters,
+                       int warmup, struct sweep_sample *out, struct error *err) {
+    return measure(p, which, bytes, iters, warmup, true, out, err);
+}
+
+/* ---- probe ---- */
+
+static bool on_rate(void *user, int rank, const struct message *reply, struct error *err) {
+    double *sum = user;
+    (void)rank;
+    (void)err;
+    *sum += reply->probe_result.rate;
+    return true;
+}
+
+/* Enough to be far beyond the caches of a host's ranks together, and a small part of its memory. */
+static uint64_t probe_bytes(const struct pool *p) {
+    uint64_t bytes = 512 << 20;
+    for (int r = 0; r < p->world; r++) {
+        uint64_t share = p->ranks[r].memory / 8 / (uint64_t)p->ranks[r].local_size;
+        bytes = share < bytes ? share : bytes;
+    }
+    return bytes;
+}
+
+bool pool_probe(struct pool *p, enum probe_limit which, int pattern, double seconds, double *rate,
+                struct error *err) {
+    struct message m = {.type = MESSAGE_PROBE};
+    snprintf(m.probe.what, sizeof m.probe.what, "%s", probe_limit_name(which));
+    m.probe.pattern = pattern;
+    m.probe.bytes = probe_bytes(p);
+    m.probe.seconds = seconds;
+    *rate = 0;
+    return pool_ask_all(p, &m, on_rate, rate, err);
 }
 
 bool pool_check(struct pool *p, struct error *err) {

@@ -6,8 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "format/safetensors.h"
 #include "format/show.h"
+#include "model/checkpoint.h"
 
 void pool_note_print(struct pool *p, int rank, const struct message_loaded *m) {
     p->prints[rank].print = (struct fingerprint){m->config, m->headers, m->content};
@@ -108,7 +108,7 @@ static bool name_file(struct pool *p, const struct message *load, const char *ki
     char what[200];
     struct st_set *set = NULL;
     snprintf(what, sizeof what, "the list of the weights' files");
-    bool ok = st_open(&set, load->load.dir, err) &&
+    bool ok = checkpoint_open(&set, load->load.dir, err) &&
               find_file(p, *load, set, kind, of, what, sizeof what, err);
     st_close(set);
     return ok && differs(p, load->load.dir, what, of, err);

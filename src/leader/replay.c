@@ -9,7 +9,7 @@
 
 bool replay_knows(enum message_type request) {
     return message_side(request) == SIDE_REQUEST && request != MESSAGE_ECHO &&
-           request != MESSAGE_BANDWIDTH && request != MESSAGE_SHUTDOWN;
+           request != MESSAGE_BANDWIDTH && request != MESSAGE_PROBE && request != MESSAGE_SHUTDOWN;
 }
 
 /* After these a rank may be anywhere; other errors are answers. */

@@ -10,6 +10,7 @@
 #include "device/device.h"
 #include "format/json.h"
 #include "format/show.h"
+#include "model/checkpoint.h"
 
 enum { MAX_CONFIG_BYTES = 16 << 20 };
 
@@ -348,6 +349,18 @@ out:
     return ok;
 }
 
+/* A shape that comes without a file. */
+static bool read_random(struct model_config *c, const char *dir, struct error *err) {
+    char text[CHECKPOINT_CONFIG_BYTES];
+    json_t *root = NULL;
+    struct json_fields f;
+    bool ok = checkpoint_random_config(dir, text, err) &&
+              json_parse(&root, dir, text, strlen(text), 0, err) &&
+              json_fields_init(&f, root, dir, "", "", ERROR_CONFIG, err) && read_config(&f, c, err);
+    json_decref(root);
+    return ok;
+}
+
 bool model_config_load(struct model_config *out, const char *dir, struct error *err) {
     struct model_config c = {.bos = -1,
                              .do_sample = true,
@@ -356,8 +369,11 @@ bool model_config_load(struct model_config *out, const char *dir, struct error *
                              .min_p = -1,
                              .repetition_penalty = -1,
                              .top_k = -1};
-    if (!read_file(&c, dir, "config.json", true, read_config, err) ||
-        !read_file(&c, dir, "generation_config.json", false, read_generation, err)) {
+    bool ok = checkpoint_is_random(dir)
+                  ? read_random(&c, dir, err)
+                  : read_file(&c, dir, "config.json", true, read_config, err) &&
+                        read_file(&c, dir, "generation_config.json", false, read_generation, err);
+    if (!ok) {
         return false;
     }
     *out = c;

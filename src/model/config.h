@@ -60,7 +60,8 @@ struct model_config {
     int top_k;
 };
 
-/* Reads DIR/config.json and, where there is one, DIR/generation_config.json.
+/* Reads DIR/config.json and, where there is one, DIR/generation_config.json; or makes up that of a
+ * random model (checkpoint.h).
  * Errors (all name the file and the field): IO, JSON, CONFIG, UNSUPPORTED (architecture, quantized
  * checkpoint, activation, rope type, sliding window, ...). */
 bool model_config_load(struct model_config *out, const char *dir, struct error *err);

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "base/hash.h"
-#include "format/safetensors.h"
+#include "model/checkpoint.h"
 #include "model/footprint.h"
 #include "model/model_impl.h"
 #include "model/rope.h"
@@ -159,7 +159,7 @@ static bool load_local(struct model *m, const struct model_progress *progress, s
     const struct model_params *p = &m->params;
     struct nn_context *nn = &m->nn;
     struct st_set *set = NULL;
-    bool ok = st_open(&set, p->dir, err) && weights_check(&m->config, set, err) &&
+    bool ok = checkpoint_open(&set, p->dir, err) && weights_check(&m->config, set, err) &&
               fingerprint_read(&m->fingerprint, &m->config, set, p->file, progress, err);
     m->bytes = ok ? bytes_of(m, set) : 0;
     ok = ok && weights_load(&m->weights, &m->config, nn, set, progress, err) &&
@@ -230,7 +230,7 @@ bool model_measure(const struct model_params *params, struct device *device, str
     if (!model_create(&m, params, device, comm, err)) {
         return false;
     }
-    bool ok = st_open(&set, params->dir, err) && weights_check(&m->config, set, err) &&
+    bool ok = checkpoint_open(&set, params->dir, err) && weights_check(&m->config, set, err) &&
               (!print || fingerprint_read(print, &m->config, set, params->file, progress, err));
     if (ok) {
         *out = (struct model_needs){.config = m->config, .sizes = sizes_of(m, set)};

@@ -39,6 +39,8 @@ enum message_type {
     MESSAGE_SANITY_RESULT,
     MESSAGE_BANDWIDTH, /* one measurement of one collective */
     MESSAGE_BANDWIDTH_RESULT,
+    MESSAGE_PROBE, /* one measurement of one limit of the machine */
+    MESSAGE_PROBE_RESULT,
     MESSAGE_LOAD,
     MESSAGE_LOADED,
     MESSAGE_STEP,
@@ -130,12 +132,24 @@ struct message_bandwidth {
     uint64_t bytes;
     int32_t iters;
     int32_t warmup;
+    int32_t bare; /* 1: MPI's own, on host memory, to compare with */
 };
 
 struct message_bandwidth_result {
     double seconds;
     double median_s;
     uint64_t wrong;
+};
+
+struct message_probe {
+    char what[16];   /* probe_limit_name */
+    int32_t pattern; /* of memory reads */
+    uint64_t bytes;  /* to stream through; the first request's count */
+    double seconds;
+};
+
+struct message_probe_result {
+    double rate; /* of this rank, a second; 0: there is no such pattern, or the device is a GPU */
 };
 
 struct message_load {
@@ -222,6 +236,8 @@ struct message {
         struct message_sanity_result sanity_result;
         struct message_bandwidth bandwidth;
         struct message_bandwidth_result bandwidth_result;
+        struct message_probe probe;
+        struct message_probe_result probe_result;
         struct message_load load;
         struct message_loaded loaded;
         struct step step; /* decoded: borrowed from the decoder, until it decodes again */

@@ -19,6 +19,7 @@
 #include "device/host/host.h"
 #include "device/host/host_limits.h"
 #include "rpc/watchdog.h"
+#include "worker/gauge.h"
 #include "worker/segments.h"
 
 enum { ECHO_MAX_BYTES = 1 << 20, ECHO_MAX_COUNT = 1 << 20 };
@@ -35,6 +36,7 @@ struct worker {
     MPI_Comm check_mpi;       /* owns; its own, for the check; MPI_COMM_NULL: none */
     struct comm_check *check; /* owns; may be NULL */
     struct model *model;      /* owns; from load to unload */
+    struct probe *probe;      /* owns; from the first probe on */
     transport_hook *poll;
     void *poll_user;
     uint64_t resident_before; /* bytes of this process in memory before the load */
@@ -104,6 +106,7 @@ void worker_destroy(struct worker *w) {
         drop_model(w);
         drop_check(w);
         comm_destroy(w->comm); /* it works on the device */
+        probe_destroy(w->probe);
         left_gpu = left_gpu || (w->device && w->device->broken);
         device_destroy(w->device);
         unguard(w);
@@ -382,15 +385,35 @@ static bool handle_bandwidth(struct worker *w, const struct message *request, st
     if (!sweep_from_name(b->collective, &which)) {
         return error_set(err, ERROR_PROTOCOL, "there is no collective '%s'", b->collective);
     }
-    guard(w, "a measurement of NCCL", 2 * w->options.timeout_s + slack_s);
-    bool ok = sweep_measure(w->comm, w->device, which, b->bytes, b->iters, b->warmup, &sample, err);
-    unguard(w);
+    bool ok;
+    if (b->bare) {
+        watchdog_phase("bare MPI collectives", 2 * w->options.timeout_s + 1);
+        ok = gauge_bare(w->options.tensor, w->comm, which, b->bytes, b->iters, b->warmup, &sample,
+                        err);
+        watchdog_clear();
+    } else {
+        guard(w, "a measurement of NCCL", 2 * w->options.timeout_s + slack_s);
+        ok = sweep_measure(w->comm, w->device, which, b->bytes, b->iters, b->warmup, &sample, err);
+        unguard(w);
+    }
     if (!ok) {
         return false;
     }
     reply->type = MESSAGE_BANDWIDTH_RESULT;
     reply->bandwidth_result = (struct message_bandwidth_result){
         .seconds = sample.seconds, .median_s = sample.median_seconds, .wrong = sample.wrong};
+    return true;
+}
+
+static bool handle_probe(struct worker *w, const struct message *request, struct message *reply,
+                         struct error *err) {
+    double rate = 0; /* of a GPU nothing is known */
+    if (!need_comm(w, err) ||
+        (!w->on_gpu && !gauge_probe(&w->probe, w->device, w->comm, &request->probe, &rate, err))) {
+        return false;
+    }
+    reply->type = MESSAGE_PROBE_RESULT;
+    reply->probe_result.rate = rate;
     return true;
 }
 
@@ -570,6 +593,7 @@ static handler *const handlers[MESSAGE_COUNT] = {
     [MESSAGE_SANITY] = handle_sanity,       [MESSAGE_LOAD] = handle_load,
     [MESSAGE_BANDWIDTH] = handle_bandwidth, [MESSAGE_UNLOAD] = handle_unload,
     [MESSAGE_STATS] = handle_stats,         [MESSAGE_SHUTDOWN] = handle_shutdown,
+    [MESSAGE_PROBE] = handle_probe,
 };
 
 bool worker_handle(struct worker *w, const struct message *request, struct message *reply,

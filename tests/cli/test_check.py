@@ -168,7 +168,7 @@ class Check(unittest.TestCase):
         self.assert_ok(done)
         rows = json.loads(done.stdout)["bandwidth"]["rows"]
         self.assertEqual({r["collective"] for r in rows},
-                         {"all_reduce", "all_gather", "broadcast"})
+                         {"all_reduce", "all_gather", "broadcast", "gather"})
         self.assertTrue(all(r["wrong"] == 0 and r["iters"] == 2 for r in rows))
         done = run("check", "--bandwidth", "--collective", "broadcast", "-e", "1K", "-n", "2", np=2)
         self.assert_ok(done)

@@ -90,7 +90,7 @@ class TestReplay(Case):
         done = launch(1, "check", "--bandwidth", "-b", "1K", "-e", "1K", "-n", "1", "--trace-rpc", path)
         self.assertEqual(done.returncode, 0, done.stderr)
         text = self.replay(1, path).stdout
-        self.assertRegex(text, r"(?m)^bandwidth +3  is not replayed$")
+        self.assertRegex(text, r"(?m)^bandwidth +4  is not replayed$")
         self.assertRegex(text, r"(?m)^ping +\d+ +\d+ +\d+ +0 ")
 
     def test_text_and_progress(self):

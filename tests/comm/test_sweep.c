@@ -30,6 +30,16 @@ static bool no_broadcast(struct comm *c, void *buf, size_t bytes, int root, stru
     return true;
 }
 
+/* Rank 0 keeps its own part alone. */
+static bool no_gather(struct comm *c, void *dst, const void *src, const size_t *bytes,
+                      struct error *err) {
+    (void)err;
+    if (c->rank == 0) {
+        memcpy(dst, src, bytes[0]);
+    }
+    return true;
+}
+
 static void right_results_are_right(void **state) {
     struct comm *c = *state;
     static const uint64_t sizes[] = {1, 4096, 100000, 1000000};
@@ -59,14 +69,18 @@ static void wrong_results_are_counted(void **state) {
     right = c->ops;
     wrong.all_reduce_tree = one_wrong_bit;
     wrong.broadcast = no_broadcast;
+    wrong.gather = no_gather;
     c->ops = &wrong;
     bool ok = sweep_measure(c, device, SWEEP_ALL_REDUCE, 4000, 2, 0, &sample, &err);
     uint64_t n_reduce = sample.wrong;
     bool ok_too = sweep_measure(c, device, SWEEP_BROADCAST, 4000, 2, 0, &sample, &err);
+    uint64_t n_broadcast = sample.wrong, bytes = sweep_bytes(SWEEP_GATHER, 4000, c->world);
+    bool ok_as_well = sweep_measure(c, device, SWEEP_GATHER, bytes, 2, 0, &sample, &err);
     c->ops = right;
-    assert_ok(ok && ok_too, &err);
+    assert_ok(ok && ok_too && ok_as_well, &err);
     assert_int_equal(n_reduce, 1);
-    assert_int_equal(sample.wrong, 1000 * (c->world - 1));
+    assert_int_equal(n_broadcast, 1000 * (c->world - 1));
+    assert_int_equal(sample.wrong, bytes / 4 / c->world * (c->world - 1)); /* seen by rank 0 */
 }
 
 static void bad_arguments_are_refused(void **state) {

@@ -132,6 +132,7 @@ int main(int argc, char **argv) {
         log_error("%s", err.message);
         return 1;
     }
+    probe_choose_pattern(probe);
     printf("%s, %d threads: reads %.1f GB/s (%s), multiply-add %.0f GFLOP/s\n", host_isa_name(d),
            options.n_thread, probe_read_best(probe) / 1e9, probe_read_pattern(probe),
            probe_fma(probe) / 1e9);

@@ -73,8 +73,8 @@ class Commands(Base):
                 found = json.loads(done.stdout)["bandwidth"]
                 self.assertEqual((found["world"], found["backend"]), (np, "nccl"))
                 self.assertEqual({row["collective"] for row in found["rows"]},
-                                 {"all_reduce", "all_gather", "broadcast"})
-                self.assertEqual(len(found["rows"]), 3 * 4)
+                                 {"all_reduce", "all_gather", "broadcast", "gather"})
+                self.assertEqual(len(found["rows"]), 4 * 4)
                 self.assertEqual({row["wrong"] for row in found["rows"]}, {0})
 
     def test_generate(self):

@@ -275,6 +275,33 @@ static void test_measure(struct pool *p, const char *dir) {
     CHECK(pool_measure_load(p, &params, &fit, &err) && fit.fits);
 }
 
+/* What is fed after a seek is all that counts: the same bits as in a fresh sequence. */
+static void test_seek(struct engine *e) {
+    static const int32_t ids[] = {5, 6, 7, 8, 9, 10}, others[] = {5, 6, 11, 12, 13};
+    struct sequence *s[2];
+    struct step_result r;
+    float best[2];
+    for (int i = 0; i < 2; i++) {
+        CHECK(sequence_create(e, &s[i], &err));
+        if (i == 0) {
+            const struct engine_part part = {
+                .seq = s[i], .tokens = others, .n_tok = 5, .output = STEP_OUTPUT_NONE};
+            CHECK(engine_feed(e, &part, &r, NULL, &err));
+            sequence_seek(s[i], 2);
+        }
+        const struct engine_part rest = {.seq = s[i],
+                                         .tokens = ids + (i == 0 ? 2 : 0),
+                                         .n_tok = i == 0 ? 4 : 6,
+                                         .output = STEP_OUTPUT_CANDIDATES,
+                                         .top_k = 1};
+        CHECK(engine_feed(e, &rest, &r, NULL, &err));
+        best[i] = r.values[0];
+    }
+    CHECK(memcmp(&best[0], &best[1], sizeof best[0]) == 0);
+    sequence_destroy(s[0]);
+    sequence_destroy(s[1]);
+}
+
 static void lead(const struct pool_options *o, const char *dir) {
     struct pool *p = NULL;
     struct engine *e = NULL;
@@ -286,6 +313,7 @@ static void lead(const struct pool_options *o, const char *dir) {
                                      .n_block = 2 * engine_blocks_for(CTX)};
     CHECK(pool_create(&p, o, &err) && pool_start(p, &err) && engine_open(&e, p, &options, &err));
     test_measure(p, dir);
+    test_seek(e);
     CHECK(tokenizer_load(&tokenizer, dir, engine_config(e)->vocab, &err));
     test_same_bits(e, tokenizer);
     test_candidates(e, tokenizer);

@@ -1,12 +1,9 @@
-/* Measures what the host path is worth, each figure as a ratio within this one run:
+/* What the fixed summation tree costs: pairs of decode rounds in turns, one with the tree and one
+ * with an unordered sum, one partial result per rank, as a ratio within this one run:
  *
- *   mpirun -np N model_bench MODEL_DIR THREADS [PAIRS [POSITIONS [KV_DTYPE]]]
+ *   mpirun -np N model_bench MODEL_DIR [THREADS [PAIRS]]
  *
- * load time; prefill; decode of 1 and of 8 sequences; decode of one, with the weights' bytes over
- * its time as a fraction of the streaming-read bandwidth probed between the rounds; the same of one
- * that stands at POSITIONS, where its KV cache (f32 or bf16) counts, too; and the price of the
- * fixed summation tree: pairs of decode rounds, one with the tree and one with an unordered sum
- * (one partial result per rank), interleaved. */
+ * `lockstep bench` measures all else. */
 #include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,20 +11,9 @@
 
 #include "base/clock.h"
 #include "comm/mpi.h"
-#include "device/host/probe.h"
-#include "model/model_impl.h"
+#include "model/model.h"
 
-enum {
-    PREFILL = 256,
-    ROUND = 6,
-    PROBE_READS = 16,
-    MAX_PAIRS = 200,
-    CTX = 1024,
-    BATCH = 8,      /* sequences, side by side */
-    SEQ_BLOCKS = 8, /* of each */
-    N_BLOCK = BATCH * SEQ_BLOCKS,
-};
-_Static_assert(N_BLOCK >= CTX / KV_BLOCK, "a context fits");
+enum { PREFILL = 256, ROUND = 6, MAX_PAIRS = 200, CTX = 1024, N_BLOCK = CTX / KV_BLOCK };
 
 /* A communicator that adds up one partial result per rank: what a plain all-reduce would do. */
 struct unordered {
@@ -106,113 +92,8 @@ static double feed(struct model *m, int pos, int n, int n_round) {
     return clock_now() - start;
 }
 
-/* Seconds of n_round steps of one token of each of n_seq sequences, which stand at PREFILL. */
-static double decode(struct model *m, int n_seq, int n_round) {
-    static int32_t blocks[BATCH][SEQ_BLOCKS];
-    int32_t token = 100;
-    struct step_seq seqs[BATCH];
-    struct step_result results[BATCH];
-    struct error err;
-    for (int s = 0; s < n_seq; s++) {
-        for (int i = 0; i < SEQ_BLOCKS; i++) {
-            blocks[s][i] = s * SEQ_BLOCKS + i;
-        }
-        seqs[s] = (struct step_seq){.id = (uint32_t)s,
-                                    .pos = PREFILL,
-                                    .n_tok = 1,
-                                    .tokens = &token,
-                                    .n_block = SEQ_BLOCKS,
-                                    .blocks = blocks[s],
-                                    .output = STEP_OUTPUT_CANDIDATES,
-                                    .top_k = 1};
-    }
-    struct step step = {n_seq, seqs};
-    MPI_Barrier(MPI_COMM_WORLD);
-    double start = clock_now();
-    for (int i = 0; i < n_round; i++) {
-        if (!model_step(m, &step, results, &err)) {
-            die("step", &err);
-        }
-    }
-    MPI_Barrier(MPI_COMM_WORLD);
-    return clock_now() - start;
-}
-
-/* ---- a long KV cache ---- */
-
-static int blocks_of(int positions) {
-    return (positions + KV_BLOCK - 1) / KV_BLOCK;
-}
-
-/* Bytes of it that a token reads, on this rank. Fills it: memory that nobody has touched is one
- * page, and in the cache. */
-static double fill_cache(struct model *m, int positions) {
-    struct kv_cache *kv = &m->kv;
-    for (int i = 0; i < kv->n_layer; i++) {
-        memset(kv->layers[i].k, 0x3c, kv->layer_bytes);
-        memset(kv->layers[i].v, 0x3c, kv->layer_bytes);
-    }
-    return 2.0 * kv->n_layer * (double)kv->layer_bytes / kv->n_block * blocks_of(positions);
-}
-
-/* Seconds of a step of one token that sees so many positions. */
-static double decode_long(struct model *m, int positions, int n_round) {
-    int n_block = blocks_of(positions);
-    int32_t token = 100, *blocks = malloc((size_t)n_block * sizeof *blocks);
-    struct step_result result;
-    struct error err;
-    for (int i = 0; i < n_block; i++) {
-        blocks[i] = i;
-    }
-    struct step_seq seq = {.id = 1,
-                           .pos = positions - 1,
-                           .n_tok = 1,
-                           .tokens = &token,
-                           .n_block = n_block,
-                           .blocks = blocks,
-                           .output = STEP_OUTPUT_CANDIDATES,
-                           .top_k = 1};
-    struct step step = {1, &seq};
-    MPI_Barrier(MPI_COMM_WORLD);
-    double start = clock_now();
-    for (int i = 0; i < n_round; i++) {
-        if (!model_step(m, &step, &result, &err)) {
-            die("step", &err);
-        }
-    }
-    MPI_Barrier(MPI_COMM_WORLD);
-    free(blocks);
-    return (clock_now() - start) / n_round;
-}
-
-/* Together, what all ranks have. */
-static double sum_of(double mine) {
-    double all;
-    MPI_Allreduce(&mine, &all, 1, MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD);
-    return all;
-}
-
-/* What all ranks at once read per second, as in a step, by the pattern that is the best just now.
- */
-static double probe_all(struct probe *probe) {
-    double best = 0;
-    for (int pattern = 0; probe_use_pattern(probe, pattern); pattern++) {
-        double seconds = 0; /* per byte */
-        MPI_Barrier(MPI_COMM_WORLD);
-        for (int i = 0; i < PROBE_READS; i++) {
-            seconds += 1 / probe_read(probe);
-        }
-        double all = sum_of(PROBE_READS / seconds);
-        best = all > best ? all : best;
-    }
-    return best;
-}
-
-static struct model *load(const char *dir, int ctx, enum dtype kv, struct device *device,
-                          struct comm *comm) {
-    struct model_params params = {
-        .dir = dir, .ctx = ctx < CTX ? CTX : ctx, .max_tok = PREFILL, .kv = kv};
-    params.n_block = blocks_of(params.ctx) < N_BLOCK ? N_BLOCK : blocks_of(params.ctx);
+static struct model *load(const char *dir, struct device *device, struct comm *comm) {
+    struct model_params params = {.dir = dir, .ctx = CTX, .n_block = N_BLOCK, .max_tok = PREFILL};
     struct model *m = NULL;
     struct error err;
     if (!model_load(&m, &params, device, comm, NULL, &err)) {
@@ -224,18 +105,14 @@ static struct model *load(const char *dir, int ctx, enum dtype kv, struct device
 int main(int argc, char **argv) {
     struct device *device;
     struct comm *comm;
-    struct probe *probe;
     struct error err;
     uint8_t id[COMM_ID_BYTES];
     int rank, world, threads = argc > 2 ? atoi(argv[2]) : 1, pairs = argc > 3 ? atoi(argv[3]) : 15;
-    int positions = argc > 4 ? atoi(argv[4]) : 0;
-    enum dtype kv = DTYPE_F32;
     MPI_Init(&argc, &argv);
     MPI_Comm_size(MPI_COMM_WORLD, &world);
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-    if (argc < 2 || threads < 1 || pairs < 1 || pairs > MAX_PAIRS || positions < 0 ||
-        (argc > 5 && !dtype_from_word(argv[5], &kv))) {
-        fprintf(stderr, "usage: model_bench MODEL_DIR [THREADS [PAIRS [POSITIONS [KV_DTYPE]]]]\n");
+    if (argc < 2 || threads < 1 || pairs < 1 || pairs > MAX_PAIRS) {
+        fprintf(stderr, "usage: model_bench MODEL_DIR [THREADS [PAIRS]]\n");
         return 2;
     }
     struct host_options host = {.n_thread = threads};
@@ -245,26 +122,12 @@ int main(int argc, char **argv) {
                            comm_mpi_create(MPI_COMM_WORLD, id, 60, &comm, &err))) {
         die("start", &err);
     }
-    MPI_Barrier(MPI_COMM_WORLD);
-    double start = clock_now();
-    struct model *tree = load(argv[1], positions, kv, device, comm);
-    MPI_Barrier(MPI_COMM_WORLD);
-    double load_s = clock_now() - start;
     struct unordered plain = {*comm, comm};
     plain.base.ops = &unordered_ops;
-    struct model *sum = load(argv[1], 0, kv, device, &plain.base);
-
-    if (!probe_create(device, (size_t)512 << 20, &probe, &err)) {
-        die("probe", &err);
-    }
-    double prefill[5], ratio[MAX_PAIRS], token[MAX_PAIRS], read[MAX_PAIRS], fraction[MAX_PAIRS];
-    double batch[MAX_PAIRS], gain[MAX_PAIRS], far[MAX_PAIRS], far_fraction[MAX_PAIRS];
-    double all_bytes = sum_of((double)model_bytes_read(tree));
-    double kv_bytes = positions > 0 ? sum_of(fill_cache(tree, positions)) : 0;
-    for (int i = 0; i < 5; i++) {
-        prefill[i] = feed(tree, 0, PREFILL, 1);
-        feed(sum, 0, PREFILL, 1);
-    }
+    struct model *tree = load(argv[1], device, comm), *sum = load(argv[1], device, &plain.base);
+    double ratio[MAX_PAIRS];
+    feed(tree, 0, PREFILL, 1);
+    feed(sum, 0, PREFILL, 1);
     for (int i = 0; i < pairs; i++) {
         double t, s;
         if (i % 2) {
@@ -273,43 +136,13 @@ int main(int argc, char **argv) {
             t = feed(tree, PREFILL, 1, ROUND), s = feed(sum, PREFILL, 1, ROUND);
         }
         ratio[i] = t / s;
-        token[i] = t / ROUND;
-        read[i] = probe_all(probe);
-        fraction[i] = all_bytes / token[i] / read[i];
-        far[i] = positions > 0 ? decode_long(tree, positions, ROUND / 2) : 1;
-        far_fraction[i] = (all_bytes + kv_bytes) / far[i] / read[i];
-        batch[i] = decode(tree, BATCH, ROUND) / ROUND;
-        gain[i] = BATCH * token[i] / batch[i];
     }
     if (rank == 0) {
-        double token_s = median(token, pairs), fastest = token[0], slowest = token[pairs - 1];
-        double batch_s = median(batch, pairs), g = median(gain, pairs);
-        double bw = median(read, pairs), r = median(ratio, pairs), f = median(fraction, pairs);
-        printf("ranks %d x %d threads, %s kernels, %.0f MB of weights\n", world, threads,
-               host_isa_name(device), all_bytes / 1e6);
-        printf("load            %8.2f s\n", load_s);
-        printf("prefill %d     %8.1f tok/s\n", PREFILL, PREFILL / median(prefill, 5));
-        printf("decode          %8.2f tok/s  (%.2f .. %.2f)\n", 1 / token_s, 1 / slowest,
-               1 / fastest);
-        printf("decode of %d     %8.2f tok/s in all: %.2f times one (%.2f .. %.2f)\n", BATCH,
-               BATCH / batch_s, g, gain[0], gain[pairs - 1]);
-        printf("weights read    %8.2f GB/s\n", all_bytes / token_s / 1e9);
-        printf("memory reads    %8.2f GB/s  (%.2f .. %.2f, best pattern of each round)\n", bw / 1e9,
-               read[0] / 1e9, read[pairs - 1] / 1e9);
-        printf("fraction        %8.3f  (%.3f .. %.3f, median of the rounds' ratios)\n", f,
-               fraction[0], fraction[pairs - 1]);
-        if (positions > 0) {
-            double far_s = median(far, pairs), far_f = median(far_fraction, pairs);
-            printf("at %-12d %8.2f tok/s  (%.2f .. %.2f), KV cache in %s, %.0f MB of it\n",
-                   positions, 1 / far_s, 1 / far[pairs - 1], 1 / far[0], dtype_word(kv),
-                   kv_bytes / 1e6);
-            printf("fraction        %8.3f  (%.3f .. %.3f)\n", far_f, far_fraction[0],
-                   far_fraction[pairs - 1]);
-        }
+        double r = median(ratio, pairs);
+        printf("ranks %d x %d threads, %s kernels\n", world, threads, host_isa_name(device));
         printf("tree / no tree  %8.4f  (%.4f .. %.4f, %d pairs)\n", r, ratio[0], ratio[pairs - 1],
                pairs);
     }
-    probe_destroy(probe);
     model_destroy(sum);
     model_destroy(tree);
     comm_destroy(comm);

@@ -103,10 +103,17 @@ static struct message example(enum message_type type) {
         break;
     case MESSAGE_BANDWIDTH:
         m.bandwidth = (struct message_bandwidth){
-            .collective = "broadcast", .bytes = 1 << 20, .iters = 20, .warmup = 5};
+            .collective = "broadcast", .bytes = 1 << 20, .iters = 20, .warmup = 5, .bare = 1};
         break;
     case MESSAGE_BANDWIDTH_RESULT:
         m.bandwidth_result = (struct message_bandwidth_result){1e-6, 2e-6, 3};
+        break;
+    case MESSAGE_PROBE:
+        m.probe = (struct message_probe){
+            .what = "memory", .pattern = 3, .bytes = 1u << 29, .seconds = 0.0625};
+        break;
+    case MESSAGE_PROBE_RESULT:
+        m.probe_result.rate = 1.5e10;
         break;
     case MESSAGE_LOAD:
         m.load = (struct message_load){.dir = "/models/\xc3\xa9",

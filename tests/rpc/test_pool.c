@@ -104,6 +104,14 @@ static void lead_well(const struct pool_options *o) {
     struct sweep_sample sample;
     CHECK_OK(pool_measure(p, SWEEP_ALL_REDUCE, 4096, 2, 1, &sample, &err), &err);
     CHECK(sample.wrong == 0);
+    CHECK_OK(pool_measure_bare(p, SWEEP_GATHER, 4096 * (uint64_t)world, 2, 1, &sample, &err), &err);
+    CHECK(sample.seconds > 0);
+    double memory, f32, none;
+    CHECK_OK(pool_probe(p, PROBE_MEMORY, 0, 0, &memory, &err), &err);
+    CHECK_OK(pool_probe(p, PROBE_F32, 0, 0, &f32, &err), &err);
+    CHECK_OK(pool_probe(p, PROBE_MEMORY, 99, 0, &none, &err), &err);
+    CHECK(memory > 0 && f32 > 0 && none == 0);
+    CHECK(!pool_probe(p, PROBE_INT8, 0, 1e6, &none, &err) && err.kind == ERROR_PROTOCOL);
     CHECK(!pool_init(p, &err) && err.kind == ERROR_PROTOCOL); /* a second one is refused, */
     CHECK_OK(pool_sanity(p, NULL, &err), &err);               /* and does no harm */
     end_pool(p);

@@ -131,7 +131,7 @@ class TestManual(unittest.TestCase):
         if kind:
             return [kind]
         refused = run(LOCKSTEP, command, option, "?", "--help").stderr
-        choices = re.search(r"must be one of ([\w|]+)", refused)
+        choices = re.search(r"must be one of ([\w|.-]+)", refused)
         return choices[1].split("|") if choices else []
 
     def test_completion_of_values(self):

@@ -162,6 +162,8 @@ struct host_kernels {
     float (*stream)(const void *p, size_t bytes, int n_stream, size_t ahead);
     /* Runs fused multiply-adds in registers; returns how many were done per round. */
     int (*fma_peak)(long rounds, float *sink);
+    /* The same of products of bytes that are added up in 32 bits. */
+    int (*int8_peak)(long rounds, float *sink);
 };
 
 /* Those of the best instruction set that this CPU has. */

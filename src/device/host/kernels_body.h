@@ -60,4 +60,5 @@ const struct host_kernels KERNELS_TABLE(KERNELS) = {
     .count_nonfinite = kernel_count_nonfinite,
     .stream = kernel_stream,
     .fma_peak = kernel_fma_peak,
+    .int8_peak = kernel_int8_peak,
 };

@@ -1,4 +1,4 @@
-/* The two limits of this machine that the bench compares with. */
+/* The limits of this machine that measurements compare with. */
 #pragma once
 
 static float kernel_stream(const void *p, size_t bytes, int n_stream, size_t ahead) {
@@ -42,4 +42,31 @@ static int kernel_fma_peak(long rounds, float *sink) {
     }
     *sink = vec_sum(sum);
     return PEAK_CHAINS * VEC_WIDTH;
+}
+
+/* What is added up is also what is multiplied, or a compiler would multiply once for all. */
+static int kernel_int8_peak(long rounds, float *sink) {
+    struct ivec acc[PEAK_CHAINS];
+    uint32_t start[PEAK_CHAINS * VEC_WIDTH];
+    for (int i = 0; i < PEAK_CHAINS * VEC_WIDTH; i++) {
+        start[i] = 0x01010101u * (unsigned)(i + 1);
+    }
+    const struct ivec x = ivec_load(start);
+    UNROLL for (int i = 0; i < PEAK_CHAINS; i++) {
+        acc[i] = ivec_load(start + i * VEC_WIDTH);
+    }
+    for (long r = 0; r < rounds; r++) {
+        UNROLL for (int i = 0; i < PEAK_CHAINS; i++) {
+            acc[i] = ivec_dot(acc[i], x);
+        }
+    }
+    uint32_t sum = 0;
+    UNROLL for (int i = 0; i < PEAK_CHAINS; i++) {
+        ivec_store(start + i * VEC_WIDTH, acc[i]);
+    }
+    for (int i = 0; i < PEAK_CHAINS * VEC_WIDTH; i++) {
+        sum += start[i];
+    }
+    *sink = (float)sum;
+    return 4 * PEAK_CHAINS * VEC_WIDTH;
 }

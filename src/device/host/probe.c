@@ -5,7 +5,10 @@
 
 #include "base/checked.h"
 #include "base/clock.h"
+#include "base/flight.h"
+#include "config.h"
 #include "device/host/host.h"
+#include "device/host/probe_vnni.h"
 
 /* What is read side by side, and how far ahead of it is prefetched. */
 static const struct pattern {
@@ -21,9 +24,15 @@ static const struct pattern {
 
 enum {
     N_PATTERN = sizeof patterns / sizeof patterns[0],
-    WINDOW = 8 << 20, /* bytes a thread reads at a time; a multiple of 16 streams' pages */
-    FMA_ROUNDS = 20000,
+    WINDOW = 8 << 20,   /* bytes a thread reads at a time; a multiple of 16 streams' pages */
+    PEAK_ROUNDS = 1000, /* at least */
 };
+
+static const double peak_s = 2e-3; /* a run is at least so long: threads start apart */
+
+static const char *const limit_names[PROBE_LIMIT_COUNT] = {"memory", "f32", "int8"};
+
+typedef int peak_kernel(long rounds, float *sink);
 
 struct probe {
     struct host_device *device;
@@ -33,7 +42,10 @@ struct probe {
     int window;   /* the next */
     const struct pattern *pattern;
     double read_best;
-    int fma_per_round;
+    peak_kernel *int8; /* the best of this CPU, within the device's instruction set */
+    peak_kernel *peak; /* that runs */
+    int per_round;     /* its multiply-adds */
+    long rounds;
 };
 
 static unsigned char *window_of(const struct probe *p, int thread, int window) {
@@ -52,11 +64,11 @@ static void work_read(void *ctx, int thread, void *scratch) {
                                                    p->pattern->n_stream, p->pattern->ahead);
 }
 
-static void work_fma(void *ctx, int thread, void *scratch) {
+static void work_peak(void *ctx, int thread, void *scratch) {
     struct probe *p = ctx;
-    int n = p->device->kernels->fma_peak(FMA_ROUNDS, scratch);
+    int n = p->peak(p->rounds, scratch);
     if (thread == 0) {
-        p->fma_per_round = n;
+        p->per_round = n;
     }
 }
 
@@ -88,9 +100,60 @@ bool probe_use_pattern(struct probe *p, int i) {
     return true;
 }
 
+static double peak(struct probe *p, peak_kernel *kernel) {
+    double seconds;
+    p->rounds = p->peak == kernel ? p->rounds : PEAK_ROUNDS;
+    p->peak = kernel;
+    while ((seconds = run(p, work_peak)) < peak_s) {
+        p->rounds *= 2;
+    }
+    return 2.0 * (double)p->rounds * p->per_round * p->device->n_thread / seconds;
+}
+
 double probe_fma(struct probe *p) {
-    double seconds = run(p, work_fma);
-    return 2.0 * FMA_ROUNDS * p->fma_per_round * p->device->n_thread / seconds;
+    return peak(p, p->device->kernels->fma_peak);
+}
+
+double probe_int8(struct probe *p) {
+    return peak(p, p->int8);
+}
+
+const char *probe_limit_name(enum probe_limit which) {
+    return limit_names[which];
+}
+
+bool probe_limit_from_name(const char *name, enum probe_limit *out) {
+    for (int i = 0; i < PROBE_LIMIT_COUNT; i++) {
+        if (strcmp(name, limit_names[i]) == 0) {
+            *out = (enum probe_limit)i;
+            return true;
+        }
+    }
+    return false;
+}
+
+double probe_measure(struct probe *p, enum probe_limit which, double seconds) {
+    static double (*const once[PROBE_LIMIT_COUNT])(struct probe *) = {
+        [PROBE_MEMORY] = probe_read, [PROBE_F32] = probe_fma, [PROBE_INT8] = probe_int8};
+    double per_unit = 0, now = clock_now(), end = now + seconds;
+    int n = 0;
+    do { /* equal parts of work: their mean is harmonic */
+        per_unit += 1 / once[which](p);
+        n++;
+        now = clock_now();
+        flight_pulse(now);
+    } while (now < end);
+    return n / per_unit;
+}
+
+/* VNNI belongs to no instruction set of ours, but to most CPUs that have AVX-512. */
+static peak_kernel *int8_kernel(const struct host_kernels *kernels) {
+#if HAVE_AVX512VNNI
+    if (strcmp(kernels->name, "avx512") == 0 && __builtin_cpu_supports("avx512vnni")) {
+        return probe_vnni_peak;
+    }
+#endif
+    return kernels->int8_peak;
 }
 
 static int compare(const void *a, const void *b) {
@@ -100,7 +163,7 @@ static int compare(const void *a, const void *b) {
 }
 
 /* Patterns take turns, so that a busy moment falls on all of them. */
-static void choose_pattern(struct probe *p) {
+void probe_choose_pattern(struct probe *p) {
     enum { ROUNDS = 31 };
     double rate[N_PATTERN][ROUNDS];
     for (int r = 0; r < ROUNDS; r++) {
@@ -126,6 +189,7 @@ bool probe_create(struct device *d, size_t bytes, struct probe **out, struct err
         return error_set(err, ERROR_MEMORY, "no memory for a probe");
     }
     p->device = host_of(d);
+    p->int8 = int8_kernel(p->device->kernels);
     p->n_window = (int)(bytes / p->device->n_thread / WINDOW) + 1;
     p->bytes = (size_t)p->n_window * p->device->n_thread * WINDOW;
     p->data = host_memory_alloc(p->bytes);
@@ -135,7 +199,7 @@ bool probe_create(struct device *d, size_t bytes, struct probe **out, struct err
         probe_destroy(p);
         return false;
     }
-    choose_pattern(p);
+    p->pattern = &patterns[N_PATTERN - 1];
     *out = p;
     return true;
 }

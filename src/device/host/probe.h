@@ -11,17 +11,35 @@
 
 struct probe;
 
+enum probe_limit {
+    PROBE_MEMORY, /* bytes read a second */
+    PROBE_F32,    /* f32 operations a second, by the device's instruction set */
+    PROBE_INT8,   /* the same of products of bytes that are added up in 32 bits */
+    PROBE_LIMIT_COUNT
+};
+
+/* "memory", "f32", "int8": names on the wire and in JSON. */
+const char *probe_limit_name(enum probe_limit which);
+/* False if the name is none of them. */
+bool probe_limit_from_name(const char *name, enum probe_limit *out);
+
 /* d: a host device, borrowed. bytes: to stream through, round and round; far more than the caches
- * hold. Tries the read patterns and settles on the best. Errors: MEMORY. */
+ * hold. Errors: MEMORY. */
 bool probe_create(struct device *d, size_t bytes, struct probe **out, struct error *err);
 void probe_destroy(struct probe *);
 
-/* Bytes read per second by all threads, now; and the median when the probe was made. */
+/* Bytes read per second by all threads, now. */
 double probe_read(struct probe *);
+/* Reads by pattern i from now on. False if there is no pattern i. */
+bool probe_use_pattern(struct probe *, int i);
+/* Tries all patterns in turns, and reads by the best from now on: its median rate and its name. */
+void probe_choose_pattern(struct probe *);
 double probe_read_best(const struct probe *);
 const char *probe_read_pattern(const struct probe *);
-/* Reads by pattern i from now on, whichever was the best. False if there is no pattern i. */
-bool probe_use_pattern(struct probe *, int i);
 
-/* f32 operations per second by all threads, now; a multiply-add counts as two. */
+/* Operations per second by all threads, now; a multiply-add counts as two. */
 double probe_fma(struct probe *);
+double probe_int8(struct probe *);
+
+/* A limit's rate over at least so many seconds, all threads together. */
+double probe_measure(struct probe *, enum probe_limit which, double seconds);

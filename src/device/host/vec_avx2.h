@@ -143,3 +143,28 @@ static inline float vec_max_lane(struct vec a) {
     __m128 s2 = _mm_max_ps(s4, _mm_movehl_ps(s4, s4));
     return _mm_cvtss_f32(_mm_max_ss(s2, _mm_movehdup_ps(s2)));
 }
+
+/* Sixteen 32-bit sums of products of bytes; that of pairs saturates at 16 bits. */
+struct ivec {
+    __m256i lo, hi;
+};
+
+static inline struct ivec ivec_load(const uint32_t *p) {
+    return (struct ivec){_mm256_loadu_si256((const __m256i_u *)p),
+                         _mm256_loadu_si256((const __m256i_u *)(p + 8))};
+}
+
+static inline void ivec_store(uint32_t *p, struct ivec a) {
+    _mm256_storeu_si256((__m256i_u *)p, a.lo);
+    _mm256_storeu_si256((__m256i_u *)(p + 8), a.hi);
+}
+
+static inline __m256i ivec_dot8(__m256i a, __m256i b) {
+    __m256i pairs = _mm256_maddubs_epi16(a, b);
+    return _mm256_add_epi32(a, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+
+/* a[l] += the four unsigned bytes of a[l] times the four signed ones of b[l]. */
+static inline struct ivec ivec_dot(struct ivec a, struct ivec b) {
+    return (struct ivec){ivec_dot8(a.lo, b.lo), ivec_dot8(a.hi, b.hi)};
+}

@@ -121,3 +121,22 @@ static inline float vec_max_lane(struct vec a) {
     __m128 s2 = _mm_max_ps(s4, _mm_movehl_ps(s4, s4));
     return _mm_cvtss_f32(_mm_max_ss(s2, _mm_movehdup_ps(s2)));
 }
+
+/* Sixteen 32-bit sums of products of bytes; without VNNI that of pairs saturates at 16 bits. */
+struct ivec {
+    __m512i v;
+};
+
+static inline struct ivec ivec_load(const uint32_t *p) {
+    return (struct ivec){_mm512_loadu_si512(p)};
+}
+
+static inline void ivec_store(uint32_t *p, struct ivec a) {
+    _mm512_storeu_si512(p, a.v);
+}
+
+/* a[l] += the four unsigned bytes of a[l] times the four signed ones of b[l]. */
+static inline struct ivec ivec_dot(struct ivec a, struct ivec b) {
+    __m512i pairs = _mm512_maddubs_epi16(a.v, b.v);
+    return (struct ivec){_mm512_add_epi32(a.v, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))};
+}

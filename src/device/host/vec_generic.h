@@ -149,5 +149,31 @@ static inline float vec_max_lane(struct vec a) {
     return a.f[0];
 }
 
+/* Sixteen 32-bit sums of products of bytes: what an int8 matrix product would be made of. */
+struct ivec {
+    uint32_t i[16];
+};
+
+static inline struct ivec ivec_load(const uint32_t *p) {
+    struct ivec r;
+    memcpy(r.i, p, sizeof r.i);
+    return r;
+}
+
+static inline void ivec_store(uint32_t *p, struct ivec a) {
+    memcpy(p, a.i, sizeof a.i);
+}
+
+/* a[l] += the four unsigned bytes of a[l] times the four signed ones of b[l]. */
+static inline struct ivec ivec_dot(struct ivec a, struct ivec b) {
+    VEC_LANES {
+        uint32_t u = a.i[lane_], s = b.i[lane_];
+        for (int k = 0; k < 32; k += 8) {
+            a.i[lane_] += (u >> k & 255) * (uint32_t)(int8_t)(s >> k & 255);
+        }
+    }
+    return a;
+}
+
 #undef LANE
 #undef VEC_LANES
