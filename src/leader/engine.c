@@ -75,8 +75,11 @@ bool engine_check_ids(const struct model_config *c, int ctx, const char *what, c
 /* Makes the KV cache as small as its memory, at least of one whole context. */
 static bool cut_to_memory(const struct engine *e, const struct engine_options *o, int64_t *n_block,
                           struct error *err) {
-    const struct model_params params = {
-        .dir = o->dir, .ctx = e->ctx, .n_block = (int32_t)*n_block, .max_tok = e->max_tok};
+    const struct model_params params = {.dir = o->dir,
+                                        .ctx = e->ctx,
+                                        .n_block = (int32_t)*n_block,
+                                        .max_tok = e->max_tok,
+                                        .quant = o->quant};
     struct pool_fit fit;
     if (!pool_measure_load(e->pool, &params, &fit, err)) {
         return false;
@@ -142,8 +145,11 @@ bool engine_open(struct engine **out, struct pool *pool, const struct engine_opt
         goto fail;
     }
     fill_free_blocks(e);
-    struct model_params params = {
-        .dir = options->dir, .ctx = e->ctx, .n_block = e->n_block, .max_tok = e->max_tok};
+    const struct model_params params = {.dir = options->dir,
+                                        .ctx = e->ctx,
+                                        .n_block = e->n_block,
+                                        .max_tok = e->max_tok,
+                                        .quant = options->quant};
     double start = clock_now();
     if (!pool_load(pool, &params, &options->load, &e->load_bytes, err)) {
         goto fail;

@@ -28,6 +28,7 @@ struct engine_options {
     bool cut_kv;
     uint64_t kv_memory; /* bytes of a rank; 0: what fits */
     int max_tok;        /* tokens in one step; 0: 256 */
+    enum dtype quant;   /* see struct model_params */
     struct pool_load_options load;
 };
 

@@ -111,11 +111,12 @@ static bool again(struct pool *p, const struct message *recorded, int rank, repl
 static bool again_load(struct pool *p, const struct message *request, replay_reply *on_reply,
                        void *user, struct error *err) {
     const struct message_load *l = &request->load;
-    const struct model_params params = {
+    struct model_params params = {
         .dir = l->dir, .ctx = l->ctx, .n_block = l->n_block, .max_tok = l->max_tok};
     const struct pool_load_options quiet = {0};
     memset(p->loads, 0, (size_t)p->world * sizeof *p->loads);
-    if (l->measure || pool_look_before_load(p, &params, &quiet, err)) {
+    bool known = dtype_parse_quantized(&params.quant, l->quant) || !*l->quant;
+    if (l->measure || !known || pool_look_before_load(p, &params, &quiet, err)) {
         return again(p, request, -1, on_reply, user, err);
     }
     if (!is_fatal(p, err)) {

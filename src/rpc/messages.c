@@ -82,7 +82,7 @@ static const struct {
     [MESSAGE_LOAD] = {"load",
                       SIDE_REQUEST,
                       {TEXT(load, dir), I32(load, ctx), I32(load, n_block), I32(load, max_tok),
-                       I32(load, measure), I32(load, file)}},
+                       I32(load, measure), I32(load, file), TEXT(load, quant)}},
     [MESSAGE_LOADED] = {"loaded",
                         SIDE_REPLY,
                         {U64(loaded, bytes), F64(loaded, seconds), U64(loaded, bytes_held),

@@ -17,7 +17,7 @@
 #include "nn/step.h"
 
 enum {
-    PROTOCOL_VERSION = 8,
+    PROTOCOL_VERSION = 9,
     FRAME_MAX_BYTES = 64 << 20,
     MESSAGE_PATH_MAX = 4096,
 };
@@ -141,6 +141,7 @@ struct message_load {
     int32_t max_tok;
     int32_t measure; /* 1: only answers what it would take, what is free, and the fingerprint */
     int32_t file;    /* 0: the fingerprint is of all files of weights; else of this one alone */
+    char quant[8];   /* what the matrices are quantized to: "q8_0" or "q4_0"; "": they are not */
 };
 
 struct message_loaded {

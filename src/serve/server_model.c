@@ -33,6 +33,7 @@ static bool open_engine(struct server *s, const char *dir, const struct served *
                                     .max_tok = o->max_batch + o->prefill_chunk,
                                     .cut_kv = true,
                                     .kv_memory = o->kv_memory,
+                                    .quant = o->quant,
                                     .load = {.progress = {.report = report, .user = s},
                                              .max_batch = o->max_batch,
                                              .show = o->show}};

@@ -138,7 +138,7 @@ void worker_set_progress(struct worker *w, const struct model_progress *progress
 /* ---- handlers, in the order of the protocol ---- */
 
 static void list_isas(char *out, size_t size) {
-    static const char *const known[] = {"generic", "avx2", "avx512"};
+    static const char *const known[] = {"generic", "avx2", "avx512", "avx512vnni"};
     size_t used = 0;
     *out = 0;
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
@@ -459,6 +459,10 @@ static bool handle_load(struct worker *w, const struct message *request, struct 
                                   .n_block = load->n_block,
                                   .max_tok = load->max_tok,
                                   .file = load->file};
+    if (*load->quant && !dtype_parse_quantized(&params.quant, load->quant)) {
+        return error_set(err, ERROR_PROTOCOL, "load: quant '%s': there are 'q8_0' and 'q4_0'",
+                         load->quant);
+    }
     if (load->measure) { /* of a model that is held, too: to name the file that differs */
         return measure_load(w, &params, reply, err);
     }

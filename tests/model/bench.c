@@ -1,6 +1,6 @@
 /* Measures what the host path is worth, each figure as a ratio within this one run:
  *
- *   mpirun -np N model_bench MODEL_DIR THREADS [PAIRS]
+ *   mpirun -np N model_bench MODEL_DIR THREADS [PAIRS [q8_0|q4_0]]
  *
  * load time; prefill; decode of 1 and of 8 sequences; decode of one, with the weights' bytes over
  * its time as a fraction of the streaming-read bandwidth probed between the rounds; and the price
@@ -154,14 +154,25 @@ static double probe_all(struct probe *probe) {
     return best;
 }
 
-static struct model *load(const char *dir, struct device *device, struct comm *comm) {
-    struct model_params params = {.dir = dir, .ctx = CTX, .n_block = N_BLOCK, .max_tok = PREFILL};
+static struct model *load(const struct model_params *params, struct device *device,
+                          struct comm *comm) {
     struct model *m = NULL;
     struct error err;
-    if (!model_load(&m, &params, device, comm, NULL, &err)) {
+    if (!model_load(&m, params, device, comm, NULL, &err)) {
         die("load", &err);
     }
     return m;
+}
+
+/* Of this rank, as they are held. */
+static double weight_bytes(const struct model_params *params, struct device *device,
+                           struct comm *comm) {
+    struct model_needs needs;
+    struct error err;
+    if (!model_measure(params, device, comm, NULL, &needs, NULL, &err)) {
+        die("measure", &err);
+    }
+    return (double)needs.own.weights;
 }
 
 int main(int argc, char **argv) {
@@ -170,14 +181,17 @@ int main(int argc, char **argv) {
     struct probe *probe;
     struct error err;
     uint8_t id[COMM_ID_BYTES];
+    struct model_params params = {.ctx = CTX, .n_block = N_BLOCK, .max_tok = PREFILL};
     int rank, world, threads = argc > 2 ? atoi(argv[2]) : 1, pairs = argc > 3 ? atoi(argv[3]) : 15;
     MPI_Init(&argc, &argv);
     MPI_Comm_size(MPI_COMM_WORLD, &world);
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-    if (argc < 2 || threads < 1 || pairs < 1 || pairs > MAX_PAIRS) {
-        fprintf(stderr, "usage: model_bench MODEL_DIR [THREADS [PAIRS]]\n");
+    if (argc < 2 || threads < 1 || pairs < 1 || pairs > MAX_PAIRS ||
+        (argc > 4 && !dtype_parse_quantized(&params.quant, argv[4]))) {
+        fprintf(stderr, "usage: model_bench MODEL_DIR [THREADS [PAIRS [q8_0|q4_0]]]\n");
         return 2;
     }
+    params.dir = argv[1];
     struct host_options host = {.n_thread = threads};
     if (!host_device_create(&host, &device, &err) ||
         !(world == 1 ? comm_self_create(&comm, &err)
@@ -187,19 +201,19 @@ int main(int argc, char **argv) {
     }
     MPI_Barrier(MPI_COMM_WORLD);
     double start = clock_now();
-    struct model *tree = load(argv[1], device, comm);
+    struct model *tree = load(&params, device, comm);
     MPI_Barrier(MPI_COMM_WORLD);
     double load_s = clock_now() - start;
     struct unordered plain = {*comm, comm};
     plain.base.ops = &unordered_ops;
-    struct model *sum = load(argv[1], device, &plain.base);
+    struct model *sum = load(&params, device, &plain.base);
 
     if (!probe_create(device, (size_t)512 << 20, &probe, &err)) {
         die("probe", &err);
     }
     double prefill[5], ratio[MAX_PAIRS], token[MAX_PAIRS], read[MAX_PAIRS], fraction[MAX_PAIRS];
     double batch[MAX_PAIRS], gain[MAX_PAIRS];
-    double bytes = (double)model_bytes_read(tree), all_bytes;
+    double bytes = weight_bytes(&params, device, comm), all_bytes;
     MPI_Allreduce(&bytes, &all_bytes, 1, MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD);
     for (int i = 0; i < 5; i++) {
         prefill[i] = feed(tree, 0, PREFILL, 1);
@@ -223,8 +237,9 @@ int main(int argc, char **argv) {
         double token_s = median(token, pairs), fastest = token[0], slowest = token[pairs - 1];
         double batch_s = median(batch, pairs), g = median(gain, pairs);
         double bw = median(read, pairs), r = median(ratio, pairs), f = median(fraction, pairs);
-        printf("ranks %d x %d threads, %s kernels, %.0f MB of weights\n", world, threads,
-               host_isa_name(device), all_bytes / 1e6);
+        printf("ranks %d x %d threads, %s kernels, %.0f MB of weights%s%s\n", world, threads,
+               host_isa_name(device), all_bytes / 1e6, argc > 4 ? " in " : "",
+               argc > 4 ? argv[4] : "");
         printf("load            %8.2f s\n", load_s);
         printf("prefill %d     %8.1f tok/s\n", PREFILL, PREFILL / median(prefill, 5));
         printf("decode          %8.2f tok/s  (%.2f .. %.2f)\n", 1 / token_s, 1 / slowest,

@@ -2,7 +2,7 @@
  * logits and greedy ids against the float64 reference, and the logits' bits of every way to feed a
  * sequence (whole, in chunks, token by token, beside others) against each other.
  *
- *   probe MODEL_DIR EXPECTED.json|- THREADS ISA
+ *   probe MODEL_DIR EXPECTED.json|- THREADS ISA [q8_0|q4_0]
  *
  * Rank 0 prints one line per case, "case ID HASH MAXDIFF", for test_bits.py to compare between
  * world sizes, thread counts and instruction sets. Exit 0 when all holds. */
@@ -285,8 +285,8 @@ int main(int argc, char **argv) {
     struct error err;
     int world;
     uint8_t id[COMM_ID_BYTES];
-    if (argc != 5) {
-        fprintf(stderr, "usage: probe MODEL_DIR EXPECTED.json|- THREADS ISA\n");
+    if (argc < 5 || argc > 6) {
+        fprintf(stderr, "usage: probe MODEL_DIR EXPECTED.json|- THREADS ISA [q8_0|q4_0]\n");
         return 2;
     }
     MPI_Init(&argc, &argv);
@@ -300,6 +300,10 @@ int main(int argc, char **argv) {
                                comm_mpi_create(MPI_COMM_WORLD, id, 60, &p.comm, &err);
     struct model_params params = {
         .dir = argv[1], .ctx = CTX, .n_block = N_BLOCK, .max_tok = MAX_TOK};
+    if (argc > 5 && !dtype_parse_quantized(&params.quant, argv[5])) {
+        fprintf(stderr, "probe: %s is no quantized format\n", argv[5]);
+        return 2;
+    }
     if (!ok || !model_load(&p.model, &params, device, p.comm, NULL, &err)) {
         die("load", &err);
     }

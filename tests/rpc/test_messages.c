@@ -114,7 +114,8 @@ static struct message example(enum message_type type) {
                                        .n_block = 64,
                                        .max_tok = 256,
                                        .measure = 1,
-                                       .file = 3};
+                                       .file = 3,
+                                       .quant = "q8_0"};
         break;
     case MESSAGE_LOADED:
         m.loaded = (struct message_loaded){.bytes = 1u << 30,

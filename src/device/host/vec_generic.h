@@ -137,5 +137,66 @@ static inline float vec_max_lane(struct vec a) {
     return a.f[0];
 }
 
+/* ---- quantized groups ---- */
+
+struct ivec {
+    int32_t i[16];
+};
+
+struct bytes {
+    uint8_t b[64];
+};
+
+static inline struct bytes bytes_load(const unsigned char *p) {
+    struct bytes r;
+    memcpy(r.b, p, sizeof r.b);
+    return r;
+}
+
+static inline struct bytes bytes_low(struct bytes b) {
+    for (int i = 0; i < 64; i++) {
+        b.b[i] &= 15;
+    }
+    return b;
+}
+
+static inline struct bytes bytes_high(struct bytes b) {
+    for (int i = 0; i < 64; i++) {
+        b.b[i] >>= 4;
+    }
+    return b;
+}
+
+static inline struct ivec ivec_set1(int32_t x) {
+    struct ivec r;
+    VEC_LANES r.i[lane_] = x;
+    return r;
+}
+
+static inline struct ivec ivec_start8(int32_t start) {
+    return ivec_set1(start);
+}
+
+static inline struct ivec ivec_dot4(struct ivec acc, struct bytes w, const unsigned char *x) {
+    int8_t four[4];
+    memcpy(four, x, sizeof four);
+    VEC_LANES {
+        for (int i = 0; i < 4; i++) {
+            acc.i[lane_] += w.b[4 * lane_ + i] * four[i];
+        }
+    }
+    return acc;
+}
+
+static inline struct ivec ivec_dot8(struct ivec acc, struct bytes w, const unsigned char *x) {
+    return ivec_dot4(acc, w, x);
+}
+
+static inline struct vec vec_from_ivec(struct ivec a) {
+    struct vec r;
+    VEC_LANES LANE(r) = (float)a.i[lane_];
+    return r;
+}
+
 #undef LANE
 #undef VEC_LANES
