@@ -37,7 +37,7 @@ struct lockstep_error {
 
 struct lockstep_options {
     const char *model; /* Hugging Face directory: rank 0's counts, every rank must reach it */
-    const char *isa;   /* "generic", "avx2", "avx512"; NULL: the best every rank has */
+    const char *isa;   /* "generic", "avx2", "avx512", "avx512vnni"; NULL: the best all have */
     int threads;       /* per rank; 0: 1 */
     int ctx;           /* positions; 0: the smaller of the model's and 4096 */
     double timeout_s;  /* deadline of every wait for another rank; 0: 60 */
@@ -47,6 +47,7 @@ struct lockstep_options {
     const char *dtype; /* on GPUs "bf16" or "f32"; NULL: bf16. The host has f32 alone. */
     /* Of the KV cache: "f32" or "bf16"; NULL: that of the arithmetic, and so it is on GPUs. */
     const char *kv_dtype;
+    const char *quant; /* on the host "q8_0" or "q4_0": what weights are quantized to; NULL: none */
 };
 
 #define LOCKSTEP_OPTIONS_DEFAULT                                                                   \

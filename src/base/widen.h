@@ -1,4 +1,4 @@
-/* Exact widening of one stored value to f32, and rounding to bf16. */
+/* Exact widening of one stored value to f32, and rounding to bf16 and f16. */
 #pragma once
 
 #include <stdint.h>
@@ -41,7 +41,28 @@ static inline float widen_f16(uint16_t h) {
     return widen_bits(sign | (exponent + 112) << 23 | mantissa << 13);
 }
 
-/* Element i of an array of dtype at any alignment. */
+/* To the nearest f16, halves to even, as VCVTPS2PH does it; any NaN becomes the quiet one. */
+static inline uint16_t round_f16(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    uint16_t sign = (uint16_t)(bits >> 16 & 0x8000);
+    bits &= 0x7fffffff;
+    if (bits > 0x7f800000) {
+        return sign | 0x7e00;
+    }
+    if (bits >= 0x477ff000) { /* 65520 and more */
+        return sign | 0x7c00;
+    }
+    if (bits < 0x38800000) { /* below 2^-14: units of 2^-24, which the addition rounds to */
+        float units = widen_bits(bits) + 0.5f;
+        memcpy(&bits, &units, sizeof bits);
+        return (uint16_t)(sign | (bits - 0x3f000000));
+    }
+    bits += 0xfff + (bits >> 13 & 1) - (112u << 23);
+    return (uint16_t)(sign | bits >> 13);
+}
+
+/* Element i of an array of dtype, which is not quantized, at any alignment. */
 static inline float widen_at(enum dtype dtype, const void *base, size_t i) {
     const unsigned char *p = (const unsigned char *)base + i * dtype_size(dtype);
     if (dtype == DTYPE_F32) {

@@ -1,4 +1,3 @@
-#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -304,14 +303,15 @@ static bool name_weights(const struct session *s, char out[16], struct error *er
         snprintf(out, 16, "%s", pool_dtype(s->pool));
         return true;
     }
+    if (s->common->quant) {
+        snprintf(out, 16, "%s", s->common->quant);
+        return true;
+    }
     if (!checkpoint_open(&set, s->model, err)) {
         return false;
     }
-    snprintf(out, 16, "%s", dtype_name(footprint_dtype(set, s->config.dtype)));
+    snprintf(out, 16, "%s", dtype_word(footprint_dtype(set, s->config.dtype)));
     st_close(set);
-    for (char *c = out; *c; c++) {
-        *c = (char)tolower((unsigned char)*c);
-    }
     return true;
 }
 

@@ -54,9 +54,15 @@ struct world {
 
 /* ---- the numbers ---- */
 
-/* The checkpoint's own dtype where its files are there and readable, else config.json's word. */
-static void find_dtype(struct plan *p) {
+/* What --quant asks for, else the checkpoint's own dtype where its files are there and readable,
+ * else config.json's word. */
+static void find_dtype(struct plan *p, enum dtype quant) {
     struct st_set *set;
+    if (dtype_is_quantized(quant)) {
+        p->params.dtype = quant;
+        p->dtype_source = "--quant";
+        return;
+    }
     p->params.dtype = p->config.dtype;
     p->dtype_source = "config.json";
     if (checkpoint_open(&set, p->dir, NULL)) {
@@ -80,7 +86,7 @@ static bool plan_init(struct plan *p, const struct plan_options *o, struct error
                                           .n_block = (ctx + KV_BLOCK - 1) / KV_BLOCK,
                                           .max_tok = STEP_TOKENS,
                                           .max_logits = LOGIT_ROWS};
-    find_dtype(p);
+    find_dtype(p, common_quant(&o->common));
     (void)dtype_from_word(o->common.kv_dtype, &p->params.kv);
     return true;
 }

@@ -246,6 +246,7 @@ static bool run(struct serve_options *o, struct error *err) {
     s->model_name = s->model_name ? s->model_name : name_of(o, s->dir);
     s->ctx = o->common.ctx;
     s->kv_dtype = o->common.kv_dtype;
+    s->quant = common_quant(&o->common);
     s->json_log = strcmp(o->log_format, "json") == 0;
     s->interrupted = launch_interrupted;
     launch_grace(s->drain_s);

@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/dtype.h"
 #include "base/error.h"
 #include "cli/options.h"
 
@@ -37,6 +38,7 @@ struct common_options {
     const char *device;
     const char *cuda_devices; /* "0,1": the GPU of each rank of a host; NULL: by their number */
     const char *dtype;
+    const char *quant; /* "q8_0" or "q4_0"; NULL: none */
     bool no_cuda_graphs;
     const char *isa;
     int threads;
@@ -52,7 +54,7 @@ struct common_options {
     bool help;
 };
 
-enum { COMMON_OPTION_COUNT = 18 };
+enum { COMMON_OPTION_COUNT = 19 };
 
 /* Fills table[COMMON_OPTION_COUNT] and sets the defaults. */
 void common_options_table(struct common_options *c, struct option *table);
@@ -71,6 +73,9 @@ const char *common_demo_model(void);
 
 /* The directory given with --model, or the demo model's. */
 const char *common_model(const struct common_options *c);
+
+/* What --quant says; F32: nothing. */
+enum dtype common_quant(const struct common_options *c);
 
 /* True where progress is to be shown on standard error: on a terminal, or where --progress says so.
  */

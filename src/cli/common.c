@@ -48,6 +48,13 @@ void common_options_table(struct common_options *c, struct option *table) {
          .arg = "NAME",
          .choices = "auto|bf16|f32",
          .help = "arithmetic on GPUs: bf16 or f32 (default: bf16);\nthe host has f32 alone"},
+        {.type = OPTION_STRING,
+         .name = "quant",
+         .value = &c->quant,
+         .arg = "FORMAT",
+         .choices = "q8_0|q4_0",
+         .help = "quantize the weights as they are loaded: q8_0 or q4_0\n(on the host; default: as "
+                 "they are stored)"},
         {.type = OPTION_FLAG,
          .name = "no-cuda-graphs",
          .value = &c->no_cuda_graphs,
@@ -56,8 +63,9 @@ void common_options_table(struct common_options *c, struct option *table) {
          .name = "isa",
          .value = &c->isa,
          .arg = "NAME",
-         .choices = "generic|avx2|avx512",
-         .help = "host kernels: generic, avx2 or avx512\n(default: the best every rank has)"},
+         .choices = "generic|avx2|avx512|avx512vnni",
+         .help = "host kernels: generic, avx2, avx512 or avx512vnni\n(default: the best every rank "
+                 "has)"},
         {.type = OPTION_INT,
          .name = "threads",
          .short_name = 't',
@@ -161,7 +169,7 @@ bool common_cuda_devices(const struct common_options *c, int32_t **out, int *n_o
     return ok;
 }
 
-/* What only a GPU can do must not be asked of the host. */
+/* What only a GPU can do must not be asked of the host, nor the other way round. */
 static bool check_device_options(const struct common_options *c, struct error *err) {
     int32_t *list;
     int n;
@@ -172,6 +180,12 @@ static bool check_device_options(const struct common_options *c, struct error *e
     free(list);
     if (host && c->cuda_devices) {
         return error_set(err, ERROR_USAGE, "--cuda-devices does not go with --device host");
+    }
+    if (c->quant && strcmp(c->device, "cuda") == 0) {
+        return error_set(err, ERROR_USAGE,
+                         "--quant %s does not go with --device cuda: quantized weights are for the "
+                         "host alone",
+                         c->quant);
     }
     return !host || strcmp(c->dtype, "bf16") != 0 ||
            error_set(err, ERROR_USAGE, "--dtype bf16: the host computes in f32 alone");
@@ -253,6 +267,14 @@ const char *common_demo_model(void) {
 
 const char *common_model(const struct common_options *c) {
     return c->model ? c->model : common_demo_model();
+}
+
+enum dtype common_quant(const struct common_options *c) {
+    enum dtype quant = DTYPE_F32;
+    if (c->quant) {
+        dtype_from_quantized_word(c->quant, &quant);
+    }
+    return quant;
 }
 
 void command_print_help(const struct command *self, const struct option *table, int n) {

@@ -27,6 +27,7 @@ static bool load_model(struct session *s, struct pool *pool, struct error *err) 
     const struct common_options *c = s->common;
     bool progress = common_wants_progress(c);
     s->options.kv_dtype = c->kv_dtype;
+    s->options.quant = common_quant(c);
     s->options.load = (struct pool_load_options){.progress = {.report = report, .user = &progress},
                                                  .show = stdio_note};
     bool ok = engine_open(&s->engine, pool, &s->options, err);
@@ -34,9 +35,9 @@ static bool load_model(struct session *s, struct pool *pool, struct error *err) 
         fprintf(stderr, "\r\033[K");
     } else if (ok) {
         int world = pool_world(pool);
-        log_info("loaded %s: %.1f MB on %d rank%s in %.2f s", s->model,
-                 (double)engine_load_bytes(s->engine) / 1e6, world, world == 1 ? "" : "s",
-                 engine_load_seconds(s->engine));
+        log_info("loaded %s%s%s: %.1f MB on %d rank%s in %.2f s", s->model, c->quant ? " as " : "",
+                 c->quant ? c->quant : "", (double)engine_load_bytes(s->engine) / 1e6, world,
+                 world == 1 ? "" : "s", engine_load_seconds(s->engine));
     }
     return ok;
 }

@@ -10,7 +10,11 @@
  * Host promise (the CUDA device promises a tolerance instead): every output element is computed in
  * the one order documented at its operation, whatever M, the number of threads and the instruction
  * set, so all host kernels agree to the bit. "chain" below means: acc = +0; for i in increasing
- * order acc = fma(w[i], x[i], acc). */
+ * order acc = fma(w[i], x[i], acc). Where w is quantized, i counts its groups instead, x is
+ * quantized in the same groups, and acc = fma(d_w * d_x, s, acc) with s = sum of q_w * q_x over the
+ * group, which is exact. Of x: a = max |x|, d_x = a / 127 and q_x = x * (127 / a) to the nearest
+ * whole number, halves to even; zeros where a < 2^-100; d_x = NaN and zeros where some x of the
+ * group is NaN or infinite. */
 #pragma once
 
 #include <stdbool.h>
@@ -36,6 +40,7 @@ struct matrix; /* a packed weight matrix, opaque: layout is the device's own */
  * no plan: one leaf, one piece. */
 struct leaf_plan {
     int n_leaf;
+    int leaf_cols; /* bounds but the last are multiples of it; 0: of nothing known */
     int bounds[LEAF_TREE_MAX_LEAVES + 1];
     int n_piece;
     struct leaf_run pieces[LEAF_TREE_MAX_PIECES];
@@ -80,6 +85,7 @@ struct batch_limits {
     int max_seq;
     int max_ctx;                      /* positions of one sequence */
     int max_cols;                     /* of a linear's input */
+    int max_groups;                   /* of one whose weights are quantized, 0: none are */
     int max_leaves;                   /* of a linear's plan */
     int max_candidates;               /* of top_k, a row */
     struct attention_shape attention; /* n_head 0: there is none */
@@ -129,17 +135,22 @@ struct device_ops {
     size_t (*memory_free)(struct device *);
 
     /* ---- packed matrices ---- */
-    /* Bytes a [rows, cols] matrix of dtype takes when packed. A GPU holds every matrix in act,
-     * whatever dtype says. */
-    size_t (*matrix_bytes)(const struct device *, enum dtype dtype, int rows, int cols);
-    bool (*matrix_create)(struct device *, enum dtype dtype, int rows, int cols,
+    /* Bytes a [rows, cols] matrix of dtype takes when packed; groups of a quantized one start anew
+     * every leaf_cols columns (dtype_units). A GPU holds every matrix in act, whatever dtype says.
+     */
+    size_t (*matrix_bytes)(const struct device *, enum dtype dtype, int rows, int cols,
+                           int leaf_cols);
+    /* Errors: MEMORY, SHAPE, UNSUPPORTED (a GPU has no quantized ones). */
+    bool (*matrix_create)(struct device *, enum dtype dtype, int rows, int cols, int leaf_cols,
                           struct matrix **out, struct error *);
     /* Packs src, [n_rows, n_cols] of src_dtype with src_stride bytes between rows (host memory,
      * borrowed, any alignment), into rows [row, row + n_rows) x columns [col, col + n_cols).
-     * src_dtype must be the matrix's, or anything when the matrix is F32 (widening is exact); a GPU
-     * rounds to act, to nearest even. Adds the number of NaN and infinite values to *n_nonfinite.
-     * Calls for disjoint parts may run on several threads, unless device->main_thread_only. A GPU
-     * may still be copying on return, from memory of its own; device_ops.sync waits for it. */
+     * src_dtype must be the matrix's, or anything when the matrix is F32 (widening is exact) or
+     * quantized, as it then is here: the columns are whole groups, and no values are that already.
+     * A GPU rounds to act, to nearest even. Adds the number of NaN and infinite values to
+     * *n_nonfinite. Calls for disjoint parts may run on several threads, unless
+     * device->main_thread_only. A GPU may still be copying on return, from memory of its own;
+     * device_ops.sync waits for it. */
     bool (*matrix_fill)(struct device *, struct matrix *, int row, int n_rows, int col, int n_cols,
                         enum dtype src_dtype, const void *src, size_t src_stride,
                         size_t *n_nonfinite, struct error *);
@@ -166,13 +177,14 @@ struct device_ops {
 
     /* ---- operations; all enqueue, none waits ---- */
     /* y[p][m][o] = tree sum over the leaves of piece p of chain(w[o], x[m], columns of the leaf).
-     * x [M, cols] act device with x_stride elements between rows; y [n_piece][M][rows] device,
-     * dense, of y_dtype: F32, or act. plan NULL: one chain over all columns, n_piece = 1.
-     * A GPU takes no plan: the order of its sums is cuBLAS's. */
+     * Bounds of the plan are where groups begin. x [M, cols] act device with x_stride elements
+     * between rows; y [n_piece][M][rows] device, dense, of y_dtype: F32, or act. plan NULL: one
+     * chain over all columns, n_piece = 1. A GPU takes no plan: the order of its sums is cuBLAS's.
+     */
     bool (*linear)(struct device *, void *y, enum dtype y_dtype, const void *x, size_t x_stride,
                    const struct matrix *w, int n_tok, const struct leaf_plan *plan, struct error *);
-    /* y[m] = row ids[m] - row_first of table, widened, -0 made +0; zeros when not in
-     * [row_first, row_first + rows). y [M, cols] f32 device. */
+    /* y[m] = row ids[m] - row_first of table, widened (quantized: d * q), -0 made +0; zeros when
+     * not in [row_first, row_first + rows). y [M, cols] f32 device. */
     bool (*embed)(struct device *, float *y, const struct matrix *table, int row_first,
                   struct error *);
     /* x += delta, where delta is not NULL; then y[m][i] = (x[m][i] * r) * w[i],
@@ -251,7 +263,7 @@ static inline bool device_takes_kv(const struct device *d, enum dtype kv) {
 
 struct host_options {
     int n_thread;    /* OpenMP threads; >= 1 */
-    const char *isa; /* "generic", "avx2", "avx512" or NULL: the best this CPU has */
+    const char *isa; /* "generic", "avx2", "avx512", "avx512vnni"; NULL: the best this CPU has */
 };
 
 /* Errors: UNSUPPORTED (isa unknown or not on this CPU; says which are), MEMORY. */

@@ -16,7 +16,7 @@ struct engine {
     int max_tok;
     int max_seqs;
     int n_block;
-    enum dtype kv;
+    enum dtype kv, quant;
     int32_t *free_blocks; /* owns [n_block], a stack */
     int n_free;
     uint32_t next_id;
@@ -76,8 +76,12 @@ bool engine_check_ids(const struct model_config *c, int ctx, const char *what, c
 }
 
 static struct model_params params_of(const struct engine *e, const char *dir, int64_t n_block) {
-    return (struct model_params){
-        .dir = dir, .ctx = e->ctx, .n_block = (int32_t)n_block, .max_tok = e->max_tok, .kv = e->kv};
+    return (struct model_params){.dir = dir,
+                                 .ctx = e->ctx,
+                                 .n_block = (int32_t)n_block,
+                                 .max_tok = e->max_tok,
+                                 .kv = e->kv,
+                                 .quant = e->quant};
 }
 
 /* Makes the KV cache as small as its memory, at least of one whole context. */
@@ -151,6 +155,7 @@ bool engine_open(struct engine **out, struct pool *pool, const struct engine_opt
         return error_set(err, ERROR_MEMORY, "cannot allocate the engine");
     }
     e->pool = pool;
+    e->quant = options->quant;
     /* The leader reads the configuration first: a bad one is refused before any rank is bothered.
      */
     if (!model_config_load(&e->config, options->dir, err) ||

@@ -30,6 +30,7 @@ struct engine_options {
     int max_tok;        /* tokens in one step; 0: 256 */
     /* Of the KV cache: "f32", "bf16", or "auto" (or NULL), which is that of the activations. */
     const char *kv_dtype;
+    enum dtype quant; /* see struct model_params */
     struct pool_load_options load;
 };
 

@@ -112,7 +112,7 @@ static void ranks_without(const struct pool *p, const char *isa, char *out, size
 }
 
 static bool choose_isa(struct pool *p, struct error *err) {
-    static const char *const best_first[] = {"avx512", "avx2", "generic"};
+    static const char *const best_first[] = {"avx512vnni", "avx512", "avx2", "generic"};
     const char *asked = p->options.isa;
     char missing[200];
     if (asked) {

@@ -56,9 +56,12 @@ static bool open_leader(struct lockstep *l, const struct lockstep_options *o, st
     struct engine_options engine = {
         .dir = o->model, .ctx = o->ctx, .max_seqs = 1, .kv_dtype = o->kv_dtype};
     struct model_config config;
+    bool known = !o->quant || dtype_from_quantized_word(o->quant, &engine.quant);
     /* First the pool: through it lockstep_close ends the others' lockstep_serve. */
     return pool_create(&l->pool, &l->options, err) &&
            (o->model || error_set(err, ERROR_USAGE, "options.model is not set")) &&
+           (known ||
+            error_set(err, ERROR_USAGE, "options.quant is '%s', not 'q8_0' or 'q4_0'", o->quant)) &&
            pool_start(l->pool, err) && model_config_load(&config, o->model, err) &&
            tokenizer_load(&l->tokenizer, o->model, config.vocab, err) &&
            engine_open(&l->engine, l->pool, &engine, err);

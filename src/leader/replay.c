@@ -121,6 +121,7 @@ static bool again_load(struct pool *p, const struct message *request, replay_rep
     bool known = dtype_from_word(l->kv_dtype, &params.kv);
     const struct pool_load_options quiet = {0};
     memset(p->loads, 0, (size_t)p->world * sizeof *p->loads);
+    known = known && (!*l->quant || dtype_from_quantized_word(l->quant, &params.quant));
     if (l->measure || !known || pool_look_before_load(p, &params, &quiet, err)) {
         return again(p, &m, -1, on_reply, user, err);
     }

@@ -37,11 +37,14 @@ struct shard_dims footprint_dims(const struct model_config *c) {
                                .vocab = c->vocab};
 }
 
-static uint64_t matrix(const struct footprint_params *p, int64_t rows, int64_t cols) {
+/* leaf_cols: see struct leaf_plan. */
+static uint64_t matrix(const struct footprint_params *p, int64_t rows, int64_t cols,
+                       int leaf_cols) {
     if (p->device) {
-        return p->device->ops->matrix_bytes(p->device, p->dtype, (int)rows, (int)cols);
+        return p->device->ops->matrix_bytes(p->device, p->dtype, (int)rows, (int)cols, leaf_cols);
     }
-    return mul(mul(padded(rows, PANEL_ROWS), (uint64_t)cols), dtype_size(p->dtype));
+    uint64_t units = (uint64_t)dtype_units(p->dtype, (int)cols, leaf_cols);
+    return mul(mul(padded(rows, PANEL_ROWS), units), dtype_size(p->dtype));
 }
 
 static size_t act_bytes(const struct footprint_params *p) {
@@ -57,11 +60,11 @@ static uint64_t layer_weights(const struct model_config *c, const struct shard *
                               const struct footprint_params *p) {
     int64_t mlp = s->mlp.count;
     int64_t floats = 2 * (int64_t)c->hidden; /* the two norms */
-    uint64_t bytes = matrix(p, qkv_rows(c, s), c->hidden);
+    uint64_t bytes = matrix(p, qkv_rows(c, s), c->hidden, 0);
 
-    bytes = add(bytes, matrix(p, c->hidden, (int64_t)s->heads.count * c->head_dim));
-    bytes = add(bytes, matrix(p, 2 * mlp, c->hidden));
-    bytes = add(bytes, matrix(p, c->hidden, mlp));
+    bytes = add(bytes, matrix(p, c->hidden, (int64_t)s->heads.count * c->head_dim, c->head_dim));
+    bytes = add(bytes, matrix(p, 2 * mlp, c->hidden, 0));
+    bytes = add(bytes, matrix(p, c->hidden, mlp, SHARD_UNIT));
     floats += c->qk_norm ? 2 * c->head_dim : 0;
     floats += c->qkv_bias ? qkv_rows(c, s) : 0;
     floats += c->o_bias ? c->hidden : 0;
@@ -72,7 +75,7 @@ static uint64_t layer_weights(const struct model_config *c, const struct shard *
 static uint64_t weights(const struct model_config *c, const struct shard *s,
                         const struct footprint_params *p) {
     uint64_t bytes = mul((uint64_t)c->n_layer, layer_weights(c, s, p));
-    uint64_t table = matrix(p, s->vocab.count, c->hidden);
+    uint64_t table = matrix(p, s->vocab.count, c->hidden, 0);
     bytes = add(bytes, mul(c->tied ? 1 : 2, table));
     return add(bytes, (uint64_t)c->hidden * sizeof(float)); /* the final norm */
 }
@@ -94,6 +97,14 @@ int footprint_widest_input(const struct model_config *c, const struct shard *s) 
     int heads = s->heads.count * c->head_dim, mlp = s->mlp.count;
     int widest = heads > mlp ? heads : mlp;
     return widest > c->hidden ? widest : c->hidden;
+}
+
+int footprint_widest_groups(const struct model_config *c, const struct shard *s) {
+    int hidden = dtype_units(DTYPE_Q8_0, c->hidden, 0);
+    int heads = dtype_units(DTYPE_Q8_0, s->heads.count * c->head_dim, c->head_dim);
+    int mlp = dtype_units(DTYPE_Q8_0, s->mlp.count, SHARD_UNIT);
+    int widest = heads > mlp ? heads : mlp;
+    return widest > hidden ? widest : hidden;
 }
 
 /* Per token: the residual, its norm, q k v, attention's output, gate and up, their product, and

@@ -12,7 +12,7 @@
 #include "nn/shard.h"
 
 struct footprint_params {
-    enum dtype dtype; /* of the matrices; norms and biases are f32 */
+    enum dtype dtype; /* of the matrices, as they are held; norms and biases are f32 */
     enum dtype kv;    /* of the KV cache */
     int ctx;          /* positions of one sequence: the table of rotations */
     int64_t n_block;  /* KV blocks of KV_BLOCK positions, all sequences together */
@@ -44,5 +44,8 @@ struct footprint footprint_of_shard(const struct model_config *c, const struct s
 
 /* The most columns that a linear of this rank takes. */
 int footprint_widest_input(const struct model_config *c, const struct shard *shard);
+
+/* The same in groups, as it is quantized. */
+int footprint_widest_groups(const struct model_config *c, const struct shard *shard);
 
 uint64_t footprint_total(const struct footprint *f);

@@ -83,6 +83,10 @@ static bool rope_init(struct model *m, struct error *err) {
     return ok;
 }
 
+static bool is_quantized(const struct model *m) {
+    return dtype_is_quantized(m->params.quant);
+}
+
 static struct batch_limits batch_limits(const struct model *m) {
     const struct shard *s = &m->nn.shard;
     const struct model_config *c = &m->config;
@@ -92,6 +96,7 @@ static struct batch_limits batch_limits(const struct model *m) {
         .max_seq = max_tok < STEP_MAX_SEQS ? max_tok : STEP_MAX_SEQS,
         .max_ctx = m->params.ctx,
         .max_cols = footprint_widest_input(c, s),
+        .max_groups = is_quantized(m) ? footprint_widest_groups(c, s) : 0,
         .max_leaves = c->n_head,
         .max_candidates = STEP_MAX_CANDIDATES,
         .attention = model_attention_shape(m),
@@ -138,7 +143,8 @@ static bool comm_init(const struct model *m, struct error *err) {
 
 static struct footprint_params sizes_of(const struct model *m, const struct st_set *set) {
     const struct model_params *p = &m->params;
-    return (struct footprint_params){.dtype = footprint_dtype(set, m->config.dtype),
+    enum dtype stored = footprint_dtype(set, m->config.dtype);
+    return (struct footprint_params){.dtype = is_quantized(m) ? p->quant : stored,
                                      .kv = p->kv,
                                      .ctx = p->ctx,
                                      .n_block = p->n_block,
@@ -154,15 +160,29 @@ static uint64_t bytes_of(const struct model *m, const struct st_set *set) {
     return footprint_total(&f);
 }
 
+/* The fingerprint of what is held in memory: of the files, and of what is made of them. */
+static bool read_fingerprint(const struct model *m, const struct st_set *set,
+                             const struct model_progress *progress, struct fingerprint *out,
+                             struct error *err) {
+    if (!fingerprint_read(out, &m->config, set, m->params.file, progress, err)) {
+        return false;
+    }
+    if (is_quantized(m)) {
+        const char *name = dtype_name(m->params.quant);
+        out->config = hash_bytes(out->config, name, strlen(name));
+    }
+    return true;
+}
+
 /* Everything that is this rank's alone and may fail here and not elsewhere. */
 static bool load_local(struct model *m, const struct model_progress *progress, struct error *err) {
     const struct model_params *p = &m->params;
     struct nn_context *nn = &m->nn;
     struct st_set *set = NULL;
     bool ok = checkpoint_open(&set, p->dir, err) && weights_check(&m->config, set, err) &&
-              fingerprint_read(&m->fingerprint, &m->config, set, p->file, progress, err);
+              read_fingerprint(m, set, progress, &m->fingerprint, err);
     m->bytes = ok ? bytes_of(m, set) : 0;
-    ok = ok && weights_load(&m->weights, &m->config, nn, set, progress, err) &&
+    ok = ok && weights_load(&m->weights, &m->config, nn, set, p->quant, progress, err) &&
          kv_cache_init(&m->kv, nn, p->kv, m->config.n_layer, p->n_block, err) &&
          activations_init(m, err) && rope_init(m, err) && batch_init(m, err) &&
          output_init(&m->out, m, err) && comm_init(m, err);
@@ -231,7 +251,7 @@ bool model_measure(const struct model_params *params, struct device *device, str
         return false;
     }
     bool ok = checkpoint_open(&set, params->dir, err) && weights_check(&m->config, set, err) &&
-              (!print || fingerprint_read(print, &m->config, set, params->file, progress, err));
+              (!print || read_fingerprint(m, set, progress, print, err));
     if (ok) {
         *out = (struct model_needs){.config = m->config, .sizes = sizes_of(m, set)};
         out->own = footprint_of_shard(&m->config, &m->nn.shard, &out->sizes);

@@ -17,12 +17,13 @@ struct model; /* opaque */
 
 /* What `load` carries; equal on every rank. */
 struct model_params {
-    const char *dir; /* borrowed */
-    int32_t ctx;     /* positions of one sequence */
-    int32_t n_block; /* KV blocks of KV_BLOCK positions, shared by all sequences */
-    int32_t max_tok; /* tokens of one step, all sequences together */
-    enum dtype kv;   /* of the KV cache: F32 or BF16, and on a GPU that of its activations */
-    int32_t file;    /* the fingerprint is of this file of weights; 0: of all */
+    const char *dir;  /* borrowed */
+    int32_t ctx;      /* positions of one sequence */
+    int32_t n_block;  /* KV blocks of KV_BLOCK positions, shared by all sequences */
+    int32_t max_tok;  /* tokens of one step, all sequences together */
+    enum dtype kv;    /* of the KV cache: F32 or BF16, and on a GPU that of its activations */
+    int32_t file;     /* the fingerprint is of this file of weights; 0: of all */
+    enum dtype quant; /* matrices are quantized to this; F32: they stay as they are stored */
 };
 
 /* Told now and then while loading: bytes of the shard read so far and in all, of this rank; in all
@@ -49,7 +50,7 @@ bool model_measure(const struct model_params *params, struct device *device, str
 /* Reads this rank's shard. No communication: one rank may take far longer than another, and only
  * the control plane knows whether it still makes progress. Who called it on all ranks unloads those
  * that succeeded when one did not. Errors: those of model_config_load and st_open, UNSUPPORTED
- * (more ranks than query heads), MEMORY (model_measure looks ahead). */
+ * (more ranks than query heads, quantized weights on a GPU), MEMORY (model_measure looks ahead). */
 bool model_load(struct model **out, const struct model_params *params, struct device *device,
                 struct comm *comm, const struct model_progress *progress, struct error *err);
 

@@ -14,9 +14,14 @@ struct builder {
     const struct model_config *config;
     const struct nn_context *nn;
     struct loader *loader;
+    enum dtype quant; /* what matrices are held in, where it is quantized */
     struct weights *w;
     int layer;
 };
+
+static enum dtype held_in(const struct builder *b, enum dtype stored) {
+    return dtype_is_quantized(b->quant) ? b->quant : stored;
+}
 
 static const char *layer_name(char *out, int layer, const char *rest) {
     snprintf(out, NAME_SIZE, "model.layers.%d.%s", layer, rest);
@@ -66,7 +71,8 @@ static bool add_column(const struct builder *b, struct sharded_linear *l, int n_
         }
         dtype = i == 0 || stored == dtype ? stored : DTYPE_F32;
     }
-    if (!sharded_linear_init(l, b->nn, dtype, rows, b->config->hidden, bias, NULL, err)) {
+    if (!sharded_linear_init(l, b->nn, held_in(b, dtype), rows, b->config->hidden, bias, NULL,
+                             err)) {
         return false;
     }
     int at = 0;
@@ -96,7 +102,7 @@ static bool add_row(const struct builder *b, struct sharded_linear *l, const cha
     const char *full = layer_name(name, b->layer, rest);
     enum dtype dtype;
     if (!loader_dtype(b->loader, full, out, total, &dtype, err) ||
-        !sharded_linear_init(l, b->nn, dtype, out, run.count, bias, plan, err)) {
+        !sharded_linear_init(l, b->nn, held_in(b, dtype), out, run.count, bias, plan, err)) {
         return false;
     }
     struct loader_part part = {0, out, run.first, run.count};
@@ -153,7 +159,7 @@ static bool add_vocabulary(const struct builder *b, const char *name, struct mat
     struct loader_part part = {rows.first, rows.count, 0, c->hidden};
     enum dtype dtype;
     return loader_dtype(b->loader, name, c->vocab, c->hidden, &dtype, err) &&
-           d->ops->matrix_create(d, dtype, rows.count, c->hidden, out, err) &&
+           d->ops->matrix_create(d, held_in(b, dtype), rows.count, c->hidden, 0, out, err) &&
            loader_add_matrix(b->loader, name, c->vocab, c->hidden, part, *out, 0, err);
 }
 
@@ -198,7 +204,7 @@ bool weights_check(const struct model_config *c, const struct st_set *set, struc
 }
 
 bool weights_load(struct weights *out, const struct model_config *config,
-                  const struct nn_context *nn, const struct st_set *set,
+                  const struct nn_context *nn, const struct st_set *set, enum dtype quant,
                   const struct model_progress *progress, struct error *err) {
     bool ok = false;
     struct loader *loader = NULL;
@@ -213,7 +219,7 @@ bool weights_load(struct weights *out, const struct model_config *config,
         error_set(err, ERROR_MEMORY, "cannot allocate the table of %d layers", config->n_layer);
         goto out;
     }
-    struct builder b = {.config = config, .nn = nn, .w = out};
+    struct builder b = {.config = config, .nn = nn, .quant = quant, .w = out};
     if (!loader_create(&loader, set, nn->device, err)) {
         goto out;
     }

@@ -38,10 +38,11 @@ struct weights {
  * Errors: ST_TENSOR, UNSUPPORTED. */
 bool weights_check(const struct model_config *config, const struct st_set *set, struct error *err);
 
-/* Allocates and reads this rank's shard of the checkpoint. Rank-local: no communication.
+/* Allocates and reads this rank's shard of the checkpoint; its matrices are held as stored or,
+ * where `quant` is quantized, in that. Rank-local: no communication.
  * Errors: loader's, MEMORY. */
 bool weights_load(struct weights *out, const struct model_config *config,
-                  const struct nn_context *nn, const struct st_set *set,
+                  const struct nn_context *nn, const struct st_set *set, enum dtype quant,
                   const struct model_progress *progress, struct error *err);
 
 void weights_finish(struct weights *w, struct device *device);

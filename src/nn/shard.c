@@ -40,6 +40,7 @@ static void plan_pieces(struct leaf_plan *p, const struct shard_dims *dims, cons
 
 void shard_plan_o(struct leaf_plan *out, const struct shard_dims *dims, const struct shard *s) {
     plan_pieces(out, dims, s);
+    out->leaf_cols = dims->head_dim;
     for (int l = 0; l <= s->heads.count; l++) {
         out->bounds[l] = l * dims->head_dim;
     }
@@ -47,6 +48,7 @@ void shard_plan_o(struct leaf_plan *out, const struct shard_dims *dims, const st
 
 void shard_plan_down(struct leaf_plan *out, const struct shard_dims *dims, const struct shard *s) {
     plan_pieces(out, dims, s);
+    out->leaf_cols = SHARD_UNIT;
     for (int l = 0; l <= s->heads.count; l++) {
         out->bounds[l] = shard_mlp_bound(dims, s->heads.first + l) - s->mlp.first;
     }

@@ -6,7 +6,7 @@ bool sharded_linear_init(struct sharded_linear *l, const struct nn_context *nn, 
     struct device *d = nn->device;
     struct sharded_linear made = {.rows = rows, .cols = cols, .plan = plan};
     void *b = NULL;
-    if (!d->ops->matrix_create(d, dtype, rows, cols, &made.w, err)) {
+    if (!d->ops->matrix_create(d, dtype, rows, cols, plan ? plan->leaf_cols : 0, &made.w, err)) {
         return false;
     }
     if (bias && !d->ops->alloc(d, (size_t)rows * sizeof(float), &b, err)) {

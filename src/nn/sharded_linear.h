@@ -5,7 +5,7 @@
 #include "nn/context.h"
 
 struct sharded_linear {
-    struct matrix *w; /* owns. Column: [out/N, in], row: [out, in/N]; as stored on disk */
+    struct matrix *w; /* owns. Column: [out/N, in], row: [out, in/N]; as stored, or quantized */
     float *bias;      /* owns, device f32; NULL: none. Column: [out/N], row: [out], whole */
     int rows;         /* of w */
     int cols;

@@ -160,6 +160,7 @@ struct message_load {
     char kv_dtype[8]; /* of the KV cache: "f32" or "bf16" */
     int32_t measure;  /* 1: only answers what it would take, what is free, and the fingerprint */
     int32_t file;     /* 0: the fingerprint is of all files of weights; else of this one alone */
+    char quant[8];    /* what the matrices are quantized to: "q8_0" or "q4_0"; "": they are not */
 };
 
 struct message_loaded {

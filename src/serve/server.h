@@ -18,6 +18,7 @@ struct server_options {
     bool json_log;
     int max_batch, prefill_chunk, max_waiting; /* see struct scheduler_options */
     uint64_t kv_memory;                        /* see struct engine_options */
+    enum dtype quant;                          /* the same; of every model */
     const char *model_root;                    /* others may be loaded from below; NULL: none */
     double drain_s;                            /* for running requests to finish */
     bool (*interrupted)(void);                 /* drain now? */

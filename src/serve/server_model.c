@@ -34,6 +34,7 @@ static bool open_engine(struct server *s, const char *dir, const char *kv_dtype,
                                     .kv_dtype = *kv_dtype ? kv_dtype : o->kv_dtype,
                                     .cut_kv = true,
                                     .kv_memory = o->kv_memory,
+                                    .quant = o->quant,
                                     .load = {.progress = {.report = report, .user = s},
                                              .max_batch = o->max_batch,
                                              .show = o->show}};

@@ -141,7 +141,7 @@ void worker_set_progress(struct worker *w, const struct model_progress *progress
 /* ---- handlers, in the order of the protocol ---- */
 
 static void list_isas(char *out, size_t size) {
-    static const char *const known[] = {"generic", "avx2", "avx512"};
+    static const char *const known[] = {"generic", "avx2", "avx512", "avx512vnni"};
     size_t used = 0;
     *out = 0;
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
@@ -488,6 +488,10 @@ static bool handle_load(struct worker *w, const struct message *request, struct 
                                   .file = load->file};
     if (!dtype_from_word(load->kv_dtype, &params.kv)) {
         return error_set(err, ERROR_PROTOCOL, "load: a KV cache in '%s'", load->kv_dtype);
+    }
+    if (*load->quant && !dtype_from_quantized_word(load->quant, &params.quant)) {
+        return error_set(err, ERROR_PROTOCOL, "load: quant '%s': there are 'q8_0' and 'q4_0'",
+                         load->quant);
     }
     if (load->measure) { /* of a model that is held, too: to name the file that differs */
         return measure_load(w, &params, reply, err);

@@ -63,6 +63,9 @@ class Options(Base):
                 ("--device gpu: must be one of auto|host|cuda", ["--device", "gpu"]),
                 ("--dtype f16: must be one of auto|bf16|f32", ["--dtype", "f16"]),
                 ("--dtype bf16: the host computes in f32", ["--device", "host", "--dtype", "bf16"]),
+                ("--quant q5: must be one of q8_0|q4_0", ["--quant", "q5"]),
+                ("--quant q8_0 does not go with --device cuda",
+                 ["--device", "cuda", "--quant", "q8_0"]),
                 ("--cuda-devices: 'x' is not a number", ["--cuda-devices", "x"]),
                 ("--cuda-devices: the list is empty", ["--cuda-devices="]),
                 ("there is no -1", ["--cuda-devices=0,-1"]),
@@ -207,6 +210,10 @@ class Agreement(Base):
                                                 "cc": "9.0", "memory": 80 << 30})
                 self.assertEqual((first["gpus"], first["nccl"], first["why_not_cuda"]),
                                  (4, "2.28.9", None))
+
+    def test_quantized_weights_are_the_hosts_own(self):
+        self.refuse(2, ["unsupported", "--quant q4_0: quantized weights are for the host alone"],
+                    "generate", "--quant", "q4_0", "--prompt", "x", np=2, fake={})
 
     def test_table(self):
         done = launch("check", np=2, fake={})

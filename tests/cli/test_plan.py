@@ -128,6 +128,16 @@ class Plan(unittest.TestCase):
         rank = self.plan("--np", "1")["plans"][0]["ranks"][0]
         self.assertEqual(rank["weights_bytes"], 2 * 596049920 + 2 * 65536)
 
+    def test_quantized(self):
+        """34 and 18 bytes for 32 of them."""
+        self.make("--shape", "qwen3-0.6b", "--config-only")
+        for quant, size in (("q8_0", 34), ("q4_0", 18)):
+            doc = self.plan("--np", "1", "--quant", quant)
+            self.assertEqual((doc["model"]["dtype"], doc["model"]["dtype_source"]),
+                             (quant.upper(), "--quant"))
+            self.assertEqual(doc["plans"][0]["ranks"][0]["weights_bytes"],
+                             (596049920 - 65536) // 32 * size + 4 * 65536)
+
     def test_memory(self):
         self.make("--shape", "qwen3-8b", "--config-only")
         need = self.plan("--np", "4")["plans"][0]["ranks"][0]["total_bytes"]

@@ -38,7 +38,7 @@ static struct matrix *make_matrix(struct device *d, int rows, int cols) {
     for (size_t i = 0; i < (size_t)rows * cols; i++) {
         data[i] = (uint16_t)(0x3c00 + i * 2654435761u % 0x300);
     }
-    if (!d->ops->matrix_create(d, DTYPE_BF16, rows, cols, &m, &err) ||
+    if (!d->ops->matrix_create(d, DTYPE_BF16, rows, cols, 0, &m, &err) ||
         !d->ops->matrix_fill(d, m, 0, rows, 0, cols, DTYPE_BF16, data, (size_t)cols * 2, &n,
                              &err)) {
         log_error("%s", err.message);

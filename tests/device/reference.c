@@ -13,28 +13,126 @@ static float chain(const float *w, const float *x, int first, int end) {
     return acc;
 }
 
-static float leaf_sum(const float *w, const float *x, const int *bounds, int first, int n) {
-    if (n == 1) {
-        return chain(w, x, bounds[first], bounds[first + 1]);
+/* To the nearest f16, halves to even. */
+static float nearest_f16(float x) {
+    int exponent;
+    if (!isfinite(x)) {
+        return x;
     }
-    int left = (n + 1) / 2;
-    return leaf_sum(w, x, bounds, first, left) + leaf_sum(w, x, bounds, first + left, n - left);
+    frexp((double)x, &exponent);
+    double unit = ldexp(1, (exponent < -13 ? -13 : exponent) - 11);
+    double value = nearbyint((double)x / unit) * unit;
+    return fabs(value) > 65504 ? copysignf(INFINITY, x) : (float)value;
 }
 
-void ref_linear(float *y, const float *x, size_t x_stride, const float *w, int rows, int cols,
-                int n_tok, const struct leaf_plan *plan) {
+static bool all_finite(const float *x, int n) {
+    for (int i = 0; i < n; i++) {
+        if (!isfinite(x[i])) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* The first of largest magnitude. */
+static float largest_of(const float *x, int n) {
+    float largest = x[0];
+    for (int i = 1; i < n; i++) {
+        largest = fabsf(x[i]) > fabsf(largest) ? x[i] : largest;
+    }
+    return largest;
+}
+
+float ref_quantize(enum dtype dtype, int *q, const float *w, int n) {
+    memset(q, 0, 32 * sizeof *q);
+    if (!all_finite(w, n)) {
+        return NAN;
+    }
+    float largest = largest_of(w, n);
+    float d = dtype == DTYPE_Q8_0 ? fabsf(largest) / 127 : largest / -8;
+    if (nearest_f16(d) == 0) {
+        return 0;
+    }
+    float per = 1 / d;
+    for (int i = 0; i < n; i++) {
+        float level = floorf(w[i] * per + 8.5f) - 8;
+        q[i] = (int)(dtype == DTYPE_Q8_0 ? roundf(w[i] * per) : fminf(level, 7));
+    }
+    return nearest_f16(d);
+}
+
+static float quantize_x(int *q, const float *x, int n) {
+    memset(q, 0, 32 * sizeof *q);
+    if (!all_finite(x, n)) {
+        return NAN;
+    }
+    float a = fabsf(largest_of(x, n));
+    for (int i = 0; i < n && a >= 0x1p-100f; i++) {
+        q[i] = (int)nearbyintf(x[i] * (127 / a));
+    }
+    return a < 0x1p-100f ? 0 : a / 127;
+}
+
+/* How w is quantized; NULL: it is not. */
+struct quantized {
+    enum dtype dtype;
+    int leaf_cols;
+};
+
+static float quantized_chain(const struct quantized *how, const float *w, const float *x, int first,
+                             int end) {
+    float acc = 0;
+    int leaf = how->leaf_cols ? how->leaf_cols : end + 1;
+    for (int i = first, n; i < end; i += n) {
+        int qw[32], qx[32], sum = 0;
+        n = leaf - i % leaf < 32 ? leaf - i % leaf : 32;
+        n = end - i < n ? end - i : n;
+        float dw = ref_quantize(how->dtype, qw, w + i, n), dx = quantize_x(qx, x + i, n);
+        for (int k = 0; k < n; k++) {
+            sum += qw[k] * qx[k];
+        }
+        acc = fmaf(dw * dx, (float)sum, acc);
+    }
+    return acc;
+}
+
+static float leaf_sum(const struct quantized *how, const float *w, const float *x,
+                      const int *bounds, int first, int n) {
+    if (n == 1) {
+        int begin = bounds[first], end = bounds[first + 1];
+        return how ? quantized_chain(how, w, x, begin, end) : chain(w, x, begin, end);
+    }
+    int left = (n + 1) / 2;
+    return leaf_sum(how, w, x, bounds, first, left) +
+           leaf_sum(how, w, x, bounds, first + left, n - left);
+}
+
+static void linear(const struct quantized *how, float *y, const float *x, size_t x_stride,
+                   const float *w, int rows, int cols, int n_tok, const struct leaf_plan *plan) {
+    const int whole[2] = {0, cols};
     int n_piece = plan ? plan->n_piece : 1;
     for (int p = 0; p < n_piece; p++) {
         for (int m = 0; m < n_tok; m++) {
             for (int o = 0; o < rows; o++) {
                 const float *wo = w + (size_t)o * cols;
                 const float *xm = x + m * x_stride;
-                *y++ = plan ? leaf_sum(wo, xm, plan->bounds, plan->pieces[p].first,
+                *y++ = plan ? leaf_sum(how, wo, xm, plan->bounds, plan->pieces[p].first,
                                        plan->pieces[p].count)
-                            : chain(wo, xm, 0, cols);
+                            : leaf_sum(how, wo, xm, whole, 0, 1);
             }
         }
     }
+}
+
+void ref_linear(float *y, const float *x, size_t x_stride, const float *w, int rows, int cols,
+                int n_tok, const struct leaf_plan *plan) {
+    linear(NULL, y, x, x_stride, w, rows, cols, n_tok, plan);
+}
+
+void ref_linear_quantized(float *y, const float *x, size_t x_stride, enum dtype dtype,
+                          const float *w, int rows, int cols, int leaf_cols, int n_tok,
+                          const struct leaf_plan *plan) {
+    linear(&(struct quantized){dtype, leaf_cols}, y, x, x_stride, w, rows, cols, n_tok, plan);
 }
 
 float ref_exp(float x) {
@@ -161,7 +259,7 @@ void ref_attention(float *out, const float *q, const float *k, const float *v, i
     }
 }
 
-const char *const isa_names[3] = {"generic", "avx2", "avx512"};
+const char *const isa_names[N_ISA_NAME] = {"generic", "avx2", "avx512", "avx512vnni"};
 
 struct device *make_device(const char *isa, int n_thread) {
     struct error err;

@@ -12,6 +12,12 @@
 /* w [rows][cols], widened. plan may be NULL. */
 void ref_linear(float *y, const float *x, size_t x_stride, const float *w, int rows, int cols,
                 int n_tok, const struct leaf_plan *plan);
+/* d rounded to f16, and q [32], of n <= 32 weights; dtype: Q8_0 or Q4_0. */
+float ref_quantize(enum dtype dtype, int *q, const float *w, int n);
+/* The same as ref_linear with w quantized to dtype, in groups that start anew every leaf_cols. */
+void ref_linear_quantized(float *y, const float *x, size_t x_stride, enum dtype dtype,
+                          const float *w, int rows, int cols, int leaf_cols, int n_tok,
+                          const struct leaf_plan *plan);
 float ref_exp(float x);
 float ref_sum(const float *x, int n);                                           /* in 16 lanes */
 void ref_rmsnorm(float *y, const float *x, const float *w, int dim, float eps); /* one row */
@@ -24,7 +30,8 @@ void ref_attention(float *out, const float *q, const float *k, const float *v, i
 
 /* ---- what the tests share ---- */
 
-extern const char *const isa_names[3];
+enum { N_ISA_NAME = 4 };
+extern const char *const isa_names[N_ISA_NAME];
 /* A host device, or NULL where the instruction set is not usable here. */
 struct device *make_device(const char *isa, int n_thread);
 /* Fails on the first difference in bits; any NaN equals any other. */

@@ -239,19 +239,19 @@ static void every_isa_equals_the_reference(void **state) {
     random_init(&r, 11);
     for (int i = 0; i < 24; i++) {
         struct layer l = make_layer(&r, dims[i % 6], i % 2, i / 6 % 2 ? DTYPE_BF16 : DTYPE_F32);
-        struct pool pools[3];
-        for (int k = 0; k < 3; k++) {
+        struct pool pools[N_ISA_NAME];
+        for (int k = 0; k < N_ISA_NAME; k++) {
             pools[k] = make_pool(&l, isa_names[k], random_int(&r, 1, 3));
         }
         /* a prompt, single tokens, a chunk across a block's border */
         const int steps[] = {i % 3 ? 70 : 5, 1, 1, 40, 1};
         for (int s = 0; s < 5; s++) {
             next_step(&r, &l, steps[s], i == 17 || i == 23 ? 300 : 0);
-            for (int k = 0; k < 3; k++) {
+            for (int k = 0; k < N_ISA_NAME; k++) {
                 check_step(&l, &pools[k]);
             }
         }
-        for (int k = 0; k < 3; k++) {
+        for (int k = 0; k < N_ISA_NAME; k++) {
             drop_pool(&pools[k]);
         }
         drop_layer(&l);
@@ -310,7 +310,7 @@ static void later_tokens_are_not_seen(void **state) {
     (void)state;
     struct random r;
     random_init(&r, 14);
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < N_ISA_NAME; i++) {
         struct layer l = make_layer(&r, 32, false, i == 1 ? DTYPE_BF16 : DTYPE_F32);
         struct pool p = make_pool(&l, isa_names[i], 2);
         next_step(&r, &l, 90, POISON_LAST);

@@ -81,7 +81,7 @@ static struct matrix *pack(struct device *d, const struct product *p) {
     struct error err;
     struct matrix *m;
     size_t nonfinite = 0;
-    assert_ok(d->ops->matrix_create(d, p->dtype, p->rows, p->cols, &m, &err), &err);
+    assert_ok(d->ops->matrix_create(d, p->dtype, p->rows, p->cols, 0, &m, &err), &err);
     assert_ok(d->ops->matrix_fill(d, m, 0, p->rows, 0, p->cols, p->dtype, p->stored,
                                   p->cols * dtype_size(p->dtype), &nonfinite, &err),
               &err);
@@ -118,7 +118,7 @@ static void check_product(struct random *r, enum dtype dtype, int rows, int cols
     size_t n = (size_t)(has_plan ? p.plan.n_piece : 1) * n_tok * rows;
     float *want = malloc(n * sizeof *want);
     ref_linear(want, p.x, p.x_stride, p.w, rows, cols, n_tok, has_plan ? &p.plan : NULL);
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < N_ISA_NAME; i++) {
         run_on(&p, isa_names[i], random_int(r, 1, 3), want);
     }
     free(want);
@@ -219,7 +219,7 @@ static void filled_in_parts(void **state) {
         struct matrix *m;
         size_t nonfinite = 0, expected = 0;
         size_t size = dtype_size(p.dtype);
-        assert_ok(d->ops->matrix_create(d, DTYPE_F32, ROWS, COLS, &m, &err), &err);
+        assert_ok(d->ops->matrix_create(d, DTYPE_F32, ROWS, COLS, 0, &m, &err), &err);
         const int row_cuts[] = {0, 3, 20, 21, 40, ROWS};
         const int col_cuts[] = {0, 1, 30, COLS};
         for (int a = 4; a >= 0; a--) {
@@ -254,7 +254,7 @@ static void wrong_fills_are_refused(void **state) {
     uint16_t data[4] = {0};
     size_t n = 0;
     struct device *d = make_device(host_isa_best(), 1);
-    assert_ok(d->ops->matrix_create(d, DTYPE_BF16, 2, 2, &m, &err), &err);
+    assert_ok(d->ops->matrix_create(d, DTYPE_BF16, 2, 2, 0, &m, &err), &err);
     assert_false(d->ops->matrix_fill(d, m, 0, 3, 0, 2, DTYPE_BF16, data, 4, &n, &err));
     assert_int_equal(err.kind, ERROR_SHAPE);
     assert_false(d->ops->matrix_fill(d, m, 0, 2, 1, 2, DTYPE_BF16, data, 4, &n, &err));
@@ -276,11 +276,11 @@ static void empty_matrices_work(void **state) {
     struct matrix *m;
     float x[4] = {1, 2, 3, 4}, y[20] = {7, 7, 7};
     struct device *d = make_device(host_isa_best(), 2);
-    assert_ok(d->ops->matrix_create(d, DTYPE_BF16, 0, 4, &m, &err), &err);
+    assert_ok(d->ops->matrix_create(d, DTYPE_BF16, 0, 4, 0, &m, &err), &err);
     assert_ok(d->ops->linear(d, y, DTYPE_F32, x, 4, m, 1, NULL, &err), &err);
     assert_true(y[0] == 7);
     d->ops->matrix_destroy(d, m);
-    assert_ok(d->ops->matrix_create(d, DTYPE_BF16, 3, 0, &m, &err), &err);
+    assert_ok(d->ops->matrix_create(d, DTYPE_BF16, 3, 0, 0, &m, &err), &err);
     for (int n_tok = 1; n_tok <= 4; n_tok += 3) {
         memset(y, 0xff, sizeof y);
         assert_ok(d->ops->linear(d, y, DTYPE_F32, x, 0, m, n_tok, NULL, &err), &err);

@@ -11,7 +11,7 @@ enum { MAX_DIM = 300, MAX_TOK = 5 };
 /* Runs `check` on every usable instruction set, with several numbers of threads. */
 static void on_every_device(void (*check)(struct device *, struct random *)) {
     struct random r;
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < N_ISA_NAME; i++) {
         for (int n_thread = 1; n_thread <= 3; n_thread++) {
             struct device *d = make_device(isa_names[i], n_thread);
             if (d) {
@@ -157,7 +157,7 @@ static void check_embed(struct device *d, struct random *r) {
     for (int i = 0; i < ROWS * COLS; i++) {
         table[i] = i % 7 == 0 ? 0x8000 : (uint16_t)(random_u64(r) & 0xbfff);
     }
-    assert_ok(d->ops->matrix_create(d, DTYPE_BF16, ROWS, COLS, &m, &err), &err);
+    assert_ok(d->ops->matrix_create(d, DTYPE_BF16, ROWS, COLS, 0, &m, &err), &err);
     assert_ok(
         d->ops->matrix_fill(d, m, 0, ROWS, 0, COLS, DTYPE_BF16, table, 2 * COLS, &nonfinite, &err),
         &err);

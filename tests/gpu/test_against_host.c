@@ -132,7 +132,7 @@ static struct matrix *random_matrix(struct run *run, enum dtype dtype, int rows,
         half[i] = (uint16_t)(bits >> 16);
     }
     bool wide = dtype == DTYPE_F32;
-    assert_ok(run->d->ops->matrix_create(run->d, dtype, rows, cols, &m, &err), &err);
+    assert_ok(run->d->ops->matrix_create(run->d, dtype, rows, cols, 0, &m, &err), &err);
     assert_ok(run->d->ops->matrix_fill(run->d, m, 0, rows, 0, cols, dtype,
                                        wide ? (const void *)x : half,
                                        (size_t)cols * dtype_size(dtype), &n_nonfinite, &err),

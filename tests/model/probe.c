@@ -3,7 +3,7 @@
  * bits of every way to feed a sequence (whole, in chunks, token by token, beside others) against
  * each other.
  *
- *   probe MODEL_DIR EXPECTED.json|- THREADS ISA [KV_DTYPE]
+ *   probe MODEL_DIR EXPECTED.json|- THREADS ISA [KV_DTYPE [q8_0|q4_0]]
  *
  * Rank 0 prints one line per case, "case ID HASH MAXDIFF", for test_bits.py to compare between
  * world sizes, thread counts and instruction sets. Exit 0 when all holds. */
@@ -286,8 +286,9 @@ int main(int argc, char **argv) {
     struct error err;
     int world;
     uint8_t id[COMM_ID_BYTES];
-    if (argc != 5 && argc != 6) {
-        fprintf(stderr, "usage: probe MODEL_DIR EXPECTED.json|- THREADS ISA [KV_DTYPE]\n");
+    if (argc < 5 || argc > 7) {
+        fprintf(stderr,
+                "usage: probe MODEL_DIR EXPECTED.json|- THREADS ISA [KV_DTYPE [q8_0|q4_0]]\n");
         return 2;
     }
     MPI_Init(&argc, &argv);
@@ -301,8 +302,12 @@ int main(int argc, char **argv) {
                                comm_mpi_create(MPI_COMM_WORLD, id, 60, &p.comm, &err);
     struct model_params params = {
         .dir = argv[1], .ctx = CTX, .n_block = N_BLOCK, .max_tok = MAX_TOK};
-    if (argc == 6 && !dtype_from_word(argv[5], &params.kv)) {
+    if (argc > 5 && !dtype_from_word(argv[5], &params.kv)) {
         error_set(&err, ERROR_USAGE, "no dtype '%s'", argv[5]);
+        die("start", &err);
+    }
+    if (argc > 6 && !dtype_from_quantized_word(argv[6], &params.quant)) {
+        error_set(&err, ERROR_USAGE, "no quantized format '%s'", argv[6]);
         die("start", &err);
     }
     p.exact = params.kv == DTYPE_F32;

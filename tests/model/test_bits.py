@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """The promise of equal bits: every world size, thread count and instruction set gives the same
-logits to the last bit, and those agree with the float64 reference; with a KV cache in f32 and in
-bf16, which are not the same.
+logits to the last bit, and those agree with the float64 reference. The same of a KV cache in bf16 and of quantized
+weights, but for the reference.
 
     test_bits.py PROBE MPIEXEC MODELS_DIR DATA_DIR [quick]
 
-quick: every world size, but instruction sets and threads on fewer of them.
+quick: every world size, but instruction sets and threads on fewer of them, and quantized weights on
+fewer of all.
 """
 import os
 import subprocess
@@ -30,53 +31,57 @@ def isas():
         found.append("avx2")
     if " avx512f" in flags and " avx512vl" in flags:
         found.append("avx512")
+        if " avx512_vnni" in flags:
+            found.append("avx512vnni")
     return found
 
 
-def run(model, expected, world, threads, isa, kv):
+def run(model, expected, world, threads, isa, mode):
     launch = [MPIEXEC, "-n", str(world)] if world > 1 else []
-    done = subprocess.run(launch + [PROBE, model, expected, str(threads), isa, kv],
+    done = subprocess.run(launch + [PROBE, model, expected, str(threads), isa, *mode],
                           capture_output=True, text=True, timeout=300,
                           env=dict(os.environ, OMP_WAIT_POLICY="passive"))
     if done.returncode != 0:
-        sys.exit(f"{model} np={world} threads={threads} isa={isa} kv={kv}: exit {done.returncode}\n"
+        sys.exit(f"{model} np={world} threads={threads} isa={isa} {mode}: exit {done.returncode}\n"
                  f"{done.stdout}{done.stderr}")
     lines = [l.split() for l in done.stdout.splitlines() if l.startswith("case ")]
     return {l[1]: l[2] for l in lines}, max(float(l[3]) for l in lines)
 
 
-def combinations(worlds, quick):
-    """(world, threads, isa) to compare; the first is what the others must equal."""
-    best = isas()[-1]
-    runs = [(w, 1, best) for w in worlds] + [(1, 2, best), (2, 2, best)]
-    for isa in isas()[:-1]:
-        runs += [(1, 1, isa)] if quick else [(w, t, isa) for w in worlds for t in (1, 2)]
-    if not quick:
-        runs += [(w, 2, best) for w in worlds[2:]]
-    return runs
-
-
-def compare(name, model, expected, runs, kv):
-    """The hashes that all of them have."""
+def compare(name, model, expected, runs, mode):
+    """The runs' hashes, which must be equal."""
     reference = None
     for world, threads, isa in runs:
-        hashes, worst = run(model, expected, world, threads, isa, kv)
-        reference = reference or hashes
+        hashes, worst = run(model, expected, world, threads, isa, mode)
+        if reference is None:
+            reference = hashes
         same = hashes == reference
-        print(f"{name:14} np {world}  threads {threads}  {isa:8} KV {kv:4}  cases {len(hashes)}  "
-              f"max |dlogit| {worst:.2e}  bits {'equal' if same else 'DIFFER'}", flush=True)
+        print(f"{name:14} {' '.join(mode):8} np {world}  threads {threads}  {isa:10} "
+              f"cases {len(hashes)}  max |dlogit| {worst:.2e}  bits {'equal' if same else 'DIFFER'}",
+              flush=True)
         if not same:
-            sys.exit(f"{name}: bits differ at np={world} threads={threads} isa={isa} kv={kv}")
+            sys.exit(f"{name} {mode}: bits differ at np={world} threads={threads} isa={isa}")
     return reference
 
 
+def all_runs(worlds):
+    best = isas()[-1]
+    runs = [(w, 1, best) for w in worlds] + [(1, 2, best), (2, 2, best)]
+    for isa in isas()[:-1]:
+        runs += [(1, 1, isa)] if QUICK else [(w, t, isa) for w in worlds for t in (1, 2)]
+    return runs if QUICK else runs + [(w, 2, best) for w in worlds[2:]]
+
+
 def main():
+    best = isas()[-1]
+    few = [(1, 1, best), (2, 1, best), (3, 2, best)] + [(1, 1, isa) for isa in isas()[:-1]]
     for name, model, expected, worlds in CASES:
-        f32 = compare(name, model, expected, combinations(worlds, QUICK), "f32")
-        few = [1, 2, 3] if QUICK else worlds
-        bf16 = compare(name, model, expected, combinations(few, QUICK), "bf16")
-        if any(f32[case] == bf16[case] for case in f32):
-            sys.exit(f"{name}: a KV cache in bf16 changed nothing")
+        seen = [compare(name, model, expected, all_runs(worlds), ("f32",))]
+        for mode in (("bf16",), ("f32", "q8_0"), ("f32", "q4_0")):
+            hashes = compare(name, model, "-" if mode[1:] else expected, few if QUICK else all_runs(worlds), mode)
+            if hashes in seen:
+                sys.exit(f"{name} {mode}: the same bits as before: it changed nothing")
+            seen.append(hashes)
 
 
 main()

@@ -124,6 +124,38 @@ static void rows_are_padded_to_panels(void **state) {
     assert_int_equal(of(&c, 1, 0, &params).kv, 64ull * 64 * 32 * 4 * 2);
 }
 
+/* 34 and 18 bytes for 32 weights; groups of the leaves of o begin with each head. */
+static void quantized_groups_are_counted(void **state) {
+    (void)state;
+    struct model_config c = qwen3_small();
+    uint64_t norms = 4 * (28ull * (2048 + 256) + 1024);
+    uint64_t numbers = (of(&c, 1, 0, &params).weights - norms) / 2;
+    struct footprint_params q8 = params, q4 = params;
+    q8.dtype = DTYPE_Q8_0;
+    q4.dtype = DTYPE_Q4_0;
+    assert_int_equal(of(&c, 1, 0, &q8).weights, numbers / 32 * 34 + norms);
+    assert_int_equal(of(&c, 1, 0, &q4).weights, numbers / 32 * 18 + norms);
+    struct device *host;
+    struct error err = {0};
+    const struct host_options options = {.n_thread = 1};
+    assert_ok(host_device_create(&options, &host, &err), &err);
+    c.head_dim = 80, c.hidden = 1000, c.intermediate = 3000; /* groups that are cut short */
+    struct footprint_params with_device = q8;
+    with_device.device = host;
+    for (int rank = 0; rank < 3; rank++) {
+        assert_int_equal(of(&c, 3, rank, &with_device).weights, of(&c, 3, rank, &q8).weights);
+    }
+    for (int wide = 0; wide < 2; wide++) {
+        c.intermediate = wide ? 3000 : 100;
+        struct shard_dims dims = footprint_dims(&c);
+        struct shard s;
+        assert_ok(shard_compute(&s, &dims, 1, 0, &err), &err);
+        /* 3000 columns, or 16 heads of 3 groups */
+        assert_int_equal(footprint_widest_groups(&c, &s), wide ? 94 : 48);
+    }
+    device_destroy(host);
+}
+
 /* What decides is the communicator, not the device: GPUs may compute in f32, too. */
 static void partial_sums_are_counted_as_they_travel(void **state) {
     (void)state;
@@ -210,6 +242,7 @@ int main(void) {
         cmocka_unit_test(parts_add_up_where_they_divide),
         cmocka_unit_test(options_add_what_they_add),
         cmocka_unit_test(rows_are_padded_to_panels),
+        cmocka_unit_test(quantized_groups_are_counted),
         cmocka_unit_test(partial_sums_are_counted_as_they_travel),
         cmocka_unit_test(the_largest_config_saturates),
         cmocka_unit_test(mixed_matrices_count_as_the_widest),

@@ -12,6 +12,7 @@ DATA = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../data/kjv")
 MODEL = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../models/kjv-qwen3-3m")
 TOKEN_TOLERANCE = 5e-4  # nats; float32 arithmetic was seen to stay within 5e-5 on logits
 MEAN_TOLERANCE = 2e-5
+MOST_PERPLEXITY = {"q8_0": 1.01, "q4_0": 1.10}  # of the float64 reference's: what --quant may cost
 
 
 def load(name):
@@ -31,6 +32,21 @@ class TestKjv(unittest.TestCase):
             count += len(got["logprobs"])
         self.assertEqual(count, reference["tokens_scored"])
         self.assertLess(abs(total / count - reference["mean_nll"]), MEAN_TOLERANCE)
+
+    def test_likelihood_of_quantized_weights(self):
+        reference = load("heldout-excerpt-nll.json")
+        means = []
+        for quant, most in MOST_PERPLEXITY.items():
+            total = 0.0
+            for passage in reference["passages"]:
+                got = PROGRAM.json(2, "score", "--quant", quant, "--ids", joined(passage["ids"]))
+                total -= math.fsum(got["logprobs"])
+            means.append(total / reference["tokens_scored"])
+            ratio = math.exp(means[-1] - reference["mean_nll"])
+            print(f"{quant}: {ratio:.4f} times the perplexity")
+            self.assertLess(ratio, most, quant)
+        self.assertNotAlmostEqual(means[0], reference["mean_nll"], 5)  # it was quantized
+        self.assertNotAlmostEqual(means[1], means[0], 5)
 
     def test_greedy_ids(self):
         for ranks in (1, 3):

@@ -4,6 +4,7 @@ tests/data/smollm2-135m.json. LOCKSTEP_SMOLLM2 names the directory that scripts/
 without it this test is skipped."""
 import array
 import json
+import math
 import os
 import sys
 import tempfile
@@ -12,7 +13,9 @@ import unittest
 from program import Program, joined
 
 DATA = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../data/smollm2-135m.json")
+PROSE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../data/prose.txt")
 TOKEN_TOLERANCE = 2e-3  # nats, for one token
+MOST_PERPLEXITY = 1.01  # of the stored weights': what --quant q8_0 may cost
 
 
 class TestSmolLM2(unittest.TestCase):
@@ -44,6 +47,17 @@ class TestSmolLM2(unittest.TestCase):
             self.assertLess(abs(min(logits) - last["min"]), tolerance)
 
         self.cases(check)
+
+    def test_perplexity_of_quantized_weights(self):
+        """Of Q4_0's nothing is asked: these weights have been in 4 bits before, in another grid."""
+        def mean(*words):
+            got = PROGRAM.json(2, "score", "--file", PROSE, *words)
+            return -math.fsum(got["logprobs"]) / len(got["logprobs"])
+
+        stored = mean()
+        ratios = {q: math.exp(mean("--quant", q) - stored) for q in ("q8_0", "q4_0")}
+        print(f"times the perplexity: {ratios}")
+        self.assertLess(ratios["q8_0"], MOST_PERPLEXITY)
 
     def test_greedy_ids(self):
         def check(case):

@@ -122,7 +122,8 @@ static struct message example(enum message_type type) {
                                        .max_tok = 256,
                                        .kv_dtype = "bf16",
                                        .measure = 1,
-                                       .file = 3};
+                                       .file = 3,
+                                       .quant = "q8_0"};
         break;
     case MESSAGE_LOADED:
         m.loaded = (struct message_loaded){.bytes = 1u << 30,

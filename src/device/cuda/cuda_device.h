@@ -157,9 +157,10 @@ bool cuda_scratch(struct cuda_device *, size_t bytes, void **out, struct error *
 void cuda_scratch_drop(struct cuda_device *);
 
 /* ---- cuda_matrix.c ---- */
-size_t cuda_matrix_bytes(const struct device *, enum dtype dtype, int rows, int cols);
-bool cuda_matrix_create(struct device *, enum dtype dtype, int rows, int cols, struct matrix **out,
-                        struct error *err);
+size_t cuda_matrix_bytes(const struct device *, enum dtype dtype, int rows, int cols,
+                         int leaf_cols);
+bool cuda_matrix_create(struct device *, enum dtype dtype, int rows, int cols, int leaf_cols,
+                        struct matrix **out, struct error *err);
 bool cuda_matrix_fill(struct device *, struct matrix *, int row, int n_rows, int col, int n_cols,
                       enum dtype src_dtype, const void *src, size_t src_stride, size_t *n_nonfinite,
                       struct error *err);

@@ -7,14 +7,20 @@
 #include "base/widen.h"
 #include "device/cuda/cuda_device.h"
 
-size_t cuda_matrix_bytes(const struct device *d, enum dtype dtype, int rows, int cols) {
+size_t cuda_matrix_bytes(const struct device *d, enum dtype dtype, int rows, int cols,
+                         int leaf_cols) {
     (void)dtype;
+    (void)leaf_cols;
     return (size_t)rows * (size_t)cols * dtype_size(d->act);
 }
 
-bool cuda_matrix_create(struct device *d, enum dtype dtype, int rows, int cols, struct matrix **out,
-                        struct error *err) {
-    size_t bytes = cuda_matrix_bytes(d, dtype, rows, cols);
+bool cuda_matrix_create(struct device *d, enum dtype dtype, int rows, int cols, int leaf_cols,
+                        struct matrix **out, struct error *err) {
+    if (dtype_is_quantized(dtype)) {
+        return error_set(err, ERROR_UNSUPPORTED, "%s: quantized weights are for the host alone",
+                         dtype_name(dtype));
+    }
+    size_t bytes = cuda_matrix_bytes(d, dtype, rows, cols, leaf_cols);
     struct matrix *m = calloc(1, sizeof *m);
     if (!m) {
         return error_set(err, ERROR_MEMORY, "no memory for a matrix");

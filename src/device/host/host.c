@@ -24,6 +24,12 @@ static bool has_avx512(void) {
 }
 #endif
 
+#if HAVE_AVX512VNNI
+static bool has_avx512vnni(void) {
+    return has_avx512() && __builtin_cpu_supports("avx512vnni");
+}
+#endif
+
 static bool always(void) {
     return true;
 }
@@ -39,6 +45,9 @@ static const struct {
 #endif
 #if HAVE_AVX512
     {&host_kernels_avx512, has_avx512},
+#endif
+#if HAVE_AVX512VNNI
+    {&host_kernels_avx512vnni, has_avx512vnni},
 #endif
 };
 

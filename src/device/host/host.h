@@ -29,6 +29,8 @@ struct matrix {
     enum dtype dtype;
     int rows;
     int cols;
+    int leaf_cols; /* columns after which groups start anew; 0: none do */
+    int n_unit;    /* of a row: columns or, quantized, groups */
     size_t panel_bytes;
     size_t bytes;
     unsigned char *data; /* owns */
@@ -62,9 +64,14 @@ bool host_team_run(struct host_device *, int n_item, host_work *work, void *ctx,
 struct range host_team_part(int total, int n, int i);
 
 /* ---- matrices: host_matrix.c ---- */
-size_t host_matrix_bytes(const struct device *, enum dtype dtype, int rows, int cols);
-bool host_matrix_create(struct device *, enum dtype dtype, int rows, int cols, struct matrix **out,
-                        struct error *err);
+size_t host_matrix_bytes(const struct device *, enum dtype dtype, int rows, int cols,
+                         int leaf_cols);
+bool host_matrix_create(struct device *, enum dtype dtype, int rows, int cols, int leaf_cols,
+                        struct matrix **out, struct error *err);
+/* Whether a group, or a column of what is not quantized, begins or the row ends at column col. */
+bool host_matrix_has_bound(const struct matrix *, int col);
+/* Row `row` as f32. */
+void host_matrix_row(const struct matrix *, int row, float *y);
 bool host_matrix_fill(struct device *, struct matrix *, int row, int n_rows, int col, int n_cols,
                       enum dtype src_dtype, const void *src, size_t src_stride, size_t *n_nonfinite,
                       struct error *err);

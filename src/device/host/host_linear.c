@@ -2,17 +2,19 @@
 
 #include <string.h>
 
-static bool check_plan(const struct leaf_plan *plan, int cols, struct error *err) {
+static bool check_plan(const struct leaf_plan *plan, const struct matrix *w, struct error *err) {
     bool ok = plan->n_leaf >= 1 && plan->n_leaf <= LEAF_TREE_MAX_LEAVES && plan->n_piece >= 1 &&
               plan->n_piece <= LEAF_TREE_MAX_PIECES && plan->bounds[0] >= 0;
     for (int l = 0; ok && l < plan->n_leaf; l++) {
-        ok = plan->bounds[l] <= plan->bounds[l + 1] && plan->bounds[l + 1] <= cols;
+        ok = plan->bounds[l] <= plan->bounds[l + 1] && plan->bounds[l + 1] <= w->cols &&
+             host_matrix_has_bound(w, plan->bounds[l]) &&
+             host_matrix_has_bound(w, plan->bounds[l + 1]);
     }
     for (int p = 0; ok && p < plan->n_piece; p++) {
         const struct leaf_run *run = &plan->pieces[p];
         ok = run->first >= 0 && run->count >= 1 && run->count <= plan->n_leaf - run->first;
     }
-    return ok || error_set(err, ERROR_SHAPE, "a leaf plan that does not fit %d columns", cols);
+    return ok || error_set(err, ERROR_SHAPE, "a leaf plan that does not fit %d columns", w->cols);
 }
 
 /* Blocks of accumulators that a tree over n leaves keeps at a time. */
@@ -37,11 +39,25 @@ static size_t block_bytes(int n_tok) {
     return (size_t)n_tok * LINEAR_MAX_PANELS * VEC_WIDTH * sizeof(float);
 }
 
+static const struct linear_tiles *tiles_of(const struct host_device *h, enum dtype dtype) {
+    return dtype_is_quantized(dtype) ? h->kernels->quantized : h->kernels->plain;
+}
+
+/* Bytes of a unit of one token. */
+static size_t token_unit(enum dtype dtype) {
+    return dtype_is_quantized(dtype) ? TOKEN_GROUP_BYTES : sizeof(float);
+}
+
+/* Tiles are of equal size, so that each may be padded by a token. */
+static size_t packed_bytes(const struct host_device *h, enum dtype dtype, int n_tok, int n_unit) {
+    size_t tok = (size_t)n_tok + (size_t)(n_tok / tiles_of(h, dtype)->max_tok) + 1;
+    return tok * (size_t)n_unit * token_unit(dtype);
+}
+
 bool host_linear_reserve(struct host_device *h, const struct batch_limits *l, struct error *err) {
-    int max_tile = h->kernels->linear_max_tile;
-    /* Tiles are of equal size, so that each may be padded by a token. */
-    size_t tok = (size_t)l->max_tok + (size_t)(l->max_tok / max_tile) + 1;
-    return host_scratch_reserve(&h->x, tok * (size_t)l->max_cols * sizeof(float), err) &&
+    return host_scratch_reserve(&h->x, packed_bytes(h, DTYPE_F32, l->max_tok, l->max_cols), err) &&
+           host_scratch_reserve(&h->x, packed_bytes(h, DTYPE_Q8_0, l->max_tok, l->max_groups),
+                                err) &&
            host_team_reserve(h, h->n_thread,
                              block_bytes(LINEAR_CHUNK) * (size_t)tree_levels(l->max_leaves), err);
 }
@@ -49,9 +65,10 @@ bool host_linear_reserve(struct host_device *h, const struct batch_limits *l, st
 struct linear_call {
     struct host_device *device;
     struct linear_job job;
+    const struct matrix *w;
     const float *x;
     size_t x_stride;
-    float *packed;
+    unsigned char *packed;
     int n_tile;
     int n_panel;
     int n_chunk; /* cuts of the tiles, outer */
@@ -60,31 +77,57 @@ struct linear_call {
     int group_panels;
 };
 
-/* Tokens of a tile side by side, column by column; missing ones are zero. */
+/* Token t of a tile, all of it; from NULL: there is none, and it is zero. */
+static void pack_token(const struct linear_call *call, float *to, int t, const float *from) {
+    int n = call->job.tile_tok;
+    for (int i = 0; i < call->job.n_unit; i++) {
+        to[(size_t)i * n + t] = from ? from[i] : 0;
+    }
+}
+
+static void quantize_token(const struct linear_call *call, unsigned char *tile, int t,
+                           const float *from) {
+    const struct matrix *w = call->w;
+    int leaf = w->leaf_cols ? w->leaf_cols : w->cols;
+    for (int c = 0; c < w->cols; c += leaf) {
+        int n = w->cols - c < leaf ? w->cols - c : leaf;
+        size_t unit = (size_t)dtype_units(w->dtype, c, w->leaf_cols);
+        call->device->kernels->quantize_token(tile + unit * call->job.x_unit + 4 * t, from + c, n,
+                                              call->job.tile_tok, w->dtype);
+    }
+}
+
+/* Tokens of a tile side by side, unit by unit. */
 static void pack_tile(void *ctx, int tile, void *scratch) {
     (void)scratch;
     const struct linear_call *call = ctx;
-    int n = call->job.tile_tok;
-    int cols = call->job.cols;
-    float *to = call->packed + (size_t)tile * cols * n;
-    for (int t = 0; t < n; t++) {
-        int m = tile * n + t;
-        bool missing = m >= call->job.n_tok;
-        const float *from = call->x + (missing ? 0 : m * call->x_stride);
-        for (int i = 0; i < cols; i++) {
-            to[(size_t)i * n + t] = missing ? 0 : from[i];
+    const struct linear_job *job = &call->job;
+    size_t bytes = (size_t)job->n_unit * job->x_unit;
+    unsigned char *to = call->packed + (size_t)tile * bytes;
+    bool quantized = dtype_is_quantized(job->dtype);
+    if (quantized && (tile + 1) * job->tile_tok > job->n_tok) {
+        memset(to, 0, bytes);
+    }
+    for (int t = 0; t < job->tile_tok; t++) {
+        int m = tile * job->tile_tok + t;
+        const float *from = m < job->n_tok ? call->x + m * call->x_stride : NULL;
+        if (!quantized) {
+            pack_token(call, (float *)(void *)to, t, from);
+        } else if (from) {
+            quantize_token(call, to, t, from);
         }
     }
 }
 
 static bool pack_tokens(struct linear_call *call, struct error *err) {
     struct host_device *h = call->device;
-    if (call->job.tile_tok == 1 || call->job.cols == 0) { /* packed as it stands */
-        call->job.x = call->x;
+    bool as_it_stands = call->job.tile_tok == 1 && !dtype_is_quantized(call->job.dtype);
+    if (as_it_stands || call->job.n_unit == 0) {
+        call->job.x = (const unsigned char *)call->x;
         return true;
     }
-    size_t floats = (size_t)call->n_tile * call->job.cols * call->job.tile_tok;
-    if (!host_scratch_reserve(&h->x, floats * sizeof(float), err)) {
+    size_t bytes = (size_t)call->n_tile * call->job.n_unit * call->job.x_unit;
+    if (!host_scratch_reserve(&h->x, bytes, err)) {
         return false;
     }
     call->packed = h->x.data;
@@ -121,7 +164,7 @@ static void cut_work(struct linear_call *call) {
         call->n_group = h->n_thread < call->n_panel ? h->n_thread : call->n_panel;
         return;
     }
-    call->group_panels = h->kernels->linear_panels[call->job.tile_tok];
+    call->group_panels = tiles_of(h, call->w->dtype)->panels[call->job.tile_tok];
     call->n_group = (call->n_panel + call->group_panels - 1) / call->group_panels;
     int most = LINEAR_CHUNK / call->job.tile_tok;
     call->n_chunk = (call->n_tile + most - 1) / most;
@@ -130,6 +173,18 @@ static void cut_work(struct linear_call *call) {
     }
     call->chunk_tiles = (call->n_tile + call->n_chunk - 1) / call->n_chunk;
     call->n_chunk = (call->n_tile + call->chunk_tiles - 1) / call->chunk_tiles;
+}
+
+/* The plan's bounds, as they are or in `units`. */
+static const int *bounds_in_units(const struct leaf_plan *plan, const struct matrix *w,
+                                  int units[]) {
+    if (!dtype_is_quantized(w->dtype)) {
+        return plan->bounds;
+    }
+    for (int l = 0; l <= plan->n_leaf; l++) {
+        units[l] = dtype_units(w->dtype, plan->bounds[l], w->leaf_cols);
+    }
+    return units;
 }
 
 bool host_linear(struct device *d, void *y, enum dtype y_dtype, const void *x, size_t x_stride,
@@ -149,27 +204,30 @@ bool host_linear(struct device *d, void *y, enum dtype y_dtype, const void *x, s
         return error_set(err, ERROR_SHAPE, "%d tokens of %zu values for %d columns", n_tok,
                          x_stride, w->cols);
     }
-    if (!check_plan(plan, w->cols, err)) {
+    if (!check_plan(plan, w, err)) {
         return false;
     }
     if (n_tok == 0 || w->rows == 0) {
         return true;
     }
-    struct linear_call call = {.device = h, .x = x, .x_stride = x_stride};
-    int max_tile = h->kernels->linear_max_tile;
+    struct linear_call call = {.device = h, .w = w, .x = x, .x_stride = x_stride};
+    int max_tile = tiles_of(h, w->dtype)->max_tok;
     call.n_tile = (n_tok + max_tile - 1) / max_tile;
     int tile_tok = (n_tok + call.n_tile - 1) / call.n_tile;
     call.n_tile = (n_tok + tile_tok - 1) / tile_tok;
+    int units[LEAF_TREE_MAX_LEAVES + 1];
     call.n_panel = (w->rows + VEC_WIDTH - 1) / VEC_WIDTH;
     call.job = (struct linear_job){.y = y,
                                    .w = w->data,
                                    .panel_bytes = w->panel_bytes,
                                    .dtype = w->dtype,
                                    .rows = w->rows,
-                                   .cols = w->cols,
+                                   .n_unit = w->n_unit,
+                                   .x_unit = (size_t)tile_tok * token_unit(w->dtype),
                                    .n_tok = n_tok,
                                    .tile_tok = tile_tok,
-                                   .plan = plan};
+                                   .plan = plan,
+                                   .bounds = bounds_in_units(plan, w, units)};
     cut_work(&call);
     size_t scratch = block_bytes(call.chunk_tiles * tile_tok) * (size_t)plan_levels(plan);
     return pack_tokens(&call, err) &&

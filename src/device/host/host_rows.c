@@ -2,8 +2,6 @@
 
 #include <string.h>
 
-#include "base/widen.h"
-
 /* Below so many values a second thread costs more than it brings. */
 enum { WORTH_A_TEAM = 32768 };
 
@@ -93,10 +91,9 @@ bool host_add_bias(struct device *d, void *x, enum dtype x_dtype, const float *b
 }
 
 static void embed_row(float *y, const struct matrix *table, int row) {
-    const unsigned char *panel = table->data + (size_t)(row / VEC_WIDTH) * table->panel_bytes;
+    host_matrix_row(table, row, y);
     for (int i = 0; i < table->cols; i++) {
-        float v = widen_at(table->dtype, panel, (size_t)i * VEC_WIDTH + row % VEC_WIDTH);
-        y[i] = v == 0 ? 0 : v;
+        y[i] = y[i] == 0 ? 0 : y[i];
     }
 }
 

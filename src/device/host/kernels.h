@@ -4,7 +4,12 @@
  *
  * A packed matrix is a run of panels. Panel p holds rows [16 p, 16 p + 16), interleaved: its
  * element (row r, column i) is at i * 16 + r % 16, in the stored dtype. The last one is padded with
- * zeros. So a column of a panel is one vector, and a lane of it is one output. */
+ * zeros. So a column of a panel is one vector, and a lane of it is one output.
+ *
+ * Of a quantized matrix, a panel is a run of groups, each with the f16 scales of the 16 rows and
+ * then vectors of 64 bytes, of 4 columns: bytes [4 r, 4 r + 4) are row r's. Q8_0: vector v holds
+ * columns 4 v + (0 .. 3), as q + 128. Q4_0: vector v holds those in its low nibbles and columns
+ * 16 + 4 v + (0 .. 3) in its high ones, as q + 8. */
 #pragma once
 
 #include <stdbool.h>
@@ -14,12 +19,13 @@
 #include "device/device.h"
 
 enum {
-    VEC_WIDTH = 16,        /* lanes, and rows of a panel */
-    LINEAR_MAX_TILE = 8,   /* tokens of a tile, at most */
-    LINEAR_MAX_PANELS = 8, /* panels of a tile, at most */
-    LINEAR_CHUNK = 96,     /* tokens of a work item, about */
-    PACK_COLUMNS = 128,    /* columns that are packed at a time */
-    KV_PANEL_VECS = 2,     /* vectors side by side in a panel of the KV cache */
+    VEC_WIDTH = 16,         /* lanes, and rows of a panel */
+    LINEAR_MAX_TILE = 8,    /* tokens of a tile, at most */
+    LINEAR_MAX_PANELS = 8,  /* panels of a tile, at most */
+    LINEAR_CHUNK = 96,      /* tokens of a work item, about */
+    TOKEN_GROUP_BYTES = 40, /* of one token's quantized group */
+    PACK_COLUMNS = 128,     /* columns that are packed at a time */
+    KV_PANEL_VECS = 2,      /* vectors side by side in a panel of the KV cache */
     KV_PANEL = KV_PANEL_VECS * VEC_WIDTH,
     ATTENTION_MAX_ROWS = 24, /* query rows (token, head) of a work item */
 };
@@ -52,16 +58,24 @@ static inline size_t kv_v_at(enum dtype kv, int dim, int position) {
 
 /* One call of linear(), shared by its threads. */
 struct linear_job {
-    float *y;       /* [n_piece][n_tok][rows] */
-    const float *x; /* tiles of tile_tok tokens, each [cols][tile_tok]; the last padded */
+    float *y;               /* [n_piece][n_tok][rows] */
+    const unsigned char *x; /* tiles of tile_tok tokens, each [n_unit][x_unit]; the last padded */
+    size_t x_unit; /* bytes of a unit of all tokens of a tile: tile_tok floats, or groups */
     const unsigned char *w;
     size_t panel_bytes;
     enum dtype dtype;
     int rows;
-    int cols;
+    int n_unit; /* a row's columns or, quantized, groups */
     int n_tok;
     int tile_tok;
     const struct leaf_plan *plan;
+    const int *bounds; /* the plan's, in units */
+};
+
+/* How large the tiles of a product are. */
+struct linear_tiles {
+    int max_tok;                     /* tokens that one pass over the weights serves */
+    int panels[LINEAR_MAX_TILE + 1]; /* of a tile of so many tokens */
 };
 
 struct range {
@@ -119,9 +133,15 @@ struct rope_job {
 
 struct host_kernels {
     const char *name;
-    int linear_max_tile;                    /* tokens that one pass over the weights serves */
-    int linear_panels[LINEAR_MAX_TILE + 1]; /* panels of a tile of so many tokens */
+    const struct linear_tiles *plain;     /* of weights that are not quantized */
+    const struct linear_tiles *quantized; /* of those that are */
 
+    /* One token's n columns, in groups of 32 of which the last is padded, as a group of a tile of
+     * tile_tok tokens is laid out: d_x f32 [tile_tok], start int32 [tile_tok], then, of every 4
+     * columns, int8 [tile_tok][4]; to: where the token's d_x is. start is what the sum of a group
+     * begins with, as weights of that dtype are stored with something added. */
+    void (*quantize_token)(unsigned char *to, const float *x, int n, int tile_tok,
+                           enum dtype dtype);
     /* Computes y for the given panels and tiles. scratch: one block of n_tile * tile_tok *
      * LINEAR_MAX_PANELS * VEC_WIDTH floats for every level of the plan's deepest tree. */
     void (*linear)(const struct linear_job *, struct range panels, struct range tiles,
@@ -153,6 +173,10 @@ struct host_kernels {
     /* to[i][r] = rows[r][i] for 16 rows of n <= PACK_COLUMNS elements of 2 or 4 bytes each; rows at
      * any alignment. */
     void (*interleave)(void *to, const unsigned char *const *rows, int n, size_t element);
+    /* Quantizes n columns of one row of a panel to whole groups, the last padded. to: the panel's
+     * first of these groups. */
+    void (*quantize_row)(unsigned char *to, int row, const unsigned char *from, int n,
+                         enum dtype from_dtype, enum dtype dtype);
     /* NaN and infinite values among n elements at any alignment. */
     int (*count_nonfinite)(enum dtype dtype, const unsigned char *p, int n);
 
@@ -172,3 +196,4 @@ const struct host_kernels *host_kernels_best(void);
 extern const struct host_kernels host_kernels_generic;
 extern const struct host_kernels host_kernels_avx2;
 extern const struct host_kernels host_kernels_avx512;
+extern const struct host_kernels host_kernels_avx512vnni;

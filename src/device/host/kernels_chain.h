@@ -1,9 +1,10 @@
-/* The one inner loop: chains for a tile of T rows of x by P vectors of w, in registers.
+/* The inner loop of what is not quantized: chains for a tile of T rows of x by P vectors of w, in
+ * registers.
  *
  * acc[t][p] = fma(w[p][i], x[t][i], acc[t][p]) for i = 0 .. n-1 in order, lanes being independent
- * outputs. It serves linear (w = panels, of any dtype), attention's scores (w = columns of K, lanes
- * = positions) and its weighted sum (w = columns of V, lanes = dimensions). Cutting i into several
- * calls, with the accumulators kept in memory between them, does not change a bit. */
+ * outputs. It serves linear (w = panels, not quantized), attention's scores (w = columns of K,
+ * lanes = positions) and its weighted sum (w = columns of V, lanes = dimensions). Cutting i into
+ * several calls, with the accumulators kept in memory between them, does not change a bit. */
 #pragma once
 
 #if defined(__clang__)
@@ -16,7 +17,7 @@
 struct chain_args {
     float *acc;           /* [T][acc_step], of which P * VEC_WIDTH are used */
     size_t acc_step;      /* floats */
-    const float *x;       /* linear: [n][T]; attention: T rows, x_step apart */
+    const float *x;       /* linear: [n][T], or T groups n times; attention: T rows, x_step apart */
     size_t x_step;        /* floats; attention only */
     const void *const *w; /* P addresses */
     size_t ahead;         /* bytes from what is read to what is prefetched; wraps around */
@@ -93,18 +94,6 @@ ALWAYS_INLINE void chain_tile(const int T, const int P, const enum dtype dtype, 
     LINEAR_CHAIN(T, P, DTYPE_BF16)                                                                 \
     LINEAR_CHAIN(T, P, DTYPE_F16)
 LINEAR_TILES(LINEAR_CHAINS)
-
-static chain_fn *const linear_chains[DTYPE_COUNT][LINEAR_MAX_TILE + 1] = {
-#define ENTRY(T, P) [T] = linear_chain_DTYPE_F32_##T,
-    [DTYPE_F32] = {LINEAR_TILES(ENTRY)},
-#undef ENTRY
-#define ENTRY(T, P) [T] = linear_chain_DTYPE_BF16_##T,
-    [DTYPE_BF16] = {LINEAR_TILES(ENTRY)},
-#undef ENTRY
-#define ENTRY(T, P) [T] = linear_chain_DTYPE_F16_##T,
-    [DTYPE_F16] = {LINEAR_TILES(ENTRY)},
-#undef ENTRY
-};
 
 /* Attention has tiles of up to ATTENTION_TILE rows by ATTENTION_VECS vectors, or by one panel of
  * its own: kernels.h. */

@@ -57,7 +57,7 @@ static int kernel_int8_peak(long rounds, float *sink) {
     }
     for (long r = 0; r < rounds; r++) {
         UNROLL for (int i = 0; i < PEAK_CHAINS; i++) {
-            acc[i] = ivec_dot(acc[i], x);
+            acc[i] = ivec_dot_self(acc[i], x);
         }
     }
     uint32_t sum = 0;

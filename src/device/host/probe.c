@@ -8,7 +8,6 @@
 #include "base/flight.h"
 #include "config.h"
 #include "device/host/host.h"
-#include "device/host/probe_vnni.h"
 
 /* What is read side by side, and how far ahead of it is prefetched. */
 static const struct pattern {
@@ -42,7 +41,6 @@ struct probe {
     int window;   /* the next */
     const struct pattern *pattern;
     double read_best;
-    peak_kernel *int8; /* the best of this CPU, within the device's instruction set */
     peak_kernel *peak; /* that runs */
     int per_round;     /* its multiply-adds */
     long rounds;
@@ -115,7 +113,7 @@ double probe_fma(struct probe *p) {
 }
 
 double probe_int8(struct probe *p) {
-    return peak(p, p->int8);
+    return peak(p, p->device->kernels->int8_peak);
 }
 
 const char *probe_limit_name(enum probe_limit which) {
@@ -144,16 +142,6 @@ double probe_measure(struct probe *p, enum probe_limit which, double seconds) {
         flight_pulse(now);
     } while (now < end);
     return n / per_unit;
-}
-
-/* VNNI belongs to no instruction set of ours, but to most CPUs that have AVX-512. */
-static peak_kernel *int8_kernel(const struct host_kernels *kernels) {
-#if HAVE_AVX512VNNI
-    if (strcmp(kernels->name, "avx512") == 0 && __builtin_cpu_supports("avx512vnni")) {
-        return probe_vnni_peak;
-    }
-#endif
-    return kernels->int8_peak;
 }
 
 static int compare(const void *a, const void *b) {
@@ -189,7 +177,6 @@ bool probe_create(struct device *d, size_t bytes, struct probe **out, struct err
         return error_set(err, ERROR_MEMORY, "no memory for a probe");
     }
     p->device = host_of(d);
-    p->int8 = int8_kernel(p->device->kernels);
     p->n_window = (int)(bytes / p->device->n_thread / WINDOW) + 1;
     p->bytes = (size_t)p->n_window * p->device->n_thread * WINDOW;
     p->data = host_memory_alloc(p->bytes);

@@ -144,10 +144,71 @@ static inline float vec_max_lane(struct vec a) {
     return _mm_cvtss_f32(_mm_max_ss(s2, _mm_movehdup_ps(s2)));
 }
 
-/* Sixteen 32-bit sums of products of bytes; that of pairs saturates at 16 bits. */
+/* ---- quantized groups ---- */
+
 struct ivec {
     __m256i lo, hi;
 };
+
+struct bytes {
+    __m256i lo, hi; /* rows 0..7 in lo */
+};
+
+static inline struct bytes bytes_load(const unsigned char *p) {
+    return (struct bytes){_mm256_loadu_si256((const __m256i_u *)p),
+                          _mm256_loadu_si256((const __m256i_u *)(p + 32))};
+}
+
+static inline struct bytes bytes_low(struct bytes b) {
+    const __m256i nibble = _mm256_set1_epi8(15);
+    return (struct bytes){_mm256_and_si256(b.lo, nibble), _mm256_and_si256(b.hi, nibble)};
+}
+
+static inline struct bytes bytes_high(struct bytes b) {
+    return bytes_low((struct bytes){_mm256_srli_epi16(b.lo, 4), _mm256_srli_epi16(b.hi, 4)});
+}
+
+static inline struct ivec ivec_set1(int32_t x) {
+    __m256i v = _mm256_set1_epi32(x);
+    return (struct ivec){v, v};
+}
+
+static inline struct ivec ivec_start8(int32_t start) {
+    (void)start; /* ivec_dot8 takes the 128 off the weights */
+    return ivec_set1(0);
+}
+
+/* w unsigned, x signed. Sums of two products stay within 16 bits: 15 * 127 * 2, 128 * 127 * 2. */
+static inline __m256i ivec_dot(__m256i acc, __m256i w, __m256i x) {
+    __m256i pairs = _mm256_maddubs_epi16(w, x);
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+
+static inline struct ivec ivec_dot4(struct ivec acc, struct bytes w, const unsigned char *x) {
+    int32_t four;
+    memcpy(&four, x, sizeof four);
+    __m256i v = _mm256_set1_epi32(four);
+    return (struct ivec){ivec_dot(acc.lo, w.lo, v), ivec_dot(acc.hi, w.hi, v)};
+}
+
+/* |w| times x with the sign of w. */
+static inline __m256i ivec_dot_signed(__m256i acc, __m256i stored, __m256i x) {
+    __m256i w = _mm256_xor_si256(stored, _mm256_set1_epi8(-128));
+    return ivec_dot(acc, _mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+}
+
+static inline struct ivec ivec_dot8(struct ivec acc, struct bytes w, const unsigned char *x) {
+    int32_t four;
+    memcpy(&four, x, sizeof four);
+    __m256i v = _mm256_set1_epi32(four);
+    return (struct ivec){ivec_dot_signed(acc.lo, w.lo, v), ivec_dot_signed(acc.hi, w.hi, v)};
+}
+
+static inline struct vec vec_from_ivec(struct ivec a) {
+    return (struct vec){_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)};
+}
+
+/* ---- the int8 peak ---- */
 
 static inline struct ivec ivec_load(const uint32_t *p) {
     return (struct ivec){_mm256_loadu_si256((const __m256i_u *)p),
@@ -159,12 +220,11 @@ static inline void ivec_store(uint32_t *p, struct ivec a) {
     _mm256_storeu_si256((__m256i_u *)(p + 8), a.hi);
 }
 
-static inline __m256i ivec_dot8(__m256i a, __m256i b) {
-    __m256i pairs = _mm256_maddubs_epi16(a, b);
-    return _mm256_add_epi32(a, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+static inline __m256i ivec_dot_self8(__m256i a, __m256i b) {
+    return ivec_dot(a, a, b);
 }
 
 /* a[l] += the four unsigned bytes of a[l] times the four signed ones of b[l]. */
-static inline struct ivec ivec_dot(struct ivec a, struct ivec b) {
-    return (struct ivec){ivec_dot8(a.lo, b.lo), ivec_dot8(a.hi, b.hi)};
+static inline struct ivec ivec_dot_self(struct ivec a, struct ivec b) {
+    return (struct ivec){ivec_dot_self8(a.lo, b.lo), ivec_dot_self8(a.hi, b.hi)};
 }

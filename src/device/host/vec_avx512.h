@@ -1,8 +1,9 @@
-/* vec in one AVX-512 register. */
+/* vec in one AVX-512 register; dot products of bytes by VNNI where the compiler may use it. */
 #pragma once
 
 #include <immintrin.h>
 #include <stdint.h>
+#include <string.h>
 
 struct vec {
     __m512 v;
@@ -122,10 +123,84 @@ static inline float vec_max_lane(struct vec a) {
     return _mm_cvtss_f32(_mm_max_ss(s2, _mm_movehdup_ps(s2)));
 }
 
-/* Sixteen 32-bit sums of products of bytes; without VNNI that of pairs saturates at 16 bits. */
+/* ---- quantized groups ---- */
+
 struct ivec {
     __m512i v;
 };
+
+struct bytes {
+    __m512i v;
+};
+
+static inline struct bytes bytes_load(const unsigned char *p) {
+    return (struct bytes){_mm512_loadu_si512(p)};
+}
+
+static inline struct bytes bytes_low(struct bytes b) {
+    return (struct bytes){_mm512_and_si512(b.v, _mm512_set1_epi8(15))};
+}
+
+static inline struct bytes bytes_high(struct bytes b) {
+    return bytes_low((struct bytes){_mm512_srli_epi16(b.v, 4)});
+}
+
+static inline struct ivec ivec_set1(int32_t x) {
+    return (struct ivec){_mm512_set1_epi32(x)};
+}
+
+static inline __m512i ivec_four(const unsigned char *x) {
+    int32_t four;
+    memcpy(&four, x, sizeof four);
+    return _mm512_set1_epi32(four);
+}
+
+#ifdef __AVX512VNNI__
+
+static inline struct ivec ivec_start8(int32_t start) {
+    return ivec_set1(start);
+}
+
+static inline struct ivec ivec_dot4(struct ivec acc, struct bytes w, const unsigned char *x) {
+    return (struct ivec){_mm512_dpbusd_epi32(acc.v, w.v, ivec_four(x))};
+}
+
+static inline struct ivec ivec_dot8(struct ivec acc, struct bytes w, const unsigned char *x) {
+    return ivec_dot4(acc, w, x);
+}
+
+#else
+
+static inline struct ivec ivec_start8(int32_t start) {
+    (void)start; /* ivec_dot8 takes the 128 off the weights */
+    return ivec_set1(0);
+}
+
+/* w unsigned, x signed. Sums of two products stay within 16 bits: 15 * 127 * 2, 128 * 127 * 2. */
+static inline __m512i ivec_dot(__m512i acc, __m512i w, __m512i x) {
+    __m512i pairs = _mm512_maddubs_epi16(w, x);
+    return _mm512_add_epi32(acc, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+}
+
+static inline struct ivec ivec_dot4(struct ivec acc, struct bytes w, const unsigned char *x) {
+    return (struct ivec){ivec_dot(acc.v, w.v, ivec_four(x))};
+}
+
+/* |w| times x with the sign of w. */
+static inline struct ivec ivec_dot8(struct ivec acc, struct bytes b, const unsigned char *x) {
+    __m512i w = _mm512_xor_si512(b.v, _mm512_set1_epi8(-128));
+    __m512i v = ivec_four(x);
+    v = _mm512_mask_sub_epi8(v, _mm512_movepi8_mask(w), _mm512_setzero_si512(), v);
+    return (struct ivec){ivec_dot(acc.v, _mm512_abs_epi8(w), v)};
+}
+
+#endif
+
+static inline struct vec vec_from_ivec(struct ivec a) {
+    return (struct vec){_mm512_cvtepi32_ps(a.v)};
+}
+
+/* ---- the int8 peak ---- */
 
 static inline struct ivec ivec_load(const uint32_t *p) {
     return (struct ivec){_mm512_loadu_si512(p)};
@@ -136,7 +211,10 @@ static inline void ivec_store(uint32_t *p, struct ivec a) {
 }
 
 /* a[l] += the four unsigned bytes of a[l] times the four signed ones of b[l]. */
-static inline struct ivec ivec_dot(struct ivec a, struct ivec b) {
-    __m512i pairs = _mm512_maddubs_epi16(a.v, b.v);
-    return (struct ivec){_mm512_add_epi32(a.v, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))};
+static inline struct ivec ivec_dot_self(struct ivec a, struct ivec b) {
+#ifdef __AVX512VNNI__
+    return (struct ivec){_mm512_dpbusd_epi32(a.v, a.v, b.v)};
+#else
+    return (struct ivec){ivec_dot(a.v, a.v, b.v)};
+#endif
 }

@@ -149,10 +149,68 @@ static inline float vec_max_lane(struct vec a) {
     return a.f[0];
 }
 
-/* Sixteen 32-bit sums of products of bytes: what an int8 matrix product would be made of. */
+/* ---- quantized groups ---- */
+
 struct ivec {
-    uint32_t i[16];
+    int32_t i[16];
 };
+
+struct bytes {
+    uint8_t b[64];
+};
+
+static inline struct bytes bytes_load(const unsigned char *p) {
+    struct bytes r;
+    memcpy(r.b, p, sizeof r.b);
+    return r;
+}
+
+static inline struct bytes bytes_low(struct bytes b) {
+    for (int i = 0; i < 64; i++) {
+        b.b[i] &= 15;
+    }
+    return b;
+}
+
+static inline struct bytes bytes_high(struct bytes b) {
+    for (int i = 0; i < 64; i++) {
+        b.b[i] >>= 4;
+    }
+    return b;
+}
+
+static inline struct ivec ivec_set1(int32_t x) {
+    struct ivec r;
+    VEC_LANES r.i[lane_] = x;
+    return r;
+}
+
+static inline struct ivec ivec_start8(int32_t start) {
+    return ivec_set1(start);
+}
+
+static inline struct ivec ivec_dot4(struct ivec acc, struct bytes w, const unsigned char *x) {
+    int8_t four[4];
+    memcpy(four, x, sizeof four);
+    VEC_LANES {
+        for (int i = 0; i < 4; i++) {
+            acc.i[lane_] += w.b[4 * lane_ + i] * four[i];
+        }
+    }
+    return acc;
+}
+
+static inline struct ivec ivec_dot8(struct ivec acc, struct bytes w, const unsigned char *x) {
+    return ivec_dot4(acc, w, x);
+}
+
+static inline struct vec vec_from_ivec(struct ivec a) {
+    struct vec r;
+    VEC_LANES LANE(r) = (float)a.i[lane_];
+    return r;
+}
+
+/* ---- the int8 peak ---- */
 
 static inline struct ivec ivec_load(const uint32_t *p) {
     struct ivec r;
@@ -165,12 +223,13 @@ static inline void ivec_store(uint32_t *p, struct ivec a) {
 }
 
 /* a[l] += the four unsigned bytes of a[l] times the four signed ones of b[l]. */
-static inline struct ivec ivec_dot(struct ivec a, struct ivec b) {
+static inline struct ivec ivec_dot_self(struct ivec a, struct ivec b) {
     VEC_LANES {
-        uint32_t u = a.i[lane_], s = b.i[lane_];
+        uint32_t u = (uint32_t)a.i[lane_], s = (uint32_t)b.i[lane_], sum = u;
         for (int k = 0; k < 32; k += 8) {
-            a.i[lane_] += (u >> k & 255) * (uint32_t)(int8_t)(s >> k & 255);
+            sum += (u >> k & 255) * (uint32_t)(int8_t)(s >> k & 255);
         }
+        a.i[lane_] = (int32_t)sum;
     }
     return a;
 }

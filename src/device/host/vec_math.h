@@ -6,7 +6,13 @@
  * first(a, n, b) = lanes below n of a, the others of b,
  * keep_gt(a, b) = a > b ? a : +0 and count_gt(a, b) = lanes with a > b (none where either is NaN),
  * sum (0+8.., 0+4.., 0+2.., 0+1) and max_lane, and
- * ldexp(p, VEC_ROUND + k) = p * 2^floor(k/2) * 2^ceil(k/2), k a whole number in [-250, 250]. */
+ * ldexp(p, VEC_ROUND + k) = p * 2^floor(k/2) * 2^ceil(k/2), k a whole number in [-250, 250].
+ *
+ * ivec is 16 lanes of int32, bytes 64 stored weights, lane l's being 4 l + (0 .. 3): low and high
+ * are their nibbles; dot4(acc, w, x) and dot8(acc, w, x) add to each lane what its four weights and
+ * the four int8 at x come to, w at most 15 for dot4, any byte for dot8. dot8 counts a byte w as
+ * w - 128, in one of two ways: either start8(-128 times the sum of all x) is where the sum begins
+ * and dot8 adds w * x, or start8 is 0. All is exact. */
 #pragma once
 
 #define VEC_ROUND 0x1.8p23f /* x + VEC_ROUND - VEC_ROUND is x to the nearest whole number */
