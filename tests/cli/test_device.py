@@ -46,14 +46,16 @@ class Base(unittest.TestCase):
         return json.loads(done.stdout), ours(done)
 
     def refuse(self, code, line, *args, **options):
-        """An end with this code and exactly this line; a list: a line with all these words."""
+        """An end with this code and exactly this line; a list: a line with all these words. On a busy machine
+        a rank may not be done in time, which is worth a warning."""
         done = launch(*args, **options)
         self.assertEqual(done.returncode, code, done.stdout + done.stderr)
-        self.assertEqual(len(ours(done)), 1, done.stderr)
+        said = [l for l in ours(done) if not l.startswith("lockstep: warning: rank 0: shutdown: ")]
+        self.assertEqual(len(said), 1, done.stderr)
         if isinstance(line, str):
-            self.assertEqual(ours(done)[0], "lockstep: " + line)
+            self.assertEqual(said[0], "lockstep: " + line)
         for words in line if isinstance(line, list) else []:
-            self.assertIn(words, ours(done)[0])
+            self.assertIn(words, said[0])
         return done
 
 

@@ -261,7 +261,8 @@ int main(int argc, char **argv) {
     MPI_Init(&argc, &argv);
     gpu_rank_start(&g.gpu, f32, strcmp(argv[4], "graphs") == 0);
     read_cases(&g, argv[2]);
-    struct model_params params = {.dir = argv[1], .ctx = CTX, .n_block = N_BLOCK, .max_tok = CHUNK};
+    struct model_params params = {
+        .dir = argv[1], .ctx = CTX, .n_block = N_BLOCK, .max_tok = CHUNK, .kv = g.gpu.device->act};
     if (!model_load(&g.model, &params, g.gpu.device, g.gpu.comm, NULL, &err)) {
         gpu_rank_die("load", &err);
     }

@@ -60,7 +60,8 @@ static int run(struct gpu_rank *g, const char *data, const char *name, int max_t
     struct error err;
     int wrong = 0;
     snprintf(dir, sizeof dir, "%s/%s", data, name);
-    const struct model_params params = {.dir = dir, .ctx = CTX, .n_block = 1, .max_tok = max_tok};
+    const struct model_params params = {
+        .dir = dir, .ctx = CTX, .n_block = 1, .max_tok = max_tok, .kv = g->device->act};
     if (!read_ids(data, name, ids)) {
         fprintf(stderr, "reload: %s: the first case is not of one token\n", name);
         return 1;
