@@ -190,7 +190,8 @@ static inline struct ivec ivec_start8(int32_t start) {
 }
 
 /* Inlined into every place of every tile it takes gcc minutes. */
-static __attribute__((noinline)) struct ivec ivec_dot4(struct ivec acc, struct bytes w, const unsigned char *x) {
+static __attribute__((noinline)) struct ivec ivec_dot4(struct ivec acc, struct bytes w,
+                                                       const unsigned char *x) {
     int8_t four[4];
     memcpy(four, x, sizeof four);
     VEC_LANES {
