@@ -47,26 +47,19 @@ static int kernel_fma_peak(long rounds, float *sink) {
 /* What is added up is also what is multiplied, or a compiler would multiply once for all. */
 static int kernel_int8_peak(long rounds, float *sink) {
     struct ivec acc[PEAK_CHAINS];
-    uint32_t start[PEAK_CHAINS * VEC_WIDTH];
-    for (int i = 0; i < PEAK_CHAINS * VEC_WIDTH; i++) {
-        start[i] = 0x01010101u * (unsigned)(i + 1);
-    }
-    const struct ivec x = ivec_load(start);
+    static const unsigned char x[4] = {1, 2, 3, 4};
     UNROLL for (int i = 0; i < PEAK_CHAINS; i++) {
-        acc[i] = ivec_load(start + i * VEC_WIDTH);
+        acc[i] = ivec_set1(0x01010101 * (i + 1));
     }
     for (long r = 0; r < rounds; r++) {
         UNROLL for (int i = 0; i < PEAK_CHAINS; i++) {
-            acc[i] = ivec_dot_self(acc[i], x);
+            acc[i] = ivec_dot4(acc[i], bytes_of_ivec(acc[i]), x);
         }
     }
-    uint32_t sum = 0;
-    UNROLL for (int i = 0; i < PEAK_CHAINS; i++) {
-        ivec_store(start + i * VEC_WIDTH, acc[i]);
+    struct vec sum = vec_from_ivec(acc[0]);
+    UNROLL for (int i = 1; i < PEAK_CHAINS; i++) {
+        sum = vec_add(sum, vec_from_ivec(acc[i]));
     }
-    for (int i = 0; i < PEAK_CHAINS * VEC_WIDTH; i++) {
-        sum += start[i];
-    }
-    *sink = (float)sum;
+    *sink = vec_sum(sum);
     return 4 * PEAK_CHAINS * VEC_WIDTH;
 }

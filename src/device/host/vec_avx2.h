@@ -184,10 +184,14 @@ static inline __m256i ivec_dot(__m256i acc, __m256i w, __m256i x) {
     return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 
-static inline struct ivec ivec_dot4(struct ivec acc, struct bytes w, const unsigned char *x) {
+static inline __m256i ivec_four(const unsigned char *x) {
     int32_t four;
     memcpy(&four, x, sizeof four);
-    __m256i v = _mm256_set1_epi32(four);
+    return _mm256_set1_epi32(four);
+}
+
+static inline struct ivec ivec_dot4(struct ivec acc, struct bytes w, const unsigned char *x) {
+    __m256i v = ivec_four(x);
     return (struct ivec){ivec_dot(acc.lo, w.lo, v), ivec_dot(acc.hi, w.hi, v)};
 }
 
@@ -198,9 +202,7 @@ static inline __m256i ivec_dot_signed(__m256i acc, __m256i stored, __m256i x) {
 }
 
 static inline struct ivec ivec_dot8(struct ivec acc, struct bytes w, const unsigned char *x) {
-    int32_t four;
-    memcpy(&four, x, sizeof four);
-    __m256i v = _mm256_set1_epi32(four);
+    __m256i v = ivec_four(x);
     return (struct ivec){ivec_dot_signed(acc.lo, w.lo, v), ivec_dot_signed(acc.hi, w.hi, v)};
 }
 
@@ -208,23 +210,7 @@ static inline struct vec vec_from_ivec(struct ivec a) {
     return (struct vec){_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)};
 }
 
-/* ---- the int8 peak ---- */
-
-static inline struct ivec ivec_load(const uint32_t *p) {
-    return (struct ivec){_mm256_loadu_si256((const __m256i_u *)p),
-                         _mm256_loadu_si256((const __m256i_u *)(p + 8))};
-}
-
-static inline void ivec_store(uint32_t *p, struct ivec a) {
-    _mm256_storeu_si256((__m256i_u *)p, a.lo);
-    _mm256_storeu_si256((__m256i_u *)(p + 8), a.hi);
-}
-
-static inline __m256i ivec_dot_self8(__m256i a, __m256i b) {
-    return ivec_dot(a, a, b);
-}
-
-/* a[l] += the four unsigned bytes of a[l] times the four signed ones of b[l]. */
-static inline struct ivec ivec_dot_self(struct ivec a, struct ivec b) {
-    return (struct ivec){ivec_dot_self8(a.lo, b.lo), ivec_dot_self8(a.hi, b.hi)};
+/* The bits of sums as bytes: what the int8 peak multiplies. */
+static inline struct bytes bytes_of_ivec(struct ivec a) {
+    return (struct bytes){a.lo, a.hi};
 }

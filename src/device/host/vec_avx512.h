@@ -200,21 +200,7 @@ static inline struct vec vec_from_ivec(struct ivec a) {
     return (struct vec){_mm512_cvtepi32_ps(a.v)};
 }
 
-/* ---- the int8 peak ---- */
-
-static inline struct ivec ivec_load(const uint32_t *p) {
-    return (struct ivec){_mm512_loadu_si512(p)};
-}
-
-static inline void ivec_store(uint32_t *p, struct ivec a) {
-    _mm512_storeu_si512(p, a.v);
-}
-
-/* a[l] += the four unsigned bytes of a[l] times the four signed ones of b[l]. */
-static inline struct ivec ivec_dot_self(struct ivec a, struct ivec b) {
-#ifdef __AVX512VNNI__
-    return (struct ivec){_mm512_dpbusd_epi32(a.v, a.v, b.v)};
-#else
-    return (struct ivec){ivec_dot(a.v, a.v, b.v)};
-#endif
+/* The bits of sums as bytes: what the int8 peak multiplies. */
+static inline struct bytes bytes_of_ivec(struct ivec a) {
+    return (struct bytes){a.v};
 }

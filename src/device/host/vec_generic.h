@@ -195,9 +195,11 @@ static __attribute__((noinline)) struct ivec ivec_dot4(struct ivec acc, struct b
     int8_t four[4];
     memcpy(four, x, sizeof four);
     VEC_LANES {
+        uint32_t sum = (uint32_t)acc.i[lane_]; /* wraps around, as the instructions do */
         for (int i = 0; i < 4; i++) {
-            acc.i[lane_] += w.b[4 * lane_ + i] * four[i];
+            sum += (uint32_t)(w.b[4 * lane_ + i] * four[i]);
         }
+        acc.i[lane_] = (int32_t)sum;
     }
     return acc;
 }
@@ -212,28 +214,11 @@ static inline struct vec vec_from_ivec(struct ivec a) {
     return r;
 }
 
-/* ---- the int8 peak ---- */
-
-static inline struct ivec ivec_load(const uint32_t *p) {
-    struct ivec r;
-    memcpy(r.i, p, sizeof r.i);
+/* The bits of sums as bytes: what the int8 peak multiplies. */
+static inline struct bytes bytes_of_ivec(struct ivec a) {
+    struct bytes r;
+    memcpy(r.b, a.i, sizeof r.b);
     return r;
-}
-
-static inline void ivec_store(uint32_t *p, struct ivec a) {
-    memcpy(p, a.i, sizeof a.i);
-}
-
-/* a[l] += the four unsigned bytes of a[l] times the four signed ones of b[l]. */
-static inline struct ivec ivec_dot_self(struct ivec a, struct ivec b) {
-    VEC_LANES {
-        uint32_t u = (uint32_t)a.i[lane_], s = (uint32_t)b.i[lane_], sum = u;
-        for (int k = 0; k < 32; k += 8) {
-            sum += (u >> k & 255) * (uint32_t)(int8_t)(s >> k & 255);
-        }
-        a.i[lane_] = (int32_t)sum;
-    }
-    return a;
 }
 
 #undef LANE
