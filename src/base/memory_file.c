@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -14,13 +15,23 @@ static void close_quietly(int fd) {
     errno = why;
 }
 
+/* All of it now: where there is too little, the first store would be a SIGBUS. */
+static bool reserve(int fd, size_t bytes) {
+    while (fallocate(fd, 0, 0, (off_t)bytes) != 0) {
+        if (errno != EINTR) {
+            return false;
+        }
+    }
+    return true;
+}
+
 void *memory_file_create(const char *name, size_t bytes, int *fd) {
     int made = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (made < 0) {
         return NULL;
     }
     void *memory = MAP_FAILED;
-    if (ftruncate(made, (off_t)bytes) == 0 &&
+    if (reserve(made, bytes) &&
         fcntl(made, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0) {
         memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, made, 0);
     }

@@ -42,7 +42,7 @@ static inline float widen_f16(uint16_t h) {
 }
 
 /* To the nearest f16, halves to even, as VCVTPS2PH does it; any NaN becomes the quiet one. */
-static inline uint16_t round_f16(float x) {
+static inline uint16_t narrow_f16(float x) {
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
     uint16_t sign = (uint16_t)(bits >> 16 & 0x8000);

@@ -317,9 +317,10 @@ bool launch_run(const struct common_options *options, launch_lead *lead, void *u
     return ok;
 }
 
-/* Stands before the library's own (MPI 3.1, section 14.2), for whatever calls it inside a rank.
- * Under srun an abort kills all ranks within 0.2 s, before one of them can say a word; an end that
- * nobody explains is told by the others, who end then. */
+/* Stands before the library's own (MPI 3.1, section 14.2), for what calls it in this process by
+ * name; an end that MPI itself decides on does not come by here. Under srun an abort kills all
+ * ranks within 0.2 s, before one of them can say a word; an end that nobody explains is told by the
+ * others, who end then. */
 __attribute__((visibility("default"))) int MPI_Abort(MPI_Comm comm, int code) {
     if (launch_env_read().launcher == LAUNCHER_SRUN && launch.world_up && launch.world > 1) {
         _exit((code & 0xff) ? code : 1);

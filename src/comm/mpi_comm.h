@@ -17,7 +17,10 @@ struct mpi_tree_plan {
 };
 
 /* A step's sums are over the ranks (the embedding) and over the model's leaves. */
-enum { MPI_TREE_PLANS = 2 };
+enum {
+    MPI_TREE_PLANS = 2,
+    MPI_TREE_LINE = 16 /* floats: slices and pieces begin on cache lines */
+};
 
 struct comm_mpi {
     struct comm base;

@@ -17,7 +17,6 @@
 enum {
     /* Of all pieces together: about what a core reads from others in the time of a second round. */
     FLAT_BYTES = 32 * 1024,
-    LINE = 16 /* floats: pieces begin on cache lines */
 };
 
 /* ---- set-up ---- */
@@ -96,7 +95,7 @@ struct part {
 
 /* How far apart a rank's pieces of a part lie in its slot. */
 static size_t stride_of(size_t m) {
-    return (m + LINE - 1) / LINE * LINE;
+    return (m + MPI_TREE_LINE - 1) / MPI_TREE_LINE * MPI_TREE_LINE;
 }
 
 /* Puts this rank's pieces where the others see them, and waits for theirs. */
@@ -157,7 +156,8 @@ static bool reduce_by_slices(struct comm_mpi *c, float *out, const struct part *
 
 bool mpi_shm_reduce(struct comm_mpi *c, float *out, const float *pieces, size_t n,
                     struct error *err) {
-    size_t most = SHM_SLOT_BYTES / sizeof(float) / (size_t)c->plan->most_pieces / LINE * LINE;
+    size_t most = SHM_SLOT_BYTES / sizeof(float) / (size_t)c->plan->most_pieces / MPI_TREE_LINE *
+                  MPI_TREE_LINE;
     bool flat =
         c->base.world == 2 || n * (size_t)(c->plan->n_add + 1) <= FLAT_BYTES / sizeof(float);
     for (size_t at = 0; at < n; at += most) {

@@ -17,7 +17,6 @@
 enum {
     TREE_SLICES_BYTES = 16 * 1024,       /* vectors from here on go by slices; measured */
     TREE_SLICES_BYTES_OF_2 = 128 * 1024, /* two ranks: slices save additions, not messages */
-    TREE_SLICE_UNIT = 16                 /* floats: slices begin on cache lines */
 };
 
 void mpi_tree_plan_finish(struct mpi_tree_plan *plan) {
@@ -153,8 +152,8 @@ static bool reduce_by_pieces(struct comm_mpi *c, float *out, const float *mine, 
 }
 
 size_t mpi_tree_slice_start(size_t n, int world, int r) {
-    size_t units = (n + TREE_SLICE_UNIT - 1) / TREE_SLICE_UNIT;
-    size_t start = units * (size_t)r / (size_t)world * TREE_SLICE_UNIT;
+    size_t units = (n + MPI_TREE_LINE - 1) / MPI_TREE_LINE;
+    size_t start = units * (size_t)r / (size_t)world * MPI_TREE_LINE;
     return start < n ? start : n;
 }
 
@@ -240,7 +239,7 @@ bool mpi_tree_reserve(struct comm_mpi *c, size_t n, int n_leaf, size_t *n_messag
     size_t world = (size_t)c->base.world, total = (size_t)c->plan->n_add + 1;
     size_t own = (size_t)mpi_tree_pieces_of(c->plan, c->base.rank);
     size_t by_pieces = n < long_floats(c) ? n : long_floats(c);
-    size_t slice = n / world + 2 * TREE_SLICE_UNIT; /* a rank's, however n is cut */
+    size_t slice = n / world + 2 * MPI_TREE_LINE; /* a rank's, however n is cut */
     size_t floats = (by_pieces > slice ? by_pieces : slice) * (total - own + 1);
     void *unused;
     *n_message = total - own + world * own;

@@ -18,7 +18,6 @@ enum {
     SHM_LOOKS = 64,         /* at the others, between two at the clock ... */
     SHM_LOOKS_CROWDED = 32, /* ... and two sched_yield, where ranks share cores: about 1 us, as
                              * CROWDED_SPINS_PER_YIELD of mpi.c takes */
-    SHM_MISSING = 16        /* ranks that an error names */
 };
 
 static const double attend_s = 10e-6;
@@ -108,19 +107,13 @@ static bool all_are_here(const struct shm *s, int *from) {
 
 /* True if all came after all. */
 static bool too_late(struct shm *s, struct error *err) {
-    int missing[SHM_MISSING], n = 0;
-    for (int r = 0; r < s->wire->comm->world && n < SHM_MISSING; r++) {
+    int missing[WIRE_NAMES], n = 0;
+    for (int r = 0; r < s->wire->comm->world && n < WIRE_NAMES; r++) {
         if (!is_here(s, r)) {
             missing[n++] = r;
         }
     }
     return n == 0 || wire_late(s->wire, missing, n, err);
-}
-
-static void relax(void) {
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#endif
 }
 
 static bool await_all(struct shm *s, struct error *err) {
@@ -131,7 +124,7 @@ static bool await_all(struct shm *s, struct error *err) {
     double start = clock_now(), attend_at = start + attend_s;
     double yield_at = s->crowded ? start : start + first_yield_s;
     for (unsigned look = 1; !all_are_here(s, &from); look++) {
-        relax();
+        clock_relax();
         if (look % (s->crowded ? SHM_LOOKS_CROWDED : SHM_LOOKS) != 0) {
             continue;
         }

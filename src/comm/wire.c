@@ -13,7 +13,6 @@ enum {
     WIRE_SHORT = 12 * 1024,   /* up to here, messages go in chunks of WIRE_EAGER ... */
     WIRE_EAGER = 3968,        /* ... which Open MPI's shared memory takes without a handshake; the
                                * first chunk of longer ones, too: it tells that the sender is here */
-    WIRE_NAMES = 16,          /* ranks that an error names */
     WIRE_SPINS_PER_POLL = 64, /* looks at the clock and polls this often */
     /* About 60 us. The rank that is waited for may have been woken on this very core, as after an
      * idle time: without this, each would spin its time slices away before the other's turn. */

@@ -1,4 +1,5 @@
-/* Non-blocking messages of one collective at a time, and the one wait with a deadline.
+/* Non-blocking messages of one collective at a time, and their wait with a deadline (shm.h has the
+ * other).
  *
  * A collective is wire_begin, any number of (posts, wire_wait), wire_end.
  *
@@ -19,6 +20,8 @@
 
 #include "base/flight.h"
 #include "comm/comm.h"
+
+enum { WIRE_NAMES = 16 }; /* ranks that an error names */
 
 struct wire_peer {
     int rank;

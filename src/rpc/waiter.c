@@ -17,12 +17,6 @@ static const double spin_s = 2e-3;
 static const double nap_first_s = 50e-6;
 static const double nap_longest_s = 3e-3;
 
-static void relax(void) {
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#endif
-}
-
 bool waiter_pause(struct waiter *w) {
     if (w->nap > 0) {
         clock_sleep(w->nap);
@@ -30,7 +24,7 @@ bool waiter_pause(struct waiter *w) {
     } else if (w->yield_early && w->spins % SPINS_PER_YIELD == SPINS_PER_YIELD - 1) {
         sched_yield();
     } else {
-        relax();
+        clock_relax();
     }
     if (w->nap == 0 && ++w->spins % SPINS_PER_CLOCK) {
         return false;

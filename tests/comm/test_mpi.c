@@ -304,30 +304,38 @@ static void statistics_count(void **state) {
     assert_true(comm->stats.wait_s + comm->stats.transfer_s < 5);
 }
 
+/* One all-reduce of n zeros, to which the last rank comes late_s late: whether no rank's time is
+ * counted under the wrong name. */
+static bool time_is_told_apart(float *x, size_t n, double late_s) {
+    struct error err;
+    uint32_t together = 1;
+    assert_ok(comm->ops->all_reduce_u32(comm, &together, 1, &err), &err);
+    comm->stats = (struct comm_stats){0};
+    bool late = comm->rank == comm->world - 1;
+    if (late) {
+        clock_sleep(late_s);
+    }
+    assert_ok(comm->ops->all_reduce_tree(comm, x, x, n, comm->world, &err), &err);
+    bool waited = comm->stats.wait_s > late_s / 2;
+    uint32_t n_wrong = comm->stats.transfer_s >= late_s / 2 || waited == late;
+    assert_ok(comm->ops->all_reduce_u32(comm, &n_wrong, 1, &err), &err);
+    return n_wrong == 0;
+}
+
 /* Who comes last does not wait, and the others wait for it and transfer no longer than it does:
- * for messages of one chunk, and for those with a handshake. */
+ * for messages of one chunk, and for those with a handshake. A machine with more to do than this
+ * may hold a rank up for a while: one round of several has to show it. */
 static void waiting_is_not_transfer(void **state) {
     (void)state;
-    struct error err;
     static const size_t sizes[] = {1, 3000, 100000};
-    static const double late_s = 0.2;
     if (comm->world == 1) {
         return;
     }
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         float *x = calloc(sizes[i], sizeof *x);
-        uint32_t together = 1;
-        assert_ok(comm->ops->all_reduce_u32(comm, &together, 1, &err), &err);
-        comm->stats = (struct comm_stats){0};
-        if (comm->rank == comm->world - 1) {
-            clock_sleep(late_s);
-        }
-        assert_ok(comm->ops->all_reduce_tree(comm, x, x, sizes[i], comm->world, &err), &err);
-        assert_true(comm->stats.transfer_s < late_s / 2);
-        if (comm->rank == comm->world - 1) {
-            assert_true(comm->stats.wait_s < late_s / 2);
-        } else {
-            assert_true(comm->stats.wait_s > late_s / 2);
+        int n_left = 10;
+        while (!time_is_told_apart(x, sizes[i], 0.2)) {
+            assert_true(--n_left > 0);
         }
         free(x);
     }

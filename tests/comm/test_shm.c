@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/random.h"
 #include "comm/shm.h"
 
 enum { SLOT = SHM_SLOT_BYTES / sizeof(float) };
@@ -32,9 +33,7 @@ static struct comm *by_messages(void) {
 static void fill(float *x, size_t n) {
     static uint64_t seed = 1;
     for (size_t i = 0; i < n; i++) {
-        uint64_t h = (seed++ * 64 + (uint64_t)rank) * 0x9e3779b97f4a7c15u;
-        h ^= h >> 29;
-        h *= 0xbf58476d1ce4e5b9u;
+        uint64_t h = random_at(seed++ * 64 + (uint64_t)rank);
         float mantissa = (float)((int)(h >> 8 & 0xffffff) - 0x800000) / 0x800000;
         x[i] = ldexpf(mantissa, (int)(h >> 40 & 31) - 16);
     }

@@ -141,6 +141,7 @@ int main(int argc, char **argv) {
         !probe_create(d, (size_t)256 << 20, &probe, &err)) {
         die(&err);
     }
+    probe_choose_pattern(probe);
     printf("%s, %d threads, %d positions: memory reads %.1f GB/s (%s)\n", host_isa_name(d),
            options.n_thread, positions, probe_read_best(probe) / 1e9, probe_read_pattern(probe));
     for (int i = 0; i < N_SHAPE; i++) {

@@ -291,7 +291,7 @@ static void threads_share_a_sequence(void **state) {
         l.shape.group = 6;
         l.shape.head_first = 6;
         l.shape.kv_first = l.shape.n_kv_head = 1;
-        struct pool p = make_pool(&l, isa_names[i % 3], 4);
+        struct pool p = make_pool(&l, isa_names[i % N_ISA_NAME], 4);
         if (p.device) {
             next_step(&r, &l, 540 + 9 * i, APPEND_ONLY);
             free(append_step(&l, &p));

@@ -22,7 +22,7 @@ static void every_limit_is_measured(void **state) {
     (void)state;
     struct error err;
     struct probe *p;
-    for (int isa = 0; isa < 3; isa++) {
+    for (int isa = 0; isa < N_ISA_NAME; isa++) {
         struct device *d = make_device(isa_names[isa], 2);
         if (!d) {
             continue;
@@ -48,7 +48,7 @@ static void every_limit_is_measured(void **state) {
 static void peaks_are_worked_for(void **state) {
     (void)state;
     float sink;
-    for (int isa = 0; isa < 3; isa++) {
+    for (int isa = 0; isa < N_ISA_NAME; isa++) {
         struct device *d = make_device(isa_names[isa], 1);
         if (!d) {
             continue;

@@ -24,15 +24,15 @@ static void rounding_to_f16(void **state) {
         float high = h == 0x7bff ? 65536.0f : widen_f16(next_f16((uint16_t)h));
         float middle = low + (high - low) / 2;
         uint16_t even = (uint16_t)(h % 2 ? h + 1 : h);
-        assert_int_equal(round_f16(low), h);
-        assert_int_equal(round_f16(-low), h | 0x8000);
-        assert_int_equal(round_f16(middle), even);
-        assert_int_equal(round_f16(nextafterf(middle, 0)), h);
-        assert_int_equal(round_f16(nextafterf(middle, INFINITY)), h + 1);
+        assert_int_equal(narrow_f16(low), h);
+        assert_int_equal(narrow_f16(-low), h | 0x8000);
+        assert_int_equal(narrow_f16(middle), even);
+        assert_int_equal(narrow_f16(nextafterf(middle, 0)), h);
+        assert_int_equal(narrow_f16(nextafterf(middle, INFINITY)), h + 1);
     }
-    assert_int_equal(round_f16(INFINITY), 0x7c00);
-    assert_int_equal(round_f16(-1e30f), 0xfc00);
-    assert_int_equal(round_f16(NAN) & 0x7fff, 0x7e00);
+    assert_int_equal(narrow_f16(INFINITY), 0x7c00);
+    assert_int_equal(narrow_f16(-1e30f), 0xfc00);
+    assert_int_equal(narrow_f16(NAN) & 0x7fff, 0x7e00);
 }
 
 /* ---- matrices ---- */
@@ -229,7 +229,7 @@ struct product {
 static void store(enum dtype dtype, unsigned char *to, float value) {
     uint32_t bits;
     memcpy(&bits, &value, 4);
-    uint16_t half = dtype == DTYPE_F16 ? round_f16(value) : (uint16_t)(bits >> 16);
+    uint16_t half = dtype == DTYPE_F16 ? narrow_f16(value) : (uint16_t)(bits >> 16);
     memcpy(to, dtype == DTYPE_F32 ? (void *)&bits : (void *)&half, dtype_size(dtype));
 }
 

@@ -111,7 +111,7 @@ int main(int argc, char **argv) {
     MPI_Init(&argc, &argv);
     MPI_Comm_size(MPI_COMM_WORLD, &world);
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-    if (argc < 2 || threads < 1 || pairs < 1 || pairs > MAX_PAIRS) {
+    if (argc < 2 || argc > 4 || threads < 1 || pairs < 1 || pairs > MAX_PAIRS) {
         fprintf(stderr, "usage: model_bench MODEL_DIR [THREADS [PAIRS]]\n");
         return 2;
     }

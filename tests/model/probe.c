@@ -34,7 +34,7 @@ struct probe {
     struct test_case cases[MAX_CASES];
     int n_case;
     int vocab;
-    bool exact; /* the KV cache is not rounded: the reference has the same logits */
+    bool exact; /* nothing is rounded: the reference has the same logits */
     int failures;
 };
 
@@ -310,7 +310,7 @@ int main(int argc, char **argv) {
         error_set(&err, ERROR_USAGE, "no quantized format '%s'", argv[6]);
         die("start", &err);
     }
-    p.exact = params.kv == DTYPE_F32;
+    p.exact = params.kv == DTYPE_F32 && !dtype_is_quantized(params.quant);
     if (!ok || !model_load(&p.model, &params, device, p.comm, NULL, &err)) {
         die("load", &err);
     }

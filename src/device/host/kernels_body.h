@@ -34,7 +34,6 @@ static inline const struct linear_tiles *linear_tiles_of(enum dtype dtype) {
     return dtype_is_quantized(dtype) ? &group_tiles : &linear_tiles;
 }
 
-#include "base/widen.h"
 #include "device/host/kernels_chain.h"
 #include "device/host/kernels_groups.h"
 #include "device/host/kernels_rows.h"

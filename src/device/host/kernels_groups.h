@@ -112,16 +112,10 @@ ALWAYS_INLINE uint32_t group_largest(const float *x) {
 
 enum { INFINITE_BITS = 0x7f800000 };
 
-ALWAYS_INLINE float float_of_bits(uint32_t bits) {
-    float f;
-    memcpy(&f, &bits, sizeof f);
-    return f;
-}
-
 /* Quantizes x; returns d_x. */
 ALWAYS_INLINE float quantize_x(int8_t q[DTYPE_GROUP], const float x[DTYPE_GROUP]) {
     uint32_t largest = group_largest(x);
-    float a = float_of_bits(largest);
+    float a = widen_bits(largest);
     if (largest >= INFINITE_BITS || a < 0x1p-100f) {
         memset(q, 0, DTYPE_GROUP);
         return largest >= INFINITE_BITS ? NAN : 0;
@@ -159,8 +153,8 @@ static void kernel_quantize_token(unsigned char *to, const float *x, int n, int 
 /* What is stored for each of a group's weights; returns d. */
 ALWAYS_INLINE float quantize_q8_0(uint8_t stored[DTYPE_GROUP], const float w[DTYPE_GROUP],
                                   uint32_t largest) {
-    float d = float_of_bits(largest) / 127;
-    float per = round_f16(d) ? 1 / d : 0;
+    float d = widen_bits(largest) / 127;
+    float per = narrow_f16(d) ? 1 / d : 0;
     for (int i = 0; i < DTYPE_GROUP; i++) {
         float v = w[i] * per;
         int whole = (int)v;
@@ -172,13 +166,13 @@ ALWAYS_INLINE float quantize_q8_0(uint8_t stored[DTYPE_GROUP], const float w[DTY
 
 ALWAYS_INLINE float quantize_q4_0(uint8_t stored[DTYPE_GROUP], const float w[DTYPE_GROUP],
                                   uint32_t largest) {
-    float top = float_of_bits(largest);
+    float top = widen_bits(largest);
     int first = 0;
     while (w[first] != top && w[first] != -top) {
         first++;
     }
     float d = w[first] / -8;
-    float per = round_f16(d) & 0x7fff ? 1 / d : 0;
+    float per = narrow_f16(d) & 0x7fff ? 1 / d : 0;
     for (int i = 0; i < DTYPE_GROUP; i++) {
         int q = (int)(w[i] * per + 8.5f);
         stored[i] = (uint8_t)(q < 15 ? q : 15);
@@ -226,7 +220,7 @@ static void kernel_quantize_row(unsigned char *to, int row, const unsigned char 
         } else {
             d = quantize_q4_0(stored, w, largest);
         }
-        uint16_t scale = round_f16(d);
+        uint16_t scale = narrow_f16(d);
         memcpy(to + row * sizeof scale, &scale, sizeof scale);
         store_group(to, row, stored, dtype);
         to += VEC_WIDTH * dtype_size(dtype);

@@ -6,7 +6,6 @@
 #include "base/checked.h"
 #include "base/clock.h"
 #include "base/flight.h"
-#include "config.h"
 #include "device/host/host.h"
 
 /* What is read side by side, and how far ahead of it is prefetched. */

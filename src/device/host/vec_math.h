@@ -12,7 +12,8 @@
  * are their nibbles; dot4(acc, w, x) and dot8(acc, w, x) add to each lane what its four weights and
  * the four int8 at x come to, w at most 15 for dot4, any byte for dot8. dot8 counts a byte w as
  * w - 128, in one of two ways: either start8(-128 times the sum of all x) is where the sum begins
- * and dot8 adds w * x, or start8 is 0. All is exact. */
+ * and dot8 adds w * x, or start8 is 0. All is exact. bytes_of_ivec are the bits of lanes, for the
+ * int8 peak alone: with such weights dot4 may saturate, and what it comes to is not compared. */
 #pragma once
 
 #define VEC_ROUND 0x1.8p23f /* x + VEC_ROUND - VEC_ROUND is x to the nearest whole number */
