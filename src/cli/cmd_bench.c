@@ -178,17 +178,15 @@ static bool run(const struct command *self, int argc, char **argv, struct error 
     struct option table[N_OWN + COMMON_OPTION_COUNT];
     const int n = N_OWN + COMMON_OPTION_COUNT;
     fill_table(&o, table);
-    if (!options_parse(table, n, argc, argv, NULL, 0, NULL, err)) {
+    if (!command_parse(self, &o.common, table, n, argc, argv, NULL, 0, NULL, err)) {
         return false;
     }
     if (o.common.help) {
-        command_print_help(self, table, n);
         return true;
     }
     const struct session_job job = {.prepare = prepare, .run = run_loaded, .user = &o};
-    bool ok = common_options_apply(&o.common, err) && apply(&o, err) &&
-              (o.collectives ? launch_run(&o.common, lead_collectives, &o, err)
-                             : session_run(&o.common, &job, err));
+    bool ok = apply(&o, err) && (o.collectives ? launch_run(&o.common, lead_collectives, &o, err)
+                                               : session_run(&o.common, &job, err));
     bench_plan_finish(&o.plan);
     return ok;
 }
