@@ -2,8 +2,8 @@
 
 #include <stdlib.h>
 
-/* Without -n: about this many bytes per size, within these numbers of calls. */
-enum { AUTO_BYTES = 64 << 20, AUTO_ITERS_MIN = 5, AUTO_ITERS_MAX = 200 };
+/* Without -n: about this many bytes per size, in no more calls than these. */
+enum { AUTO_BYTES = 64 << 20, AUTO_ITERS_MAX = 200 };
 
 static const char *const redops[SWEEP_COUNT] = {"sum", "none", "none", "none"};
 
@@ -40,18 +40,17 @@ bool bandwidth_check_options(const struct bandwidth_options *options, struct err
     return true;
 }
 
-static int iters_for(const struct bandwidth_options *options, uint64_t bytes) {
-    if (options->iters > 0) {
-        return options->iters;
-    }
-    uint64_t n = AUTO_BYTES / bytes;
-    return n < AUTO_ITERS_MIN ? AUTO_ITERS_MIN : n > AUTO_ITERS_MAX ? AUTO_ITERS_MAX : (int)n;
+int bandwidth_iters(uint64_t bytes, uint64_t total, int most) {
+    enum { LEAST = 5 };
+    uint64_t n = total / bytes;
+    return n < LEAST ? LEAST : n > (uint64_t)most ? most : (int)n;
 }
 
 static bool measure_row(struct bandwidth_row *row, const struct bandwidth_options *options,
                         int world, const struct bandwidth_measurer *measurer, struct error *err) {
     row->count = sweep_count(row->which, row->bytes, world);
-    row->iters = iters_for(options, row->bytes);
+    row->iters = options->iters > 0 ? options->iters
+                                    : bandwidth_iters(row->bytes, AUTO_BYTES, AUTO_ITERS_MAX);
     if (!measurer->measure(measurer->user, row->which, row->bytes, row->iters, options->warmup,
                            &row->sample, err)) {
         return error_wrap(err, "bandwidth: %s of %llu bytes", sweep_name(row->which),

@@ -22,6 +22,9 @@ struct bandwidth_options bandwidth_defaults(void);
 /* Errors: USAGE, naming the option. */
 bool bandwidth_check_options(const struct bandwidth_options *options, struct error *err);
 
+/* Calls of so many bytes that come to about `total`: at least a few, and `most` at most. */
+int bandwidth_iters(uint64_t bytes, uint64_t total, int most);
+
 struct bandwidth_row {
     enum sweep_collective which;
     uint64_t bytes; /* as nccl-tests counts it: for the gathers the whole result */

@@ -19,6 +19,9 @@ struct bench_plan {
 
 void bench_plan_finish(struct bench_plan *plan);
 
+/* Sets MEMORY: there is none for the measurements themselves. Returns false. */
+bool bench_no_memory(struct error *err);
+
 /* ---- speed ---- */
 
 enum bench_kind { BENCH_PREFILL, BENCH_DECODE };
@@ -44,8 +47,6 @@ struct bench_row {
     enum probe_limit limit;   /* what would take longer at the machine's limits */
     struct spread fraction;   /* of the speed at these limits; n 0: they are not known */
     struct bench_rank *ranks; /* owns [world] */
-    double *all_seconds;      /* owns [rounds], as measured */
-    double *all_fractions;    /* owns [rounds] */
 };
 
 struct bench_speed {
@@ -61,7 +62,9 @@ struct bench_speed {
     struct bench_row *rows; /* owns */
 };
 
-/* Sizes the session's load for the plan. Errors: USAGE, MEMORY. */
+/* Sizes the session's load for the plan, and takes the memory that the limits are measured with, so
+ * that the load is refused where there is not enough for both. After pool_start. Errors: USAGE,
+ * MEMORY, pool_probe's. */
 bool bench_speed_prepare(const struct bench_plan *plan, struct session *s, struct error *err);
 
 /* With the model loaded. Errors: INTERRUPTED, MEMORY, WRONG_RESULT, the engine's and the pool's. */
@@ -79,6 +82,9 @@ struct bench_rpc {
     struct spread around;    /* of it, outside of the forward pass: what the control plane costs */
     struct spread sending;   /* of that, the frames to the other ranks */
 };
+
+/* Sizes the session's load. Errors: USAGE. */
+bool bench_rpc_prepare(struct session *s, struct error *err);
 
 /* With a model loaded. Errors: as bench_speed_run. */
 bool bench_rpc_run(const struct bench_plan *plan, struct session *s, struct bench_rpc *out,
@@ -116,6 +122,3 @@ bool bench_speed_tell(const struct bench_speed *b, enum bench_form form, struct 
 bool bench_rpc_tell(const struct bench_rpc *b, enum bench_form form, struct error *err);
 bool bench_collectives_tell(const struct bench_collectives *b, enum bench_form form,
                             struct error *err);
-
-/* A line that is rewritten on a terminal, nothing in a log; NULL: the end of it. */
-void bench_progress(const struct common_options *c, const char *text);

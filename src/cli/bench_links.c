@@ -3,16 +3,22 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "cli/bandwidth.h"
 #include "cli/bench.h"
 #include "cli/launch.h"
 
-static bool no_memory(struct error *err) {
-    return error_set(err, ERROR_MEMORY, "out of memory for the measurements");
-}
-
 /* ---- control messages ---- */
 
-enum { STEPS = 32, PROMPT = 8 };
+enum { STEPS = 32, PROMPT = 8, POSITIONS = PROMPT + STEPS };
+
+bool bench_rpc_prepare(struct session *s, struct error *err) {
+    if (s->ctx < POSITIONS) {
+        return error_set(err, ERROR_USAGE, "--rpc takes %d positions, but %s %d", POSITIONS,
+                         s->common->ctx ? "--ctx is" : "the model has", s->ctx);
+    }
+    s->options.ctx = POSITIONS;
+    return true;
+}
 
 struct step_times {
     double *step, *around, *sending; /* own [rounds] */
@@ -61,7 +67,7 @@ static bool measure_steps(const struct bench_plan *plan, struct session *s, stru
     struct step_times t = {calloc(n, sizeof(double)), calloc(n, sizeof(double)),
                            calloc(n, sizeof(double))};
     struct message_stats *stats = calloc((size_t)out->world, sizeof *stats);
-    bool ok = ((t.step && t.around && t.sending && stats) || no_memory(err)) &&
+    bool ok = ((t.step && t.around && t.sending && stats) || bench_no_memory(err)) &&
               sequence_create(s->engine, &seq, err);
     struct engine_part part = {.seq = seq,
                                .tokens = prompt,
@@ -90,16 +96,16 @@ bool bench_rpc_run(const struct bench_plan *plan, struct session *s, struct benc
                    struct error *err) {
     *out = (struct bench_rpc){.world = pool_world(s->pool)};
     out->links = calloc((size_t)out->world, sizeof *out->links);
-    bool ok = out->links != NULL || no_memory(err);
+    bool ok = out->links != NULL || bench_no_memory(err);
     for (int r = 0; ok && r < out->world; r++) {
-        bench_progress(s->common, "pings");
+        common_progress(s->common, "pings");
         ok = ping_measure(s->pool, r, &out->links[r], err);
     }
     if (ok) {
-        bench_progress(s->common, "steps");
+        common_progress(s->common, "steps");
         ok = measure_steps(plan, s, out, err);
     }
-    bench_progress(s->common, NULL);
+    common_progress_end(s->common);
     return ok;
 }
 
@@ -111,19 +117,13 @@ void bench_rpc_finish(struct bench_rpc *b) {
 /* ---- collectives ---- */
 
 enum { MIN_BYTES = 4 << 10, MAX_BYTES = 4 << 20, FACTOR = 4, WARM_UP = 3 };
-/* About so many bytes a round, within these numbers of calls. */
-enum { ROUND_BYTES = 8 << 20, ITERS_MIN = 5, ITERS_MAX = 100 };
-
-static int iters_for(uint64_t bytes) {
-    uint64_t n = ROUND_BYTES / bytes;
-    return n < ITERS_MIN ? ITERS_MIN : n > ITERS_MAX ? ITERS_MAX : (int)n;
-}
+enum { ROUND_BYTES = 8 << 20, ITERS_MAX = 100 };
 
 /* Ours, then MPI's, so that both meet the same machine. */
 static bool one_round(struct pool *pool, const struct bench_collective *row, bool with_bare,
                       double *ours, double *bare, struct error *err) {
     struct sweep_sample mine, other = {0};
-    int n = iters_for(row->bytes);
+    int n = bandwidth_iters(row->bytes, ROUND_BYTES, ITERS_MAX);
     if (launch_interrupted()) {
         return error_set(err, ERROR_INTERRUPTED, "interrupted");
     }
@@ -148,7 +148,7 @@ static bool measure_row(const struct bench_plan *plan, struct pool *pool, bool w
     size_t n = (size_t)plan->rounds;
     double *ours = calloc(n, sizeof *ours), *bare = calloc(n, sizeof *bare);
     double *ratio = calloc(n, sizeof *ratio);
-    bool ok = (ours && bare && ratio) || no_memory(err);
+    bool ok = (ours && bare && ratio) || bench_no_memory(err);
     for (int i = 0; ok && i < plan->rounds; i++) {
         ok = one_round(pool, row, with_bare, &ours[i], &bare[i], err);
         if (ok && with_bare) {
@@ -176,17 +176,17 @@ bool bench_collectives_run(const struct bench_plan *plan, const struct common_op
     *out = (struct bench_collectives){.world = pool_world(pool),
                                       .backend = pool_comm(pool)->ops->name};
     out->rows = calloc(MOST, sizeof *out->rows);
-    bool with_bare = strcmp(out->backend, "mpi") == 0, ok = out->rows || no_memory(err);
+    bool with_bare = strcmp(out->backend, "mpi") == 0, ok = out->rows || bench_no_memory(err);
     for (size_t i = 0; i < sizeof both / sizeof both[0]; i++) {
         for (uint64_t bytes = MIN_BYTES; ok && bytes <= MAX_BYTES; bytes *= FACTOR) {
             struct bench_collective *row = &out->rows[out->n_row++];
             row->which = both[i];
             row->bytes = sweep_bytes(both[i], bytes, out->world);
-            bench_progress(common, sweep_name(both[i]));
+            common_progress(common, "%s", sweep_name(both[i]));
             ok = measure_row(plan, pool, with_bare, row, err);
         }
     }
-    bench_progress(common, NULL);
+    common_progress_end(common);
     return ok;
 }
 

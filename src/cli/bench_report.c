@@ -6,18 +6,6 @@
 #include "cli/stdio_util.h"
 #include "config.h"
 
-void bench_progress(const struct common_options *c, const char *text) {
-    if (common_wants_progress(c)) {
-        stdio_may_wait();
-        if (text) {
-            fprintf(stderr, "\rlockstep: %s\033[K", text);
-        } else {
-            fprintf(stderr, "\r\033[K");
-        }
-        stdio_waited();
-    }
-}
-
 /* What every result begins with. */
 static json_t *head_json(int world) {
     return json_pack("{s:s, s:s, s:i}", "version", LOCKSTEP_VERSION, "build", build_id(), "world",

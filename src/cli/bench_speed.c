@@ -32,6 +32,7 @@ struct bench {
     struct step_result *results;       /* owns [n_seq] */
     int32_t *next;                     /* owns [n_seq]: each sequence's next token */
     struct message_stats *stats;       /* owns [world] */
+    double *seconds, *fractions;       /* own [n_row][rounds] */
     double *limits[PROBE_LIMIT_COUNT]; /* owns [n_measured] */
     int n_measured;
 };
@@ -44,10 +45,15 @@ static int largest(const int32_t *list, int n) {
     return most;
 }
 
+/* Steps of a batch before it is measured: no more than are measured, for they take positions. */
+static int warm_steps(const struct bench_plan *plan) {
+    return plan->decode < WARM_STEPS ? plan->decode : WARM_STEPS;
+}
+
 bool bench_speed_prepare(const struct bench_plan *plan, struct session *s, struct error *err) {
     int prompt = largest(plan->prefill, plan->n_prefill),
         n_seq = largest(plan->batch, plan->n_batch);
-    int64_t need = (int64_t)prompt + (plan->decode > WARM_STEPS ? plan->decode : WARM_STEPS);
+    int64_t need = (int64_t)prompt + plan->decode;
     int most = s->common->ctx ? s->ctx : s->config.max_positions;
     if (need > most) {
         return error_set(
@@ -57,7 +63,8 @@ bool bench_speed_prepare(const struct bench_plan *plan, struct session *s, struc
     s->options.ctx = (int)need;
     s->options.max_seqs = n_seq;
     s->options.max_tok = n_seq > STEP_TOKENS ? n_seq : STEP_TOKENS;
-    return true;
+    double rate; /* of no time: the ranks keep the memory that they are to read */
+    return pool_probe(s->pool, PROBE_MEMORY, 0, 0, &rate, err);
 }
 
 /* ---- what a measurement costs at least ---- */
@@ -181,7 +188,8 @@ static void add_stats(struct bench *b, struct bench_row *row) {
     }
 }
 
-static bool measure(struct bench *b, struct bench_row *row, int round, struct error *err) {
+static bool measure(struct bench *b, struct bench_row *row, double *seconds, double *fraction,
+                    struct error *err) {
     double rates[PROBE_LIMIT_COUNT];
     struct pool *pool = b->session->pool;
     if (!probe(b, rates, err) || !pool_stats(pool, b->stats, err)) {
@@ -190,16 +198,15 @@ static bool measure(struct bench *b, struct bench_row *row, int round, struct er
     double start = clock_now();
     bool ok = row->kind == BENCH_PREFILL ? feed(b, 0, row->prompt, err)
                                          : decode(b, row->batch, row->prompt, b->plan->decode, err);
-    double seconds = clock_now() - start;
+    *seconds = clock_now() - start;
     if (!ok || !pool_stats(pool, b->stats, err)) {
         return false;
     }
     add_stats(b, row);
-    row->all_seconds[round] = seconds;
     if (rates[PROBE_MEMORY] > 0) {
         double memory_s = row->bytes / rates[PROBE_MEMORY];
         double arithmetic_s = row->operations / rates[b->arithmetic];
-        row->all_fractions[round] = (memory_s > arithmetic_s ? memory_s : arithmetic_s) / seconds;
+        *fraction = (memory_s > arithmetic_s ? memory_s : arithmetic_s) / *seconds;
     }
     return true;
 }
@@ -209,13 +216,11 @@ static bool warm_up(struct bench *b, struct error *err) {
     int prompt = largest(p->prefill, p->n_prefill);
     bool ok = true;
     for (int s = 0; ok && s < b->n_seq; s++) {
-        char text[80];
-        snprintf(text, sizeof text, "warming up, sequence %d of %d", s + 1, b->n_seq);
-        bench_progress(b->session->common, text);
+        common_progress(b->session->common, "warming up, sequence %d of %d", s + 1, b->n_seq);
         ok = feed(b, s, prompt, err);
     }
     for (int i = 0; ok && i < p->n_batch; i++) {
-        ok = decode(b, p->batch[i], prompt, WARM_STEPS, err);
+        ok = decode(b, p->batch[i], prompt, warm_steps(p), err);
     }
     return ok;
 }
@@ -223,12 +228,11 @@ static bool warm_up(struct bench *b, struct error *err) {
 static bool measure_rounds(struct bench *b, struct bench_speed *out, struct error *err) {
     for (int round = 0; round < b->plan->rounds; round++) {
         for (int i = 0; i < out->n_row; i++) {
-            char text[80];
-            const struct bench_row *row = &out->rows[i];
-            snprintf(text, sizeof text, "round %d of %d: %s, %d x %d", round + 1, b->plan->rounds,
-                     bench_kind_name(row->kind), row->batch, row->prompt);
-            bench_progress(b->session->common, text);
-            if (!measure(b, &out->rows[i], round, err)) {
+            struct bench_row *row = &out->rows[i];
+            int at = i * b->plan->rounds + round;
+            common_progress(b->session->common, "round %d of %d: %s, %d x %d", round + 1,
+                            b->plan->rounds, bench_kind_name(row->kind), row->batch, row->prompt);
+            if (!measure(b, row, &b->seconds[at], &b->fractions[at], err)) {
                 return false;
             }
         }
@@ -248,18 +252,16 @@ void bench_plan_finish(struct bench_plan *plan) {
     *plan = (struct bench_plan){0};
 }
 
+bool bench_no_memory(struct error *err) {
+    return error_set(err, ERROR_MEMORY, "out of memory for the measurements");
+}
+
 void bench_speed_finish(struct bench_speed *b) {
     for (int i = 0; i < b->n_row; i++) {
         free(b->rows[i].ranks);
-        free(b->rows[i].all_seconds);
-        free(b->rows[i].all_fractions);
     }
     free(b->rows);
     *b = (struct bench_speed){0};
-}
-
-static bool no_memory(struct error *err) {
-    return error_set(err, ERROR_MEMORY, "out of memory for the measurements");
 }
 
 static bool add_row(const struct bench *b, struct bench_speed *out, enum bench_kind kind, int batch,
@@ -270,12 +272,10 @@ static bool add_row(const struct bench *b, struct bench_speed *out, enum bench_k
                               .batch = batch,
                               .prompt = prompt,
                               .n_tok = fed ? prompt : batch * b->plan->decode,
-                              .ranks = calloc((size_t)out->world, sizeof *row->ranks),
-                              .all_seconds = calloc((size_t)out->rounds, sizeof(double)),
-                              .all_fractions = calloc((size_t)out->rounds, sizeof(double))};
+                              .ranks = calloc((size_t)out->world, sizeof *row->ranks)};
     out->n_row++;
     (fed ? cost_of_prefill : cost_of_decode)(b, row);
-    return (row->ranks && row->all_seconds && row->all_fractions) || no_memory(err);
+    return row->ranks || bench_no_memory(err);
 }
 
 static bool add_rows(const struct bench *b, struct bench_speed *out, struct error *err) {
@@ -283,7 +283,7 @@ static bool add_rows(const struct bench *b, struct bench_speed *out, struct erro
     bool ok = true;
     out->rows = calloc((size_t)p->n_prefill * (size_t)(1 + p->n_batch), sizeof *out->rows);
     if (!out->rows) {
-        return no_memory(err);
+        return bench_no_memory(err);
     }
     for (int i = 0; ok && i < p->n_prefill; i++) {
         ok = add_row(b, out, BENCH_PREFILL, 1, p->prefill[i], err);
@@ -340,13 +340,17 @@ static bool begin(struct bench *b, struct bench_speed *out, struct error *err) {
     b->results = calloc(n, sizeof *b->results);
     b->next = calloc(n, sizeof *b->next);
     b->stats = calloc((size_t)out->world, sizeof *b->stats);
-    bool ok = b->ids && b->seqs && b->parts && b->results && b->next && b->stats;
+    size_t n_measurement = (size_t)out->n_row * (size_t)out->rounds;
+    b->seconds = calloc(n_measurement, sizeof *b->seconds);
+    b->fractions = calloc(n_measurement, sizeof *b->fractions);
+    bool ok = b->ids && b->seqs && b->parts && b->results && b->next && b->stats && b->seconds &&
+              b->fractions;
     for (int i = 0; i < PROBE_LIMIT_COUNT; i++) {
-        b->limits[i] = calloc((size_t)out->n_row * (size_t)out->rounds, sizeof(double));
+        b->limits[i] = calloc(n_measurement, sizeof(double));
         ok = ok && b->limits[i];
     }
     if (!ok) {
-        return no_memory(err);
+        return bench_no_memory(err);
     }
     for (int i = 0; i < prompt + b->n_seq; i++) {
         b->ids[i] = (int32_t)(random_at((uint64_t)i) % (uint64_t)s->config.vocab);
@@ -364,6 +368,8 @@ static void end(struct bench *b) {
     for (int i = 0; i < PROBE_LIMIT_COUNT; i++) {
         free(b->limits[i]);
     }
+    free(b->seconds);
+    free(b->fractions);
     free(b->ids);
     free(b->seqs);
     free(b->parts);
@@ -378,9 +384,9 @@ static void summarise(struct bench *b, struct bench_speed *out) {
     }
     for (int i = 0; i < out->n_row; i++) {
         struct bench_row *row = &out->rows[i];
-        row->seconds = spread_of(row->all_seconds, out->rounds);
+        row->seconds = spread_of(b->seconds + i * out->rounds, out->rounds);
         if (b->n_measured) {
-            row->fraction = spread_of(row->all_fractions, out->rounds);
+            row->fraction = spread_of(b->fractions + i * out->rounds, out->rounds);
             bool memory = row->bytes / out->limits[PROBE_MEMORY].median >
                           row->operations / out->limits[b->arithmetic].median;
             row->limit = memory ? PROBE_MEMORY : b->arithmetic;
@@ -395,7 +401,7 @@ bool bench_speed_run(const struct bench_plan *plan, struct session *s, struct be
                       .max_tok = engine_max_tok(s->engine),
                       .n_seq = engine_max_seqs(s->engine)};
     bool ok = begin(&b, out, err) && warm_up(&b, err) && measure_rounds(&b, out, err);
-    bench_progress(s->common, NULL);
+    common_progress_end(s->common);
     if (ok) {
         summarise(&b, out);
     }

@@ -9,7 +9,7 @@
 #include "model/checkpoint.h"
 #include "nn/step.h"
 
-enum { N_OWN = 10, MAX_LIST = 64, RPC_CTX = 64 };
+enum { N_OWN = 10, MAX_LIST = 64 };
 
 struct bench_options {
     struct common_options common;
@@ -57,7 +57,8 @@ static void fill_table(struct bench_options *o, struct option *table) {
          .arg = "N",
          .min = 1,
          .max = 1000,
-         .help = "measure everything N times, in turns (default: 5)"},
+         .help = "measure everything N times, in turns (default: 5);\n"
+                 "of --rpc the steps alone"},
         {.type = OPTION_FLAG,
          .name = "rpc",
          .value = &o->rpc,
@@ -132,11 +133,7 @@ static bool apply(struct bench_options *o, struct error *err) {
 
 static bool prepare(void *user, struct session *s, struct error *err) {
     struct bench_options *o = user;
-    if (o->rpc) {
-        s->options.ctx = s->ctx < RPC_CTX ? s->ctx : RPC_CTX;
-        return true;
-    }
-    return bench_speed_prepare(&o->plan, s, err);
+    return o->rpc ? bench_rpc_prepare(s, err) : bench_speed_prepare(&o->plan, s, err);
 }
 
 static enum bench_form form_of(const struct bench_options *o) {
@@ -178,17 +175,15 @@ static bool run(const struct command *self, int argc, char **argv, struct error 
     struct option table[N_OWN + COMMON_OPTION_COUNT];
     const int n = N_OWN + COMMON_OPTION_COUNT;
     fill_table(&o, table);
-    if (!options_parse(table, n, argc, argv, NULL, 0, NULL, err)) {
+    if (!command_parse(self, &o.common, table, n, argc, argv, NULL, 0, NULL, err)) {
         return false;
     }
     if (o.common.help) {
-        command_print_help(self, table, n);
         return true;
     }
     const struct session_job job = {.prepare = prepare, .run = run_loaded, .user = &o};
-    bool ok = common_options_apply(&o.common, err) && apply(&o, err) &&
-              (o.collectives ? launch_run(&o.common, lead_collectives, &o, err)
-                             : session_run(&o.common, &job, err));
+    bool ok = apply(&o, err) && (o.collectives ? launch_run(&o.common, lead_collectives, &o, err)
+                                               : session_run(&o.common, &job, err));
     bench_plan_finish(&o.plan);
     return ok;
 }

@@ -332,12 +332,10 @@ static bool run(const struct command *self, int argc, char **argv, struct error 
     };
     const int n_option = OWN_OPTIONS + COMMON_OPTION_COUNT;
     common_options_table(&common, table + OWN_OPTIONS);
-    if (!options_parse(table, n_option, argc, argv, dir, 1, &n_arg, err) ||
-        !common_options_apply(&common, err)) {
+    if (!command_parse(self, &common, table, n_option, argc, argv, dir, 1, &n_arg, err)) {
         return false;
     }
     if (common.help) {
-        command_print_help(self, table, n_option);
         return true;
     }
     if (n_arg == 0) {

@@ -209,15 +209,10 @@ static bool run(const struct command *self, int argc, char **argv, struct error 
     struct option table[OWN_OPTIONS + COMMON_OPTION_COUNT];
     const int n = OWN_OPTIONS + COMMON_OPTION_COUNT;
     fill_table(&o, table);
-    if (!options_parse(table, n, argc, argv, NULL, 0, NULL, err)) {
+    if (!command_parse(self, &o.common, table, n, argc, argv, NULL, 0, NULL, err)) {
         return false;
     }
-    if (o.common.help) {
-        command_print_help(self, table, n);
-        return true;
-    }
-    return common_options_apply(&o.common, err) && apply(&o, err) &&
-           launch_run(&o.common, lead_check, &o, err);
+    return o.common.help || (apply(&o, err) && launch_run(&o.common, lead_check, &o, err));
 }
 
 const struct command command_check = {

@@ -348,14 +348,13 @@ static bool run_generate(const struct command *self, int argc, char **argv, stru
     struct option table[N_OWN + COMMON_OPTION_COUNT];
     const char *args[1];
     int n_arg, n = options_table(&o, table);
-    if (!options_parse(table, n, argc, argv, args, 1, &n_arg, err)) {
+    if (!command_parse(self, &o.common, table, n, argc, argv, args, 1, &n_arg, err)) {
         return false;
     }
     if (o.common.help) {
-        command_print_help(self, table, n);
         return true;
     }
-    if (!common_options_apply(&o.common, err) || !check_options(&o, n_arg, args, err)) {
+    if (!check_options(&o, n_arg, args, err)) {
         return false;
     }
     /* Ids alone need no tokenizer; where there is one, it turns the answer into text. */

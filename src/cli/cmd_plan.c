@@ -353,8 +353,7 @@ static bool run(const struct command *self, int argc, char **argv, struct error 
     struct plan_options o = {0};
     struct plan p = {0};
     int32_t *np = NULL;
-    int n = 0, n_arg;
-    const char *none[1];
+    int n = 0;
     struct option table[OWN_OPTIONS + COMMON_OPTION_COUNT] = {
         {.type = OPTION_SECTION, .name = "Options of plan"},
         {.type = OPTION_STRING,
@@ -373,12 +372,10 @@ static bool run(const struct command *self, int argc, char **argv, struct error 
     const int n_option = OWN_OPTIONS + COMMON_OPTION_COUNT;
 
     common_options_table(&o.common, table + OWN_OPTIONS);
-    if (!options_parse(table, n_option, argc, argv, none, 0, &n_arg, err) ||
-        !common_options_apply(&o.common, err)) {
+    if (!command_parse(self, &o.common, table, n_option, argc, argv, NULL, 0, NULL, err)) {
         return false;
     }
     if (o.common.help) {
-        command_print_help(self, table, n_option);
         return true;
     }
     bool ok = parse_np(o.np, &np, &n, err) && plan_init(&p, &o, err);

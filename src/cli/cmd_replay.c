@@ -98,7 +98,6 @@ struct replay {
     uint64_t n_different;
     int world;
     struct shown build;
-    bool progress;
     double last_progress;
 };
 
@@ -147,12 +146,11 @@ static void on_reply(void *user, int rank, const struct message *reply) {
 static void show_progress(struct replay *r) {
     static const double every_s = 0.1;
     double now = clock_now();
-    if (r->progress && now - r->last_progress > every_s) {
+    if (now - r->last_progress > every_s) {
         r->last_progress = now;
-        stdio_may_wait();
-        fprintf(stderr, "\rlockstep: replaying request %" PRIu64 ", %3d %%", r->exchange.number,
-                (int)(100 * trace_reader_share(exchange_reader_trace(r->reader))));
-        stdio_waited();
+        common_progress(&r->options->common, "replaying request %" PRIu64 ", %3d %%",
+                        r->exchange.number,
+                        (int)(100 * trace_reader_share(exchange_reader_trace(r->reader))));
     }
 }
 
@@ -306,10 +304,8 @@ static bool check_world(const struct replay *r, int now, struct error *err) {
 }
 
 static bool report(struct replay *r, bool whole, struct error *err) {
+    common_progress_end(&r->options->common);
     stdio_may_wait();
-    if (r->progress) {
-        fprintf(stderr, "\r\033[K");
-    }
     if (is_cut(r)) {
         log_warn("%s: its last entry is cut off", show_path(r->options->file).text);
     }
@@ -377,11 +373,10 @@ static bool run(const struct command *self, int argc, char **argv, struct error 
     };
     const int n = OWN_OPTIONS + COMMON_OPTION_COUNT;
     common_options_table(&o.common, table + OWN_OPTIONS);
-    if (!options_parse(table, n, argc, argv, file, 1, &n_arg, err)) {
+    if (!command_parse(self, &o.common, table, n, argc, argv, file, 1, &n_arg, err)) {
         return false;
     }
     if (o.common.help) {
-        command_print_help(self, table, n);
         return true;
     }
     if (n_arg == 0) {
@@ -393,9 +388,7 @@ static bool run(const struct command *self, int argc, char **argv, struct error 
         return error_set(err, ERROR_MEMORY, "cannot replay a trace");
     }
     r->options = &o;
-    r->progress = common_wants_progress(&o.common);
-    bool ok = common_options_apply(&o.common, err) && check_ignored(&o.ignore, err) &&
-              launch_run(&o.common, lead, r, err);
+    bool ok = check_ignored(&o.ignore, err) && launch_run(&o.common, lead, r, err);
     free(r);
     return ok;
 }

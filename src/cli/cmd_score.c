@@ -237,15 +237,14 @@ static bool run_loaded(void *user, struct session *s, struct error *err) {
 static bool run_score(const struct command *self, int argc, char **argv, struct error *err) {
     struct score_options o = {0};
     struct option table[N_OWN + COMMON_OPTION_COUNT];
-    int n_arg, n = options_table(&o, table);
-    if (!options_parse(table, n, argc, argv, NULL, 0, &n_arg, err)) {
+    int n = options_table(&o, table);
+    if (!command_parse(self, &o.common, table, n, argc, argv, NULL, 0, NULL, err)) {
         return false;
     }
     if (o.common.help) {
-        command_print_help(self, table, n);
         return true;
     }
-    if (!common_options_apply(&o.common, err) || !check_options(&o, err)) {
+    if (!check_options(&o, err)) {
         return false;
     }
     struct session_job job = {

@@ -238,8 +238,7 @@ static bool lead(struct pool *pool, void *user, struct error *err) {
 
 static bool run(struct serve_options *o, struct error *err) {
     struct server_options *s = &o->server;
-    if (!common_options_apply(&o->common, err) || !check_access(o, err) ||
-        !check_name(s->model_name, err)) {
+    if (!check_access(o, err) || !check_name(s->model_name, err)) {
         return false;
     }
     s->dir = common_model(&o->common);
@@ -257,12 +256,11 @@ static bool run(struct serve_options *o, struct error *err) {
 static bool run_serve(const struct command *self, int argc, char **argv, struct error *err) {
     struct serve_options o = {0};
     struct option table[N_OWN + COMMON_OPTION_COUNT];
-    int n_arg, n = options_table(&o, table);
-    if (!options_parse(table, n, argc, argv, NULL, 0, &n_arg, err)) {
+    int n = options_table(&o, table);
+    if (!command_parse(self, &o.common, table, n, argc, argv, NULL, 0, NULL, err)) {
         return false;
     }
     if (o.common.help) {
-        command_print_help(self, table, n);
         return true;
     }
     bool ok = run(&o, err);

@@ -90,18 +90,7 @@ static void fill_table(struct tokenize_options *o, struct option *table) {
     common_options_table(&o->common, table + OWN_OPTION_COUNT);
 }
 
-static bool parse(struct tokenize_options *o, struct option *table, int argc, char **argv,
-                  struct error *err) {
-    int n_arg = 0;
-    const char *args[1];
-    fill_table(o, table);
-    if (!options_parse(table, OPTION_COUNT, argc, argv, args, 0, &n_arg, err) ||
-        !common_options_apply(&o->common, err)) {
-        return false;
-    }
-    if (o->common.help) {
-        return true;
-    }
+static bool check_options(const struct tokenize_options *o, struct error *err) {
     int inputs = o->has_text + o->has_file + o->has_chat + o->has_decode;
     if (inputs != 1) {
         return error_set(err, ERROR_USAGE, "%s: give one of --text, --file, --chat and --decode",
@@ -224,12 +213,15 @@ static bool run(const struct command *self, int argc, char **argv, struct error 
     struct tokenize_options o = {0};
     struct option table[OPTION_COUNT];
     struct tokenizer *t = NULL;
-    if (!parse(&o, table, argc, argv, err)) {
+    fill_table(&o, table);
+    if (!command_parse(self, &o.common, table, OPTION_COUNT, argc, argv, NULL, 0, NULL, err)) {
         return false;
     }
     if (o.common.help) {
-        command_print_help(self, table, OPTION_COUNT);
         return true;
+    }
+    if (!check_options(&o, err)) {
+        return false;
     }
     if (!launch_env_is_leader()) { /* under a launcher the others have nothing to add */
         return true;

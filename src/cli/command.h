@@ -59,9 +59,6 @@ enum { COMMON_OPTION_COUNT = 19 };
 /* Fills table[COMMON_OPTION_COUNT] and sets the defaults. */
 void common_options_table(struct common_options *c, struct option *table);
 
-/* Checks what was parsed and applies the log level. Errors: USAGE. */
-bool common_options_apply(const struct common_options *c, struct error *err);
-
 /* The list of --cuda-devices, to be freed by the caller; NULL where there is none.
  * Errors: USAGE, MEMORY. */
 bool common_cuda_devices(const struct common_options *c, int32_t **out, int *n_out,
@@ -81,4 +78,16 @@ enum dtype common_quant(const struct common_options *c);
  */
 bool common_wants_progress(const struct common_options *c);
 
-void command_print_help(const struct command *self, const struct option *table, int n);
+/* A line that is rewritten where progress is wanted, nothing elsewhere. A terminal that takes
+ * nothing is not taken for a hang of ours. */
+void common_progress(const struct common_options *c, const char *fmt, ...)
+    __attribute__((format(printf, 2, 3)));
+/* Wipes it. */
+void common_progress_end(const struct common_options *c);
+
+/* Parses the command line into table, which common is part of; args, max_arg and n_arg as for
+ * options_parse. --help, which it answers whatever else is there, leaves common->help set and
+ * nothing to do; else the common options are checked, and the log level applied. Errors: USAGE. */
+bool command_parse(const struct command *self, struct common_options *common,
+                   const struct option *table, int n, int argc, char **argv, const char **args,
+                   int max_arg, int *n_arg, struct error *err);

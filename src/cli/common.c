@@ -1,6 +1,7 @@
 #include "config.h"
 
 #include <math.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,6 +10,7 @@
 #include "base/log.h"
 #include "cli/command.h"
 #include "cli/launch_env.h"
+#include "cli/stdio_util.h"
 
 #define DEMO_MODEL "kjv-qwen3-3m"
 
@@ -145,6 +147,28 @@ bool common_wants_progress(const struct common_options *c) {
            (strcmp(c->progress, "auto") == 0 && isatty(STDERR_FILENO));
 }
 
+void common_progress(const struct common_options *c, const char *fmt, ...) {
+    if (!common_wants_progress(c)) {
+        return;
+    }
+    char text[120];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    stdio_may_wait();
+    fprintf(stderr, "\rlockstep: %s\033[K", text);
+    stdio_waited();
+}
+
+void common_progress_end(const struct common_options *c) {
+    if (common_wants_progress(c)) {
+        stdio_may_wait();
+        fprintf(stderr, "\r\033[K");
+        stdio_waited();
+    }
+}
+
 bool common_cuda_devices(const struct common_options *c, int32_t **out, int *n_out,
                          struct error *err) {
     *out = NULL;
@@ -210,7 +234,8 @@ static bool check_names(const struct common_options *c, struct error *err) {
     return true;
 }
 
-bool common_options_apply(const struct common_options *c, struct error *err) {
+/* Checks what was parsed and applies the log level. Errors: USAGE. */
+static bool apply(const struct common_options *c, struct error *err) {
     enum log_level level;
     if (!log_level_from_name(c->log_level, &level)) {
         return error_set(err, ERROR_USAGE, "--log-level %s: must be error, warn, info or debug",
@@ -277,10 +302,21 @@ enum dtype common_quant(const struct common_options *c) {
     return quant;
 }
 
-void command_print_help(const struct command *self, const struct option *table, int n) {
+static void print_help(const struct command *self, const struct option *table, int n) {
     if (!launch_env_is_leader()) {
         return;
     }
     printf("usage: lockstep %s %s\n\n%s\n", self->name, self->synopsis, self->summary);
     options_print_help(table, n);
+}
+
+bool command_parse(const struct command *self, struct common_options *common,
+                   const struct option *table, int n, int argc, char **argv, const char **args,
+                   int max_arg, int *n_arg, struct error *err) {
+    common->help = options_has_flag(table, n, argc, argv, &common->help);
+    if (common->help) { /* answered whatever else is asked for, and however wrongly */
+        print_help(self, table, n);
+        return true;
+    }
+    return options_parse(table, n, argc, argv, args, max_arg, n_arg, err) && apply(common, err);
 }

@@ -316,6 +316,16 @@ bool options_parse(const struct option *table, int n, int argc, char **argv, con
     return true;
 }
 
+bool options_has_flag(const struct option *table, int n, int argc, char **argv, const bool *value) {
+    for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) {
+        const struct option *o = find_word(table, n, argv[i]);
+        if (o && o->value == value && !strchr(argv[i], '=')) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* ---- help ---- */
 
 enum { HELP_COLUMN = 30 };

@@ -42,6 +42,10 @@ struct option {
 bool options_parse(const struct option *table, int n, int argc, char **argv, const char **args,
                    int max_arg, int *n_arg, struct error *err);
 
+/* Whether the flag that sets *value is among the options, whatever is wrong with the others: no
+ * option takes another one's name for its value. */
+bool options_has_flag(const struct option *table, int n, int argc, char **argv, const bool *value);
+
 /* Writes the table's help, aligned, to stdout. */
 void options_print_help(const struct option *table, int n);
 

@@ -11,29 +11,25 @@
 /* ---- progress while loading: a line that is rewritten on a terminal, nothing in a log ---- */
 
 static bool report(void *user, uint64_t done, uint64_t total, struct error *err) {
-    const bool *show = user;
+    const struct session *s = user;
     if (launch_interrupted()) {
         return error_set(err, ERROR_INTERRUPTED, "interrupted while loading");
     }
-    if (*show && total > 0) {
-        stdio_may_wait();
-        fprintf(stderr, "\rlockstep: loading %3d %%", (int)(100.0 * (double)done / (double)total));
-        stdio_waited();
+    if (total > 0) {
+        common_progress(s->common, "loading %3d %%", (int)(100.0 * (double)done / (double)total));
     }
     return true;
 }
 
 static bool load_model(struct session *s, struct pool *pool, struct error *err) {
     const struct common_options *c = s->common;
-    bool progress = common_wants_progress(c);
     s->options.kv_dtype = c->kv_dtype;
     s->options.quant = common_quant(c);
-    s->options.load = (struct pool_load_options){.progress = {.report = report, .user = &progress},
-                                                 .show = stdio_note};
+    s->options.load =
+        (struct pool_load_options){.progress = {.report = report, .user = s}, .show = stdio_note};
     bool ok = engine_open(&s->engine, pool, &s->options, err);
-    if (progress) {
-        fprintf(stderr, "\r\033[K");
-    } else if (ok) {
+    common_progress_end(c);
+    if (ok && !common_wants_progress(c)) {
         int world = pool_world(pool);
         log_info("loaded %s%s%s: %.1f MB on %d rank%s in %.2f s", s->model, c->quant ? " as " : "",
                  c->quant ? c->quant : "", (double)engine_load_bytes(s->engine) / 1e6, world,

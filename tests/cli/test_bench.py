@@ -118,7 +118,8 @@ class TestSpeed(TestBench):
         self.assertEqual(found["load_bytes"], 1192099840 + 131072)  # both ranks have the norms
 
     def test_without_decode(self):
-        found = json.loads(self.run_well("bench", "--prefill", "5", "--decode", "0", "--rounds", "1", "--json"))
+        found = json.loads(self.run_well("bench", "--prefill", "5", "--decode", "0", "--rounds", "1", "--json",
+                                         "--ctx", "5"))
         self.assertEqual([(r["kind"], r["prompt"]) for r in found["rows"]], [("prefill", 5)])
 
     def test_progress_where_it_is_wanted(self):
@@ -138,7 +139,7 @@ class TestLinks(TestBench):
         for name in ("step_us", "around_us", "sending_us"):
             self.assert_spread(rpc[name], 2)
         self.assertLess(rpc["sending_us"]["median"], rpc["step_us"]["median"])
-        text = self.run_well("bench", "--rpc", "--rounds", "1", "--threads", "1", np=2)
+        text = self.run_well("bench", "--rpc", "--rounds", "1", "--threads", "1", "--ctx", "40", np=2)
         self.assertRegex(text, r"(?m)^around it +\d")
         rows = list(csv.DictReader(io.StringIO(self.run_well("bench", "--rpc", "--rounds", "1", "--csv"))))
         self.assertEqual([r["what"] for r in rows], ["ping", "step", "around", "sending"])
@@ -192,11 +193,15 @@ class TestRefusals(unittest.TestCase):
                 self.assert_refused(words, expected)
         self.assert_refused(("--json", "--csv"), "one at a time", np=3)
 
+    def test_rpc_says_before_the_load_what_it_takes(self):
+        self.assert_refused(("--rpc", "--ctx", "39"), "--rpc takes 40 positions, but --ctx is 39", np=2)
+
     def test_too_long_for_the_model(self):
         self.assert_refused(("--prefill", "1000000"), "--prefill 1000000 and --decode 64 take 1000064 positions",
                             "the model has")
-        self.assert_refused(("--prefill", "60", "--decode", "5", "--ctx", "64"), "take 65 positions, but --ctx is 64",
-                            np=2)
+        for decode in (5, 1):
+            self.assert_refused(("--prefill", "64", "--decode", str(decode), "--ctx", "64"),
+                                f"take {64 + decode} positions, but --ctx is 64", np=2)
 
     def test_what_does_not_fit_is_said_before_it_is_made(self):
         start = time.monotonic()

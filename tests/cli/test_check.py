@@ -216,6 +216,10 @@ class Check(unittest.TestCase):
                 self.assert_ok(done)
                 word = "msgpack" if args == ("--version",) else "usage: lockstep"
                 self.assertEqual(done.stdout.count(word), 1, done.stdout)
+        for command in ("check", "generate", "score", "tokenize", "plan", "bench", "serve", "blame", "replay"):
+            done = run(command, "--ctx", "nonsense", "--nonsense", "--np=0", "--help")  # whatever else is wrong
+            self.assert_ok(done)
+            self.assertEqual(done.stdout, run("help", command).stdout)
 
     def test_errors_of_ranks(self):
         for np in (None, 2):

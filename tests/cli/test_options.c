@@ -188,12 +188,25 @@ static void lists_of_numbers(void **state) {
     }
 }
 
+static void a_flag_is_found_among_mistakes(void **state) {
+    (void)state;
+    struct values v;
+    struct option table[N_OPTION];
+    make_table(table, &v);
+    char *found[] = {"command", "-n", "x", "--nothing", "--json"};
+    char *ended[] = {"command", "--json=1", "json", "--", "--json"};
+    assert_true(options_has_flag(table, N_OPTION, 5, found, &v.flag));
+    assert_false(options_has_flag(table, N_OPTION, 4, found, &v.flag));
+    assert_false(options_has_flag(table, N_OPTION, 5, ended, &v.flag));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_form_is_understood),
         cmocka_unit_test(absent_options_keep_their_values),
         cmocka_unit_test(sizes_take_suffixes),
         cmocka_unit_test(mistakes_say_what_to_type),
+        cmocka_unit_test(a_flag_is_found_among_mistakes),
         cmocka_unit_test(too_many_repetitions_are_refused),
         cmocka_unit_test(lists_of_numbers),
     };
