@@ -385,17 +385,13 @@ static bool handle_bandwidth(struct worker *w, const struct message *request, st
     if (!sweep_from_name(b->collective, &which)) {
         return error_set(err, ERROR_PROTOCOL, "there is no collective '%s'", b->collective);
     }
-    bool ok;
-    if (b->bare) {
-        watchdog_phase("bare MPI collectives", 2 * w->options.timeout_s + 1);
-        ok = gauge_bare(w->options.tensor, w->comm, which, b->bytes, b->iters, b->warmup, &sample,
-                        err);
-        watchdog_clear();
-    } else {
-        guard(w, "a measurement of NCCL", 2 * w->options.timeout_s + slack_s);
-        ok = sweep_measure(w->comm, w->device, which, b->bytes, b->iters, b->warmup, &sample, err);
-        unguard(w);
-    }
+    const double limit_s = 2 * w->options.timeout_s;
+    guard(w, "a measurement of NCCL", limit_s + slack_s);
+    bool ok = b->bare ? gauge_bare(w->options.tensor, w->comm, which, b->bytes, b->iters, b->warmup,
+                                   limit_s + 1, &sample, err)
+                      : sweep_measure(w->comm, w->device, which, b->bytes, b->iters, b->warmup,
+                                      &sample, err);
+    unguard(w);
     if (!ok) {
         return false;
     }
