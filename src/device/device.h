@@ -244,6 +244,7 @@ struct device {
     const struct device_ops *ops; /* first member of every device */
     enum dtype act;               /* element type of activations, and of the KV cache */
     bool kv_bf16;                 /* a KV cache may be BF16, too */
+    bool quantized;               /* weights may be */
     bool main_thread_only;        /* loader threads may not call it */
     bool broken; /* a wait or a launch failed: nothing more can be asked of it, never on the host */
     int head_dim_unit; /* head dims it takes: multiples of this, up to head_dim_max; 0: any */

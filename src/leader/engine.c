@@ -110,18 +110,35 @@ static bool cut_to_memory(const struct engine *e, const struct engine_options *o
     return true;
 }
 
+static bool is_on_gpus(const struct engine *e) {
+    return strcmp(pool_device(e->pool), "cuda") == 0;
+}
+
 /* The host has a choice; a GPU computes attention in one type. */
 static bool choose_kv(struct engine *e, const char *asked, struct error *err) {
     const char *act = pool_dtype(e->pool);
-    bool is_auto = !asked || strcmp(asked, "auto") == 0;
-    if (!is_auto && strcmp(pool_device(e->pool), "cuda") == 0 && strcmp(asked, act) != 0) {
+    const char *word = !asked || strcmp(asked, "auto") == 0 ? act : asked;
+    if (!dtype_from_word(word, &e->kv) || (e->kv != DTYPE_F32 && e->kv != DTYPE_BF16)) {
+        return error_set(err, ERROR_USAGE, "--kv-dtype %s: must be auto, f32 or bf16", word);
+    }
+    if (is_on_gpus(e) && strcmp(word, act) != 0) {
         return error_set(err, ERROR_UNSUPPORTED,
                          "--kv-dtype %s: on a GPU the KV cache has the type of the arithmetic, %s "
                          "(--dtype)",
-                         asked, act);
+                         word, act);
     }
-    return dtype_from_word(is_auto ? act : asked, &e->kv) ||
-           error_set(err, ERROR_USAGE, "--kv-dtype %s: must be auto, f32 or bf16", asked);
+    return true;
+}
+
+static bool choose_quant(struct engine *e, enum dtype asked, struct error *err) {
+    if (dtype_is_quantized(asked) && is_on_gpus(e)) {
+        return error_set(err, ERROR_UNSUPPORTED,
+                         "--quant %s: quantized weights are for the host alone, and the ranks "
+                         "compute on GPUs (--device host)",
+                         dtype_word(asked));
+    }
+    e->quant = asked;
+    return true;
 }
 
 static bool choose_sizes(struct engine *e, const struct engine_options *o, struct error *err) {
@@ -155,11 +172,11 @@ bool engine_open(struct engine **out, struct pool *pool, const struct engine_opt
         return error_set(err, ERROR_MEMORY, "cannot allocate the engine");
     }
     e->pool = pool;
-    e->quant = options->quant;
     /* The leader reads the configuration first: a bad one is refused before any rank is bothered.
      */
     if (!model_config_load(&e->config, options->dir, err) ||
-        !choose_kv(e, options->kv_dtype, err) || !choose_sizes(e, options, err)) {
+        !choose_kv(e, options->kv_dtype, err) || !choose_quant(e, options->quant, err) ||
+        !choose_sizes(e, options, err)) {
         goto fail;
     }
     e->free_blocks = malloc((size_t)e->n_block * sizeof *e->free_blocks);

@@ -35,7 +35,8 @@ struct engine_options {
 };
 
 /* Loads the model on every rank. pool: borrowed, started. Collective through the pool.
- * Errors: those of model_load, with the rank; UNSUPPORTED (kv_dtype, on GPUs). */
+ * Errors: those of model_load, with the rank; USAGE (no such kv_dtype); UNSUPPORTED (kv_dtype or
+ * quant, on GPUs). */
 bool engine_open(struct engine **out, struct pool *pool, const struct engine_options *options,
                  struct error *err);
 

@@ -6,17 +6,10 @@
 
 #include "format/show.h"
 
-static bool make_load(const struct pool *p, struct message *m, const struct model_params *params,
-                      struct error *err) {
+static bool make_load(struct message *m, const struct model_params *params, struct error *err) {
     *m = (struct message){.type = MESSAGE_LOAD};
     if (dtype_is_quantized(params->quant)) {
         snprintf(m->load.quant, sizeof m->load.quant, "%s", dtype_word(params->quant));
-        if (strcmp(p->device, "cuda") == 0) {
-            return error_set(err, ERROR_UNSUPPORTED,
-                             "--quant %s: quantized weights are for the host alone, and the ranks "
-                             "compute on GPUs (--device host)",
-                             m->load.quant);
-        }
     }
     if (strlen(params->dir) >= sizeof m->load.dir) {
         return error_set(err, ERROR_USAGE, "the model's path is longer than %zu bytes",
@@ -50,7 +43,7 @@ static bool on_measured(void *user, int rank, const struct message *reply, struc
 static bool measure(struct pool *p, const struct model_params *params, struct model_needs *needs,
                     struct error *err) {
     struct message m;
-    if (!make_load(p, &m, params, err)) {
+    if (!make_load(&m, params, err)) {
         return false;
     }
     m.load.measure = 1;
@@ -144,7 +137,7 @@ static bool load(struct pool *p, const struct model_params *params,
     struct message m;
     struct loading loading = {.pool = p};
     struct model_progress own = {.report = own_progress, .user = p};
-    if (!make_load(p, &m, params, err)) {
+    if (!make_load(&m, params, err)) {
         return false;
     }
     memset(p->loads, 0, (size_t)p->world * sizeof *p->loads);

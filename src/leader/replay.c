@@ -116,13 +116,12 @@ static bool again_load(struct pool *p, const struct message *request, replay_rep
     if (strcmp(p->device, "cuda") == 0) { /* which has no choice; the trace may be a host's */
         snprintf(l->kv_dtype, sizeof l->kv_dtype, "%s", p->dtype);
     }
-    struct model_params params = {
-        .dir = l->dir, .ctx = l->ctx, .n_block = l->n_block, .max_tok = l->max_tok};
-    bool known = dtype_from_word(l->kv_dtype, &params.kv);
+    struct model_params params;
     const struct pool_load_options quiet = {0};
     memset(p->loads, 0, (size_t)p->world * sizeof *p->loads);
-    known = known && (!*l->quant || dtype_from_quantized_word(l->quant, &params.quant));
-    if (l->measure || !known || pool_look_before_load(p, &params, &quiet, err)) {
+    /* Words that nobody knows are for the ranks to refuse. */
+    if (l->measure || !worker_load_params(l, &params, err) ||
+        pool_look_before_load(p, &params, &quiet, err)) {
         return again(p, &m, -1, on_reply, user, err);
     }
     if (!is_fatal(p, err)) {

@@ -206,11 +206,15 @@ static bool check_params(const struct model_params *p, const struct model_config
 }
 
 /* Before anything is read: the first step would be late to find out. */
-static bool check_device(const struct model_config *c, enum dtype kv, const struct device *d,
-                         struct error *err) {
-    if (!device_takes_kv(d, kv)) {
-        return error_set(err, ERROR_UNSUPPORTED, "a KV cache in %s: this rank takes one in %s",
-                         dtype_name(kv), dtype_name(d->act));
+static bool check_device(const struct model_params *p, const struct model_config *c,
+                         const struct device *d, struct error *err) {
+    if (!device_takes_kv(d, p->kv)) {
+        return error_set(err, ERROR_UNSUPPORTED, "a KV cache in %s: this rank takes one in %s%s",
+                         dtype_word(p->kv), dtype_word(d->act), d->kv_bf16 ? " or bf16" : "");
+    }
+    if (dtype_is_quantized(p->quant) && !d->quantized) {
+        return error_set(err, ERROR_UNSUPPORTED, "%s: quantized weights are for the host alone",
+                         dtype_word(p->quant));
     }
     if (d->head_dim_unit == 0 ||
         (c->head_dim % d->head_dim_unit == 0 && c->head_dim <= d->head_dim_max)) {
@@ -231,7 +235,7 @@ static bool model_create(struct model **out, const struct model_params *params,
     m->params = *params;
     m->nn = (struct nn_context){.device = device, .comm = comm};
     bool ok = model_config_load(c, params->dir, err) && check_params(params, c, err) &&
-              check_device(c, params->kv, device, err);
+              check_device(params, c, device, err);
     m->nn.dims =
         (struct shard_dims){c->n_head, c->n_kv_head, c->head_dim, c->intermediate, c->vocab};
     if (!ok || !shard_compute(&m->nn.shard, &m->nn.dims, comm->world, comm->rank, err)) {

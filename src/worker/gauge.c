@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "base/clock.h"
+#include "rpc/watchdog.h"
 
 static const double probe_max_s = 10;
 
@@ -24,26 +25,41 @@ bool gauge_probe(struct probe **probe, struct device *device, struct comm *comm,
     return true;
 }
 
-static void call(enum sweep_collective which, float *in, float *out, int n, MPI_Comm mpi) {
+/* Returns MPI's code: the communicator's errors return. */
+static int call(enum sweep_collective which, float *in, float *out, int n, MPI_Comm mpi) {
     switch (which) {
     case SWEEP_ALL_REDUCE:
-        MPI_Allreduce(in, out, n, MPI_FLOAT, MPI_SUM, mpi);
-        break;
+        return MPI_Allreduce(in, out, n, MPI_FLOAT, MPI_SUM, mpi);
     case SWEEP_ALL_GATHER:
-        MPI_Allgather(in, n, MPI_FLOAT, out, n, MPI_FLOAT, mpi);
-        break;
+        return MPI_Allgather(in, n, MPI_FLOAT, out, n, MPI_FLOAT, mpi);
     case SWEEP_GATHER:
-        MPI_Gather(in, n, MPI_FLOAT, out, n, MPI_FLOAT, 0, mpi);
-        break;
+        return MPI_Gather(in, n, MPI_FLOAT, out, n, MPI_FLOAT, 0, mpi);
     case SWEEP_BROADCAST:
     case SWEEP_COUNT:
-        MPI_Bcast(in, n, MPI_FLOAT, 0, mpi);
         break;
     }
+    return MPI_Bcast(in, n, MPI_FLOAT, 0, mpi);
+}
+
+/* *sum: over the ranks, of the seconds of a call. */
+static int time_calls(enum sweep_collective which, float *in, float *out, int n, int iters,
+                      int warmup, MPI_Comm mpi, double *sum) {
+    int code = MPI_SUCCESS;
+    for (int i = 0; i < warmup && code == MPI_SUCCESS; i++) {
+        code = call(which, in, out, n, mpi);
+    }
+    code = code == MPI_SUCCESS ? MPI_Barrier(mpi) : code;
+    double start = clock_now();
+    for (int i = 0; i < iters && code == MPI_SUCCESS; i++) {
+        code = call(which, in, out, n, mpi);
+    }
+    double mine = (clock_now() - start) / iters;
+    return code == MPI_SUCCESS ? MPI_Allreduce(&mine, sum, 1, MPI_DOUBLE, MPI_SUM, mpi) : code;
 }
 
 bool gauge_bare(MPI_Comm mpi, struct comm *comm, enum sweep_collective which, uint64_t bytes,
-                int iters, int warmup, struct sweep_sample *out, struct error *err) {
+                int iters, int warmup, double limit_s, struct sweep_sample *out,
+                struct error *err) {
     uint64_t n = sweep_count(which, bytes, comm->world);
     if (iters < 1 || warmup < 0 || bytes != sweep_bytes(which, bytes, comm->world) || n > INT_MAX) {
         return error_set(err, ERROR_SHAPE, "bare MPI: %llu bytes, %d iterations, %d to warm up",
@@ -55,18 +71,17 @@ bool gauge_bare(MPI_Comm mpi, struct comm *comm, enum sweep_collective which, ui
                                   (unsigned long long)bytes);
     bool ok = comm_agree(comm, have, err);
     if (ok) {
-        for (int i = 0; i < warmup; i++) {
-            call(which, from, to, (int)n, mpi);
+        double sum = 0;
+        /* Only now: the agreement has a deadline of its own, and its pulse would end the phase's,
+         * so that others took this thread for one that stands still. */
+        watchdog_phase("bare MPI collectives", limit_s);
+        int code = time_calls(which, from, to, (int)n, iters, warmup, mpi, &sum);
+        watchdog_clear();
+        ok = code == MPI_SUCCESS || error_set(err, ERROR_COMM, "bare MPI: MPI error %d", code);
+        if (ok) {
+            *out = (struct sweep_sample){.seconds = sum / comm->world,
+                                         .median_seconds = sum / comm->world};
         }
-        MPI_Barrier(mpi);
-        double start = clock_now();
-        for (int i = 0; i < iters; i++) {
-            call(which, from, to, (int)n, mpi);
-        }
-        double mine = (clock_now() - start) / iters, all;
-        MPI_Allreduce(&mine, &all, 1, MPI_DOUBLE, MPI_SUM, mpi);
-        *out = (struct sweep_sample){.seconds = all / comm->world,
-                                     .median_seconds = all / comm->world};
     }
     free(from);
     free(to);

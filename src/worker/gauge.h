@@ -16,7 +16,8 @@ bool gauge_probe(struct probe **probe, struct device *device, struct comm *comm,
 
 /* Times iters calls of MPI_Allreduce, MPI_Gather, ... on host memory, one after the other, on
  * `mpi`, the communicator that the tensors' own comes from; its arguments are sweep_measure's.
- * *out has means over the ranks, and nothing is verified. Collective. Blocks without a deadline:
- * the caller sets a phase of the watchdog's. Errors: SHAPE, MEMORY, the collectives' own. */
+ * *out has means over the ranks, and nothing is verified. Collective. MPI's calls block without a
+ * deadline: a phase of the watchdog's of limit_s guards them. Errors: SHAPE, MEMORY, COMM, the
+ * collectives' own. */
 bool gauge_bare(MPI_Comm mpi, struct comm *comm, enum sweep_collective which, uint64_t bytes,
-                int iters, int warmup, struct sweep_sample *out, struct error *err);
+                int iters, int warmup, double limit_s, struct sweep_sample *out, struct error *err);

@@ -48,6 +48,10 @@ bool worker_handle(struct worker *w, const struct message *request, struct messa
  * Collective. Errors: COMM, COMM_INIT, NCCL_INIT, DEADLINE. */
 bool worker_join(struct worker *w, bool go, struct error *err);
 
+/* What a load asks for, borrowed from it. Errors: PROTOCOL (no such type). */
+bool worker_load_params(const struct message_load *load, struct model_params *out,
+                        struct error *err);
+
 /* What a load of these params would take on this rank; see model_measure. */
 bool worker_measure(struct worker *w, const struct model_params *params, struct model_needs *out,
                     struct error *err);

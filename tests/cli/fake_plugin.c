@@ -112,6 +112,7 @@ static bool fake_device_create(const struct cuda_device_options *o, struct devic
     ops = *(*out)->ops;
     ops.memory_free = memory_free;
     (*out)->ops = &ops;
+    (*out)->quantized = false;
     return true;
 }
 

@@ -9,15 +9,11 @@
 static int rank;
 
 /* Opens, generates where that succeeds, closes. words: what rank 0's error says; NULL: none. */
-static void try_on(const char *device, const char *model, const char *isa, const char *words) {
-    struct lockstep_options options = LOCKSTEP_OPTIONS_DEFAULT;
+static void try_options(struct lockstep_options options, const char *words) {
     struct lockstep_sampling sampling = LOCKSTEP_SAMPLING_GREEDY;
     struct lockstep_error error = {0};
     struct lockstep *engine;
     int n_tokens = 0;
-    options.model = model;
-    options.isa = isa;
-    options.device = device;
     options.timeout_s = 10;
     int status = lockstep_open(&engine, MPI_COMM_WORLD, &options, &error);
     if (status == 0 && rank == 0) {
@@ -28,16 +24,41 @@ static void try_on(const char *device, const char *model, const char *isa, const
     }
     lockstep_close(engine);
     int want = rank == 0 && words ? -1 : 0;
-    if (status != want || (want && !strstr(error.message, words)) ||
+    char said[sizeof error.kind + sizeof error.message + 2];
+    snprintf(said, sizeof said, "%s: %s", error.kind, error.message);
+    if (status != want || (want && !strstr(said, words)) ||
         n_tokens != (rank == 0 && !words ? 3 : 0)) {
         fprintf(stderr, "rank %d: status %d, %d tokens, '%s', not '%s'\n", rank, status, n_tokens,
-                error.message, words ? words : "");
+                said, words ? words : "");
         MPI_Abort(MPI_COMM_WORLD, 1);
     }
 }
 
+static void try_on(const char *device, const char *model, const char *isa, const char *words) {
+    try_options((struct lockstep_options){.model = model, .isa = isa, .device = device}, words);
+}
+
 static void try(const char *model, const char *isa, const char *words) {
     try_on(NULL, model, isa, words);
+}
+
+/* That a word is no type of a KV cache, or of quantized weights, is a mistake of the caller's. */
+static void try_words(const char *model) {
+    static const struct {
+        const char *kv_dtype, *quant, *words;
+    } bad[] = {
+        {"q8_0", NULL, "usage: --kv-dtype q8_0: must be auto, f32 or bf16"},
+        {"f16", NULL, "usage: --kv-dtype f16: must be auto, f32 or bf16"},
+        {NULL, "bf16", "usage: options.quant is 'bf16'"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        try_options((struct lockstep_options){.model = model,
+                                              .kv_dtype = bad[i].kv_dtype,
+                                              .quant = bad[i].quant},
+                    bad[i].words);
+    }
+    try_options((struct lockstep_options){.model = model, .kv_dtype = "bf16", .quant = "q8_0"},
+                NULL);
 }
 
 int main(int argc, char **argv) {
@@ -57,6 +78,7 @@ int main(int argc, char **argv) {
     try(model, "mips", "mips");
     try(model, "", "not on the CPU");
     try(model, "generic", NULL);
+    try_words(model);
     try_on("auto", model, NULL, NULL);
     try_on("cuda", model, NULL, "/nonexistent/lockstep-cuda.so");
     MPI_Finalize();

@@ -228,6 +228,7 @@ bool host_device_create(const struct host_options *options, struct device **out,
     *h = (struct host_device){.base = {.ops = &host_ops,
                                        .act = DTYPE_F32,
                                        .kv_bf16 = true,
+                                       .quantized = true,
                                        .n_thread = options->n_thread},
                               .kernels = kernels,
                               .n_thread = options->n_thread};
