@@ -8,82 +8,8 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#include "base/cgroup.h"
 #include "base/flight_peers.h"
-
-/* ---- cgroup limit of CPU time, version 2 and 1 ---- */
-
-/* Reads up to two numbers from a one-line file; "max" reads as -1. Returns how many there were. */
-static int read_numbers(const char *path, double *a, double *b) {
-    char text[128] = "";
-    FILE *f = fopen(path, "re");
-    if (!f) {
-        return 0;
-    }
-    char *got = fgets(text, sizeof text, f);
-    fclose(f);
-    if (!got) {
-        return 0;
-    }
-    if (strncmp(text, "max", 3) == 0) {
-        *a = -1;
-        return 1;
-    }
-    return sscanf(text, "%lf %lf", a, b);
-}
-
-/* The path of this process's cgroup for a controller ("" is version 2). */
-static bool cgroup_path(const char *controller, char *out, size_t size) {
-    char line[1024];
-    bool found = false;
-    FILE *f = fopen("/proc/self/cgroup", "re");
-    while (f && !found && fgets(line, sizeof line, f)) {
-        char *names = strchr(line, ':');
-        char *path = names ? strchr(names + 1, ':') : NULL;
-        if (!path) {
-            continue;
-        }
-        *path++ = 0;
-        path[strcspn(path, "\n")] = 0;
-        names++;
-        if (strcmp(names, controller) == 0) {
-            snprintf(out, size, "%s", strcmp(path, "/") == 0 ? "" : path);
-            found = true;
-        }
-    }
-    if (f) {
-        fclose(f);
-    }
-    return found;
-}
-
-/* A number from a cgroup file; inside a container the mounted root is the process's own group. */
-static int read_cgroup(const char *mount, const char *controller, const char *file, double *a,
-                       double *b) {
-    char group[600] = "", path[900];
-    if (!cgroup_path(controller, group, sizeof group)) {
-        return 0;
-    }
-    snprintf(path, sizeof path, "/sys/fs/cgroup%s%s/%s", mount, group, file);
-    int n = read_numbers(path, a, b);
-    if (n == 0) {
-        snprintf(path, sizeof path, "/sys/fs/cgroup%s/%s", mount, file);
-        n = read_numbers(path, a, b);
-    }
-    return n;
-}
-
-/* Cores of CPU time that the cgroup grants; infinite when there is no limit. */
-static double cgroup_cores(void) {
-    double quota = -1, period = 1e5, unused;
-    if (read_cgroup("", "", "cpu.max", &quota, &period) == 2 && quota > 0 && period > 0) {
-        return quota / period;
-    }
-    if (read_cgroup("/cpu", "cpu", "cpu.cfs_quota_us", &quota, &unused) == 1 && quota > 0 &&
-        read_cgroup("/cpu", "cpu", "cpu.cfs_period_us", &period, &unused) == 1 && period > 0) {
-        return quota / period;
-    }
-    return (double)INFINITY;
-}
 
 /* ---- cores ---- */
 
@@ -98,7 +24,7 @@ int host_cores_usable(void) {
     if (sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0) {
         cores = CPU_COUNT(&set);
     }
-    double limit = ceil(cgroup_cores());
+    double limit = ceil(cgroup_cores(""));
     return limit < cores ? (int)limit : cores;
 }
 

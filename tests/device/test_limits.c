@@ -1,8 +1,11 @@
-/* What is free, as made-up proc and sys folders tell it; and the real limits of this process. */
+/* What is free, and the cores that are granted, as made-up proc and sys folders tell it; and the
+ * real limits of this process. */
 #include "tempdir.h"
 
+#include <math.h>
 #include <sys/resource.h>
 
+#include "base/cgroup.h"
 #include "device/host/host_limits.h"
 
 enum { MIB = 1 << 20 };
@@ -25,14 +28,24 @@ static void make_host(struct tempdir *d, const char *cgroup) {
     put(d, "proc/self/cgroup", cgroup);
 }
 
+static void remove_host(struct tempdir *d) {
+    char command[600];
+    snprintf(command, sizeof command, "rm -r '%s'", d->path);
+    assert_int_equal(system(command), 0);
+}
+
 /* What is read of it; removes it. */
 static struct host_limits read_host(struct tempdir *d) {
     struct host_limits l;
-    char command[600];
     host_limits_read(d->path, &l);
-    snprintf(command, sizeof command, "rm -r '%s'", d->path);
-    assert_int_equal(system(command), 0);
+    remove_host(d);
     return l;
+}
+
+static double read_cores(struct tempdir *d) {
+    double cores = cgroup_cores(d->path);
+    remove_host(d);
+    return cores;
 }
 
 static void no_group_no_limit(void **state) {
@@ -91,6 +104,39 @@ static void version_1_by_its_controller(void **state) {
     assert_int_equal(read_host(&d).group, 2000000);
 }
 
+/* The tightest of the groups up to the root. */
+static void cores_of_version_2(void **state) {
+    (void)state;
+    struct tempdir d;
+    make_host(&d, "0::/job/task0\n");
+    assert_true(isinf(read_cores(&d)));
+    make_host(&d, "0::/job/task0\n");
+    put(&d, "sys/fs/cgroup/job/cpu.max", "150000 100000\n");
+    put(&d, "sys/fs/cgroup/job/task0/cpu.max", "max 100000\n");
+    assert_true(read_cores(&d) == 1.5);
+    make_host(&d, "0::/job/task0\n");
+    put(&d, "sys/fs/cgroup/job/cpu.max", "150000 100000\n");
+    put(&d, "sys/fs/cgroup/job/task0/cpu.max", "25000 50000\n");
+    assert_true(read_cores(&d) == 0.5);
+    make_host(&d, "0::/\n"); /* a container's own */
+    put(&d, "sys/fs/cgroup/cpu.max", "300000 100000\n");
+    assert_true(read_cores(&d) == 3);
+}
+
+/* Its controller shares a hierarchy with another one, as most distributions mount it. */
+static void cores_of_version_1(void **state) {
+    (void)state;
+    struct tempdir d;
+    make_host(&d, "12:cpuset:/x\n3:cpu,cpuacct:/docker/abc\n0::/y\n");
+    put(&d, "sys/fs/cgroup/cpu/cpu.cfs_quota_us", "200000\n");
+    put(&d, "sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n");
+    assert_true(read_cores(&d) == 2);
+    make_host(&d, "3:cpu,cpuacct:/job\n");
+    put(&d, "sys/fs/cgroup/cpu/job/cpu.cfs_quota_us", "-1\n");
+    put(&d, "sys/fs/cgroup/cpu/job/cpu.cfs_period_us", "100000\n");
+    assert_true(isinf(read_cores(&d)));
+}
+
 static void limits_of_the_process(void **state) {
     (void)state;
     static const int which[] = {RLIMIT_AS, RLIMIT_DATA};
@@ -113,6 +159,8 @@ int main(void) {
         cmocka_unit_test(no_group_no_limit),
         cmocka_unit_test(version_2_looks_up_to_the_root),
         cmocka_unit_test(version_1_by_its_controller),
+        cmocka_unit_test(cores_of_version_2),
+        cmocka_unit_test(cores_of_version_1),
         cmocka_unit_test(limits_of_the_process),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -8,15 +8,10 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "base/cgroup.h"
 #include "base/hash.h"
 
-enum { PATH_SIZE = 1400, LINE_SIZE = 1024 };
-
-static FILE *open_file(const char *root, const char *path) {
-    char name[PATH_SIZE];
-    int n = snprintf(name, sizeof name, "%s%s", root, path);
-    return n > 0 && n < (int)sizeof name ? fopen(name, "re") : NULL;
-}
+enum { PATH_SIZE = 1400 };
 
 static uint64_t least(uint64_t a, uint64_t b) {
     return a < b ? a : b;
@@ -28,7 +23,7 @@ static uint64_t left_of(uint64_t limit, uint64_t used) {
 
 /* The number in a one-line file; false for "max", or where there is none. */
 static bool read_number(const char *root, const char *path, uint64_t *out) {
-    FILE *f = open_file(root, path);
+    FILE *f = root_open(root, path);
     bool ok = f && fscanf(f, "%" SCNu64, out) == 1;
     if (f) {
         fclose(f);
@@ -39,7 +34,7 @@ static bool read_number(const char *root, const char *path, uint64_t *out) {
 /* The value of "key value" (or "key: value kB") in a file of such lines; `none` where there is
  * no such. */
 static uint64_t read_field(const char *root, const char *path, const char *key, uint64_t none) {
-    FILE *f = open_file(root, path);
+    FILE *f = root_open(root, path);
     char line[256];
     uint64_t value = none;
     size_t length = strlen(key);
@@ -57,7 +52,7 @@ static uint64_t read_field(const char *root, const char *path, const char *key, 
 
 /* ---- control groups ---- */
 
-static const struct cgroup {
+static const struct memory_controller {
     const char *controller; /* "" is version 2 */
     const char *mount, *limit, *used;
     const char *cache[2]; /* fields of memory.stat */
@@ -70,43 +65,7 @@ static const struct cgroup {
      {"total_inactive_file", "total_active_file"}},
 };
 
-/* Whether a list with commas between has the word. */
-static bool has_word(const char *list, const char *word) {
-    size_t n = strlen(word);
-    for (;;) {
-        size_t length = strcspn(list, ",");
-        if (length == n && strncmp(list, word, n) == 0) {
-            return true;
-        }
-        if (!list[length]) {
-            return false;
-        }
-        list += length + 1;
-    }
-}
-
-/* The process' group of that version, from a line such as "4:cpuset,memory:/jobs/7". */
-static bool find_group(const char *root, const struct cgroup *v, char out[LINE_SIZE]) {
-    char line[LINE_SIZE];
-    bool found = false;
-    FILE *f = open_file(root, "/proc/self/cgroup");
-    while (f && !found && fgets(line, sizeof line, f)) {
-        line[strcspn(line, "\n")] = 0;
-        char *names = strchr(line, ':');
-        char *path = names ? strchr(names + 1, ':') : NULL;
-        if (path && path[1] == '/') {
-            *path++ = 0;
-            found = has_word(names + 1, v->controller);
-            snprintf(out, LINE_SIZE, "%s", path);
-        }
-    }
-    if (f) {
-        fclose(f);
-    }
-    return found;
-}
-
-static void look_at_group(const char *root, const struct cgroup *v, const char *group,
+static void look_at_group(const char *root, const struct memory_controller *v, const char *group,
                           struct host_limits *out) {
     char path[PATH_SIZE];
     uint64_t limit, used;
@@ -128,19 +87,12 @@ static void look_at_group(const char *root, const struct cgroup *v, const char *
     }
 }
 
-/* From the group up to the root. A container sees its own group as the root, whatever it is called
- * outside. */
-static void look_at_groups(const char *root, const struct cgroup *v, struct host_limits *out) {
-    char group[LINE_SIZE];
-    if (!find_group(root, v, group)) {
-        return;
+static void look_at_groups(const char *root, const struct memory_controller *v,
+                           struct host_limits *out) {
+    char group[CGROUP_NAME];
+    for (bool more = cgroup_find(root, v->controller, group); more; more = cgroup_up(group)) {
+        look_at_group(root, v, group, out);
     }
-    for (char *slash; (slash = strrchr(group, '/')); *slash = 0) {
-        if (slash[1]) { /* else it is the root's */
-            look_at_group(root, v, group, out);
-        }
-    }
-    look_at_group(root, v, "", out);
 }
 
 /* ---- this process ---- */
@@ -153,7 +105,7 @@ static uint64_t limit_of(int resource, uint64_t used) {
 
 static uint64_t look_at_process(const char *root) {
     uint64_t pages = 0, data = 0, page = (uint64_t)sysconf(_SC_PAGESIZE);
-    FILE *f = open_file(root, "/proc/self/statm");
+    FILE *f = root_open(root, "/proc/self/statm");
     if (f) {
         if (fscanf(f, "%" SCNu64 " %*u %*u %*u %*u %" SCNu64, &pages, &data) != 2) {
             pages = data = 0;
