@@ -217,6 +217,10 @@ int engine_max_seqs(const struct engine *e) {
     return e->max_seqs;
 }
 
+enum dtype engine_quant(const struct engine *e) {
+    return e->quant;
+}
+
 enum dtype engine_kv_dtype(const struct engine *e) {
     return e->kv;
 }

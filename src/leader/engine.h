@@ -45,6 +45,7 @@ int engine_ctx(const struct engine *e);
 int engine_max_tok(const struct engine *e);
 int engine_max_seqs(const struct engine *e);
 enum dtype engine_kv_dtype(const struct engine *e);
+enum dtype engine_quant(const struct engine *e);
 /* KV blocks in all, and those that so many positions of a sequence take. */
 int engine_blocks(const struct engine *e);
 int engine_blocks_for(int positions);

@@ -37,12 +37,13 @@ bool job_create(struct job **out, struct api_request *request, struct served *mo
     return true;
 }
 
-bool job_create_load(struct job **out, char *wanted, const char *kv_dtype, struct error *err) {
+bool job_create_load(struct job **out, char *wanted, const struct load_wish *wish,
+                     struct error *err) {
     if (!create(out, JOB_LOAD, err)) {
         return false;
     }
     (*out)->wanted = wanted;
-    snprintf((*out)->kv_dtype, sizeof(*out)->kv_dtype, "%s", kv_dtype);
+    (*out)->wish = *wish;
     return true;
 }
 

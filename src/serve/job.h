@@ -18,6 +18,13 @@ enum {
     JOB_CLIENT_GONE = 499,    /* a status for the log, as nginx has it */
 };
 
+/* How a load is to differ from what the server was started with; constant words, NULL: it is not.
+ */
+struct load_wish {
+    const char *kv_dtype; /* "auto", "f32" or "bf16" */
+    const char *quant;    /* "none", "q8_0" or "q4_0" */
+};
+
 enum job_kind { JOB_TEXT, JOB_LOAD, JOB_UNLOAD };
 
 struct job {
@@ -26,7 +33,7 @@ struct job {
     struct api_request request; /* TEXT: owns */
     struct served *model;       /* TEXT: that it was read against; holds */
     char *wanted;               /* LOAD: the model's name, owns; NULL: that of the start */
-    char kv_dtype[8];           /* LOAD: "": as the server was started with */
+    struct load_wish wish;      /* LOAD */
     double patience_s;          /* UNLOAD: for requests to finish */
     double arrived;             /* on the monotonic clock */
     /* The main thread's. */
@@ -54,7 +61,8 @@ struct job {
  * then nothing was moved. */
 bool job_create(struct job **out, struct api_request *request, struct served *model,
                 struct error *err);
-bool job_create_load(struct job **out, char *wanted, const char *kv_dtype, struct error *err);
+bool job_create_load(struct job **out, char *wanted, const struct load_wish *wish,
+                     struct error *err);
 bool job_create_unload(struct job **out, double patience_s, struct error *err);
 void job_hold(struct job *j);
 void job_release(struct job *j);

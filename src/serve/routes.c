@@ -244,9 +244,26 @@ static void get_openapi(struct server *s, const char *body, size_t n, struct htt
 
 /* ---- the administrator's ---- */
 
-/* The body, which may be empty; else an object whose members are all of these two (NULL: one). */
-static bool admin_body(const char *body, size_t n, const char *known, const char *also,
-                       json_t **root, struct api_error *e) {
+/* "'a', 'b' or 'c'" of words, which end with NULL. */
+static void list_words(char *out, size_t size, const char *const *words, const char *last) {
+    size_t at = 0;
+    for (int i = 0; words[i] && at < size; i++) {
+        const char *between = i == 0 ? "" : words[i + 1] ? ", " : last;
+        at += (size_t)snprintf(out + at, size - at, "%s'%s'", between, words[i]);
+    }
+}
+
+/* The one of words that is text, or NULL. */
+static const char *find_word(const char *const *words, const char *text) {
+    while (*words && (!text || strcmp(*words, text) != 0)) {
+        words++;
+    }
+    return *words;
+}
+
+/* The body, which may be empty; else an object whose members are all among fields. */
+static bool admin_body(const char *body, size_t n, const char *const *fields, json_t **root,
+                       struct api_error *e) {
     json_error_t at;
     const char *name;
     json_t *value;
@@ -256,10 +273,11 @@ static bool admin_body(const char *body, size_t n, const char *known, const char
                           "the body must be empty, or an object");
     }
     json_object_foreach(*root, name, value) {
-        if (strcmp(name, known) != 0 && (!also || strcmp(name, also) != 0)) {
+        if (!find_word(fields, name)) {
+            char known[80];
+            list_words(known, sizeof known, fields, " and ");
             return api_refuse(e, 400, "invalid_request_error", NULL, name,
-                              "there is no field '%.60s' here, but '%s'%s%s%s", name, known,
-                              also ? " and '" : "", also ? also : "", also ? "'" : "");
+                              "there is no field '%.60s' here, but %s", name, known);
         }
     }
     return true;
@@ -271,25 +289,32 @@ static bool takes_commands(struct server *s, struct api_error *e) {
     return state == SERVER_READY || state == SERVER_UNLOADED;
 }
 
-/* "" where there is none. */
-static bool get_kv_dtype(const json_t *value, const char **out, struct api_error *e) {
-    const char *text = value ? json_string_value(value) : "";
-    if (!text || (value && strcmp(text, "auto") != 0 && strcmp(text, "f32") != 0 &&
-                  strcmp(text, "bf16") != 0)) {
-        return api_refuse(e, 400, "invalid_request_error", NULL, "kv_dtype",
-                          "kv_dtype must be 'auto', 'f32' or 'bf16'");
+/* A member that has to be one of words; NULL where it is missing. */
+static bool get_word(const json_t *root, const char *name, const char *const *words,
+                     const char **out, struct api_error *e) {
+    const json_t *value = json_object_get(root, name);
+    *out = value ? find_word(words, json_string_value(value)) : NULL;
+    if (value && !*out) {
+        char known[80];
+        list_words(known, sizeof known, words, " or ");
+        return api_refuse(e, 400, "invalid_request_error", NULL, name, "%s must be %s", name,
+                          known);
     }
-    *out = text;
     return true;
 }
+
+static const char *const load_fields[] = {"model", "kv_dtype", "quant", NULL};
+static const char *const kv_dtypes[] = {"auto", "f32", "bf16", NULL};
+static const char *const quants[] = {"none", "q8_0", "q4_0", NULL};
 
 static void post_load(struct server *s, const char *body, size_t n, struct http_answer *out) {
     struct api_error e;
     struct job *j;
     json_t *root = NULL;
-    const char *kv_dtype;
-    bool ok = takes_commands(s, &e) && admin_body(body, n, "model", "kv_dtype", &root, &e) &&
-              get_kv_dtype(json_object_get(root, "kv_dtype"), &kv_dtype, &e);
+    struct load_wish wish = {0};
+    bool ok = takes_commands(s, &e) && admin_body(body, n, load_fields, &root, &e) &&
+              get_word(root, "kv_dtype", kv_dtypes, &wish.kv_dtype, &e) &&
+              get_word(root, "quant", quants, &wish.quant, &e);
     json_t *name = json_object_get(root, "model");
     if (ok && name && (!json_is_string(name) || json_string_length(name) == 0)) {
         ok = api_refuse(&e, 400, "invalid_request_error", NULL, "model",
@@ -298,7 +323,7 @@ static void post_load(struct server *s, const char *body, size_t n, struct http_
     char *wanted = ok && name ? strdup(json_string_value(name)) : NULL;
     if (!ok) {
         refuse(out, &e);
-    } else if ((name && !wanted) || !job_create_load(&j, wanted, kv_dtype, NULL)) {
+    } else if ((name && !wanted) || !job_create_load(&j, wanted, &wish, NULL)) {
         free(wanted);
         no_memory(out);
     } else {
@@ -307,12 +332,14 @@ static void post_load(struct server *s, const char *body, size_t n, struct http_
     json_decref(root);
 }
 
+static const char *const unload_fields[] = {"timeout", NULL};
+
 static void post_unload(struct server *s, const char *body, size_t n, struct http_answer *out) {
     enum { MOST = 86400 };
     struct api_error e;
     struct job *j;
     json_t *root = NULL;
-    bool ok = takes_commands(s, &e) && admin_body(body, n, "timeout", NULL, &root, &e);
+    bool ok = takes_commands(s, &e) && admin_body(body, n, unload_fields, &root, &e);
     json_t *timeout = json_object_get(root, "timeout");
     double seconds = json_is_number(timeout) ? json_number_value(timeout) : -1;
     if (ok && timeout && !(seconds >= 0 && seconds <= MOST)) {

@@ -296,7 +296,7 @@ static bool run(struct server *s, struct error *err) {
     if (!pool_check(s->pool, err) || !rank_stats_begin(&s->ranks, s->pool, err)) {
         return false;
     }
-    if (!server_load(s, s->options.dir, s->options.model_name, "", err)) {
+    if (!server_load(s, s->options.dir, s->options.model_name, &(struct load_wish){0}, err)) {
         /* Nobody has asked for anything yet, so that there is nothing to be sorry for. */
         return err->kind == ERROR_INTERRUPTED && server_wants_end(s);
     }

@@ -102,9 +102,9 @@ void server_fail_jobs(struct server *s, const struct error *why);
 void server_flush(struct server *s);
 
 /* ---- server_model.c, the main thread's ---- */
-/* Loads the model in dir; kv_dtype "": as the server was started with. Errors: those of
- * served_create and engine_open, INTERRUPTED; the state is LOADING then. */
-bool server_load(struct server *s, const char *dir, const char *name, const char *kv_dtype,
+/* Loads the model in dir. Errors: those of served_create and engine_open, INTERRUPTED; the state is
+ * LOADING then. */
+bool server_load(struct server *s, const char *dir, const char *name, const struct load_wish *wish,
                  struct error *err);
 /* Frees the model, where there is one, which nothing may run on; ranks [world] or NULL. Errors:
  * those of engine_close. */

@@ -23,18 +23,22 @@ static bool report(void *user, uint64_t done, uint64_t total, struct error *err)
 }
 
 /* --ctx is for the model that the server starts with; another may have fewer positions. */
-static bool open_engine(struct server *s, const char *dir, const char *kv_dtype,
+static bool open_engine(struct server *s, const char *dir, const struct load_wish *wish,
                         const struct served *model, struct error *err) {
     const struct server_options *o = &s->options;
+    enum dtype quant = wish->quant ? DTYPE_F32 : o->quant;
+    if (wish->quant) { /* "none" leaves it */
+        dtype_from_quantized_word(wish->quant, &quant);
+    }
     struct engine_options engine = {.dir = dir,
                                     .ctx = o->ctx,
                                     .ctx_at_most = strcmp(dir, o->dir) != 0,
                                     .max_seqs = o->max_batch,
                                     .max_tok = o->max_batch + o->prefill_chunk,
-                                    .kv_dtype = *kv_dtype ? kv_dtype : o->kv_dtype,
+                                    .kv_dtype = wish->kv_dtype ? wish->kv_dtype : o->kv_dtype,
                                     .cut_kv = true,
                                     .kv_memory = o->kv_memory,
-                                    .quant = o->quant,
+                                    .quant = quant,
                                     .load = {.progress = {.report = report, .user = s},
                                              .max_batch = o->max_batch,
                                              .show = o->show}};
@@ -60,7 +64,7 @@ static void set_model(struct server *s, struct served *model) {
     served_release(old);
 }
 
-static bool load(struct server *s, const char *dir, const char *name, const char *kv_dtype,
+static bool load(struct server *s, const char *dir, const char *name, const struct load_wish *wish,
                  struct error *err) {
     struct served *model = NULL;
     pthread_mutex_lock(&s->lock);
@@ -70,7 +74,7 @@ static bool load(struct server *s, const char *dir, const char *name, const char
     if (!served_create(&model, dir, name, err)) {
         return false;
     }
-    if (!open_engine(s, dir, kv_dtype, model, err)) {
+    if (!open_engine(s, dir, wish, model, err)) {
         served_release(model);
         return false;
     }
@@ -89,9 +93,9 @@ static bool load(struct server *s, const char *dir, const char *name, const char
     return true;
 }
 
-bool server_load(struct server *s, const char *dir, const char *name, const char *kv_dtype,
+bool server_load(struct server *s, const char *dir, const char *name, const struct load_wish *wish,
                  struct error *err) {
-    if (load(s, dir, name, kv_dtype, err)) {
+    if (load(s, dir, name, wish, err)) {
         return true;
     }
     if (err->kind == ERROR_MEMORY) { /* of this process, where no rank is named */
@@ -179,11 +183,13 @@ static void refuse_load(struct server *s, struct job *j, const char *dir, const 
 
 static json_t *load_report(const struct server *s, const char *name) {
     const struct engine *e = s->engine;
-    return json_pack("{s:s, s:s, s:I, s:f, s:i, s:I, s:s}", "status", "ready", "model", name,
+    enum dtype quant = engine_quant(e);
+    return json_pack("{s:s, s:s, s:I, s:f, s:i, s:I, s:s, s:s}", "status", "ready", "model", name,
                      "bytes_read", (json_int_t)engine_load_bytes(e), "seconds",
                      engine_load_seconds(e), "ctx", engine_ctx(e), "kv_positions",
                      (json_int_t)engine_blocks(e) * (json_int_t)KV_BLOCK, "kv_dtype",
-                     dtype_word(engine_kv_dtype(e)));
+                     dtype_word(engine_kv_dtype(e)), "quant",
+                     dtype_is_quantized(quant) ? dtype_word(quant) : "none");
 }
 
 static bool do_load(struct server *s, struct job *j, struct error *err) {
@@ -201,7 +207,7 @@ static bool do_load(struct server *s, struct job *j, struct error *err) {
         return true;
     }
     struct error why;
-    if (server_load(s, dir, name, j->kv_dtype, &why)) {
+    if (server_load(s, dir, name, &j->wish, &why)) {
         if (answer(j, load_report(s, name))) {
             return true;
         }

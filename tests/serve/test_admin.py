@@ -139,7 +139,8 @@ class Models(unittest.TestCase):
 
     def test_refusals(self):
         loads = [({"model": ""}, 400, "must be a string"), ({"model": "some/tiny\0x"}, 400, "an object"), ({"model": 7}, 400, "must be a string"),
-                 ({"modle": "x"}, 400, "no field 'modle' here, but 'model' and 'kv_dtype'"),
+                 ({"modle": "x"}, 400, "no field 'modle' here, but 'model', 'kv_dtype' and 'quant'"),
+                 ({"quant": "q5_0"}, 400, "quant must be 'none', 'q8_0' or 'q4_0'"), ({"quant": None}, 400, "must be 'none'"),
                  ({"kv_dtype": "f16"}, 400, "must be 'auto', 'f32' or 'bf16'"), ({"kv_dtype": 1}, 400, "must be 'auto'"),
                  ([], 400, "an object"), ("{", 400, "an object"),
                  ({"model": "some/tiny"}, 409, "unload it first")]
@@ -223,6 +224,23 @@ class KvMemory(unittest.TestCase):
             while server.ask("GET", "/ranks")[1]["kv_blocks_total"] != positions // 64:
                 self.assertLess(time.monotonic(), deadline)
         self.assertEqual(server.ask("POST", "/v1/completions", completion(tokens=8))[1]["choices"], in_bf16)
+        code, said = server.stop()
+        self.assertEqual(code, 0, said)
+
+    def test_other_weights(self):
+        """A load may quantize, and the next be as the option says."""
+        server = Server("--quant", "q8_0", *SLOW)
+        def answer():
+            return server.ask("POST", "/v1/completions", completion(tokens=1, logprobs=1))[1]["choices"]
+        seen = {"q8_0": answer()}
+        for body, quant in (({"quant": "none"}, "none"), ({"quant": "q4_0"}, "q4_0"), (None, "q8_0")):
+            self.assertEqual(server.ask("POST", "/v1/admin/unload")[0], 200)
+            status, got = server.ask("POST", "/v1/admin/load", body)
+            self.assertEqual((status, got["quant"]), (200, quant), got)
+            now = answer()
+            self.assertEqual(now == seen.get(quant), quant == "q8_0")  # other numbers, or the same once more
+            seen[quant] = now
+        self.assertNotEqual(seen["none"], seen["q4_0"])
         code, said = server.stop()
         self.assertEqual(code, 0, said)
 
