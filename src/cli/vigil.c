@@ -264,10 +264,17 @@ static void end_ended(int rank) {
     end_far(&err, rank);
 }
 
+/* Somebody has told why the job ends. Where that is the launcher's will, mpirun ends this rank,
+ * too, and hangs itself now and then if ranks go meanwhile. */
+static bool shall_follow(struct error *why) {
+    return vigil_link_heard(why) &&
+           (why->kind != ERROR_INTERRUPTED || launch_env_read().launcher != LAUNCHER_MPIRUN);
+}
+
 static void look_at_links(double passed_s) {
     struct error why;
     vigil_link_turn(passed_s);
-    if (vigil_link_heard(&why)) {
+    if (shall_follow(&why)) {
         end_with(&why, error_exit_code(why.kind));
     }
     int ended = vigil_link_ended(), silent = vigil_link_silent(fmax(vigil.timeout_s, silence_s));
@@ -307,7 +314,7 @@ static void say(const struct error *err) {
     gethostname(host, sizeof host - 1);
     if (status_claim()) {
         status_set_place(err->rank, host, "host");
-        flight_note_said(error_exit_code(err->kind));
+        vigil_note_said(err, true);
         status_print_error(err);
         status_write_file(err);
     }
