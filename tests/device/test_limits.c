@@ -42,12 +42,6 @@ static struct host_limits read_host(struct tempdir *d) {
     return l;
 }
 
-static double read_cores(struct tempdir *d) {
-    double cores = cgroup_cores(d->path);
-    remove_host(d);
-    return cores;
-}
-
 static void no_group_no_limit(void **state) {
     (void)state;
     struct tempdir d;
@@ -104,37 +98,41 @@ static void version_1_by_its_controller(void **state) {
     assert_int_equal(read_host(&d).group, 2000000);
 }
 
-/* The tightest of the groups up to the root. */
-static void cores_of_version_2(void **state) {
+/* The tightest of the groups up to the root, version 2 and 1, where its controller may share a
+ * hierarchy with another one. */
+static void cores_that_are_granted(void **state) {
     (void)state;
-    struct tempdir d;
-    make_host(&d, "0::/job/task0\n");
-    assert_true(isinf(read_cores(&d)));
-    make_host(&d, "0::/job/task0\n");
-    put(&d, "sys/fs/cgroup/job/cpu.max", "150000 100000\n");
-    put(&d, "sys/fs/cgroup/job/task0/cpu.max", "max 100000\n");
-    assert_true(read_cores(&d) == 1.5);
-    make_host(&d, "0::/job/task0\n");
-    put(&d, "sys/fs/cgroup/job/cpu.max", "150000 100000\n");
-    put(&d, "sys/fs/cgroup/job/task0/cpu.max", "25000 50000\n");
-    assert_true(read_cores(&d) == 0.5);
-    make_host(&d, "0::/\n"); /* a container's own */
-    put(&d, "sys/fs/cgroup/cpu.max", "300000 100000\n");
-    assert_true(read_cores(&d) == 3);
-}
-
-/* Its controller shares a hierarchy with another one, as most distributions mount it. */
-static void cores_of_version_1(void **state) {
-    (void)state;
-    struct tempdir d;
-    make_host(&d, "12:cpuset:/x\n3:cpu,cpuacct:/docker/abc\n0::/y\n");
-    put(&d, "sys/fs/cgroup/cpu/cpu.cfs_quota_us", "200000\n");
-    put(&d, "sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n");
-    assert_true(read_cores(&d) == 2);
-    make_host(&d, "3:cpu,cpuacct:/job\n");
-    put(&d, "sys/fs/cgroup/cpu/job/cpu.cfs_quota_us", "-1\n");
-    put(&d, "sys/fs/cgroup/cpu/job/cpu.cfs_period_us", "100000\n");
-    assert_true(isinf(read_cores(&d)));
+    static const struct {
+        const char *cgroup, *files[2][2]; /* below sys/fs/cgroup */
+        double cores;
+    } cases[] = {
+        {"0::/job/task0\n", {{0}}, (double)INFINITY},
+        {"0::/job/task0\n",
+         {{"job/cpu.max", "150000 100000\n"}, {"job/task0/cpu.max", "max 100000\n"}},
+         1.5},
+        {"0::/job/task0\n",
+         {{"job/cpu.max", "150000 100000\n"}, {"job/task0/cpu.max", "25000 50000\n"}},
+         0.5},
+        {"0::/\n", {{"cpu.max", "300000 100000\n"}}, 3}, /* a container's own */
+        {"12:cpuset:/x\n3:cpu,cpuacct:/docker/abc\n0::/y\n",
+         {{"cpu/cpu.cfs_quota_us", "200000\n"}, {"cpu/cpu.cfs_period_us", "100000\n"}},
+         2},
+        {"3:cpu,cpuacct:/job\n",
+         {{"cpu/job/cpu.cfs_quota_us", "-1\n"}, {"cpu/job/cpu.cfs_period_us", "100000\n"}},
+         (double)INFINITY},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct tempdir d;
+        make_host(&d, cases[i].cgroup);
+        for (int f = 0; f < 2 && cases[i].files[f][0]; f++) {
+            char path[128];
+            snprintf(path, sizeof path, "sys/fs/cgroup/%s", cases[i].files[f][0]);
+            put(&d, path, cases[i].files[f][1]);
+        }
+        double cores = cgroup_cores(d.path);
+        remove_host(&d);
+        assert_true(cores == cases[i].cores);
+    }
 }
 
 static void limits_of_the_process(void **state) {
@@ -159,8 +157,7 @@ int main(void) {
         cmocka_unit_test(no_group_no_limit),
         cmocka_unit_test(version_2_looks_up_to_the_root),
         cmocka_unit_test(version_1_by_its_controller),
-        cmocka_unit_test(cores_of_version_2),
-        cmocka_unit_test(cores_of_version_1),
+        cmocka_unit_test(cores_that_are_granted),
         cmocka_unit_test(limits_of_the_process),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
